@@ -1,0 +1,37 @@
+"""Why did the model say that? Explain a language model's prediction by the input tokens that caused it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noiser.attribution import Failure, attribute, attribute_many
+    from noiser.lm.load import load
+    from noiser.lm.runner import LanguageModel
+    from noiser.methods import METHODS
+    from noiser.types import Attribution
+
+__all__ = ["METHODS", "Attribution", "Failure", "LanguageModel", "attribute", "attribute_many", "load"]
+__version__ = "0.1.0"
+
+_HOME = {
+    "METHODS": "noiser.methods",
+    "Attribution": "noiser.types",
+    "Failure": "noiser.attribution",
+    "LanguageModel": "noiser.lm.runner",
+    "attribute": "noiser.attribution",
+    "attribute_many": "noiser.attribution",
+    "load": "noiser.lm.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: torch and transformers take seconds."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'noiser' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

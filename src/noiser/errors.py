@@ -1,0 +1,25 @@
+"""What can go wrong, said so that one knows what to do next. The command line prints these without a traceback."""
+
+
+class NoiserError(Exception):
+    """Base of every error that noiser raises on purpose."""
+
+
+class OptionError(NoiserError):
+    """An unknown method or option, or a value outside its range."""
+
+
+class ModelError(NoiserError):
+    """A model that cannot be found, read, trusted or explained."""
+
+
+class PromptError(NoiserError):
+    """A prompt or target that the model cannot take: no tokens, too many, not valid Unicode."""
+
+
+class NonFiniteError(NoiserError):
+    """The model's logits hold NaN or infinity: there is nothing to score."""
+
+
+class DeviceMemoryError(NoiserError):
+    """Even one row does not fit into the device's memory."""

@@ -1,0 +1,1 @@
+"""From a name to a model that answers: loading, tokens, and the engine that runs perturbed rows."""

@@ -1,0 +1,65 @@
+"""What a model can do, found out by trying it, so that no architecture needs a line of its own."""
+
+import inspect
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from noiser.errors import ModelError
+from noiser.lm.layout import Full, Layout, Packed
+from noiser.lm.prefix import Clean
+from noiser.lm.probe import Batch, Probe
+
+TOLERANCE = 0.05
+"""How far two ways to the same logits may differ, as a share of what an edit changes: rounding is far below, an error is not."""
+
+
+def check_signature(model: Any) -> None:
+    """Raises ModelError, naming the model's class, unless it is a decoder that takes embeddings."""
+    name = type(model).__name__
+    parameters = inspect.signature(model.forward).parameters
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder; noiser explains decoders, which continue their own prompt")
+    for needed, reason in (("inputs_embeds", "so no token's embedding can be perturbed"), ("logits_to_keep", "so it would compute every position's logits")):
+        if needed not in parameters:
+            raise ModelError(f"{name} does not accept {needed}, {reason}")
+
+
+def check_embeddings(model: Any, ids: Tensor, from_embeds: Float[Tensor, " vocab"]) -> None:
+    """Raises ModelError where the model predicts one thing from ids and another from their embeddings."""
+    from_ids = model(input_ids=ids[None], use_cache=False, logits_to_keep=1).logits[0, -1].float().softmax(-1)
+    gap = (from_ids - from_embeds).abs().sum() / 2
+    if gap > TOLERANCE:
+        raise ModelError(
+            f"{type(model).__name__} predicts differently from inputs_embeds than from the same input_ids (by {gap:.2g} of the "
+            "probability), so perturbing embeddings would not explain it"
+        )
+
+
+def choose_layout(model: Any, clean: Clean) -> tuple[Layout, str]:
+    """The packed layout where it reproduces the full one on two edits of this prompt; else the full one, and why."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return Full(), "the model takes no position_ids"
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        return Full(), f"a mask cannot steer {model.config._attn_implementation}"
+    if not clean.layers:
+        return Full(), "the model keeps more than keys and values"
+    batch = _two_edits(clean)
+    full = Full().logits(model, batch).float()
+    try:
+        packed = Packed().logits(model, batch).float()
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        return Full(), f"the packed layout failed: {type(error).__name__}: {error}"
+    effect, gap = (full[0] - full[1]).norm(dim=-1), (full - packed).norm(dim=-1).amax(0)
+    if (gap <= TOLERANCE * effect).all():
+        return Packed(), ""
+    return Full(), f"the packed layout's logits differ by {(gap / effect).max():.2g} of an edit's effect"
+
+
+def _two_edits(clean: Clean) -> Batch:
+    size = clean.embeds.float().std()
+    noise = torch.randn(2, clean.embeds.shape[1], generator=torch.Generator().manual_seed(0)).to(clean.embeds.device) * size
+    positions = (0, len(clean.prompt) // 2)
+    return Batch(tuple(Probe(clean, p, noise, 1.0, (0,)) for p in positions), (0, 1), range(2))

@@ -1,0 +1,166 @@
+"""Two ways to lay the rows of a batch into one forward pass; both give the same logits.
+
+Packed: the suffixes of many probes stand one after the other in one sequence, behind the clean keys and values of their
+prompts, and a mask lets each see only its own past; the draws are the batch dimension. No token is padding, and nothing
+before an edited position is computed again. Full: each row is the whole prompt, with no cache and no mask; for models
+whose attention a mask cannot steer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from noiser.lm.prefix import Clean, prefix_cache
+from noiser.lm.probe import Batch, Probe
+
+
+class Layout(Protocol):
+    """How a batch becomes one forward pass."""
+
+    name: str
+    packs: bool
+    """Whether the probes of a batch share one sequence, whose length is then limited."""
+
+    def tokens(self, probe: Probe) -> int:
+        """Tokens that one row of this probe takes."""
+        ...
+
+    def kind(self, probe: Probe) -> int:
+        """Only probes of equal kind may share a batch."""
+        ...
+
+    def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
+        """The last position's logits of every row."""
+        ...
+
+
+class Full:
+    """Whole prompts as rows."""
+
+    name = "full"
+    packs = False
+
+    def tokens(self, probe: Probe) -> int:
+        return len(probe.clean.prompt)
+
+    def kind(self, probe: Probe) -> int:
+        return len(probe.clean.prompt)
+
+    def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
+        whole = torch.stack([probe.clean.embeds for probe in batch.probes])
+        rows = whole.repeat(len(batch.rows), 1, 1, 1)
+        where = torch.tensor([probe.position for probe in batch.probes], device=rows.device)
+        rows[:, torch.arange(len(batch.probes)), where] = batch.edited()
+        return model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=1).logits.view(len(batch.rows), len(batch.probes), -1)
+
+
+class Packed:
+    """Suffixes behind a shared clean prefix."""
+
+    name = "packed"
+    packs = True
+
+    def tokens(self, probe: Probe) -> int:
+        return len(probe.clean.prompt) - probe.position
+
+    def kind(self, probe: Probe) -> int:
+        return 0
+
+    def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
+        deepest: dict[Clean, int] = {}
+        for probe in batch.probes:
+            deepest[probe.clean] = max(probe.position, deepest.get(probe.clean, 0))
+        suffixes = [probe.clean.embeds[probe.position :] for probe in batch.probes]
+        rows = torch.cat(suffixes).repeat(len(batch.rows), 1, 1)
+        ends = np.cumsum([len(suffix) for suffix in suffixes])
+        starts = [0, *ends[:-1].tolist()]
+        rows[:, starts] = batch.edited()
+        columns = _Columns.prefixes(list(deepest), list(deepest.values()))
+        queries = _Columns.suffixes(batch.probes, list(deepest))
+        return _masked_forward(model, rows, queries, columns, ends - 1, prefix_cache(list(deepest.items())))
+
+
+def packed_clean(model: Any, embeds: Sequence[Float[Tensor, "_ dim"]]) -> tuple[Float[Tensor, "prompts vocab"], DynamicCache]:
+    """Several whole prompts in one sequence, each seeing itself only: their last logits, and the joint cache."""
+    lengths = [len(each) for each in embeds]
+    queries = _Columns(
+        owner=np.repeat(np.arange(len(lengths)), lengths),
+        position=np.concatenate([np.arange(n) for n in lengths]),
+        first=np.zeros(sum(lengths), dtype=int),
+        row=np.repeat(np.arange(len(lengths)), lengths),
+    )
+    cache = DynamicCache()
+    return _masked_forward(model, torch.cat(list(embeds))[None], queries, None, np.cumsum(lengths) - 1, cache)[0], cache
+
+
+class _Columns:
+    """Where each column of the attention matrix comes from."""
+
+    def __init__(self, owner: np.ndarray, position: np.ndarray, first: np.ndarray, row: np.ndarray) -> None:
+        self.owner, self.position, self.first, self.row = owner, position, first, row
+
+    @classmethod
+    def prefixes(cls, cleans: Sequence[Clean], lengths: Sequence[int]) -> "_Columns":
+        total = sum(lengths)
+        position = np.concatenate([np.arange(n) for n in lengths])
+        return cls(np.repeat(np.arange(len(cleans)), lengths), position, np.zeros(total, dtype=int), np.full(total, -1))
+
+    @classmethod
+    def suffixes(cls, probes: Sequence[Probe], cleans: Sequence[Clean]) -> "_Columns":
+        place = {clean: number for number, clean in enumerate(cleans)}
+        starts = np.array([probe.position for probe in probes])
+        lengths = np.array([len(probe.clean.prompt) for probe in probes]) - starts
+        position = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+        owner = np.repeat([place[probe.clean] for probe in probes], lengths)
+        return cls(owner, position, np.repeat(starts, lengths), np.repeat(np.arange(len(probes)), lengths))
+
+
+def _visible(queries: _Columns, prefix: _Columns | None) -> Bool[np.ndarray, "queries keys"]:
+    """A query sees the clean positions of its own prompt before its edit, and its own row up to itself."""
+    own = (queries.row[:, None] == queries.row) & (queries.position <= queries.position[:, None])
+    if prefix is None:
+        return own
+    before = (queries.owner[:, None] == prefix.owner) & (prefix.position < queries.first[:, None])
+    return np.concatenate([before, own], axis=1)
+
+
+def _masked_forward(
+    model: Any, rows: Tensor, queries: _Columns, prefix: _Columns | None, ends: np.ndarray, cache: Any
+) -> Float[Tensor, "rows probes vocab"]:
+    seen = _visible(queries, prefix)
+    key_position = queries.position if prefix is None else np.concatenate([prefix.position, queries.position])
+    distance = queries.position[:, None] - key_position
+    return model(
+        inputs_embeds=rows,
+        attention_mask=_masks(model.config.get_text_config(), seen, distance, rows),
+        position_ids=torch.from_numpy(queries.position).to(rows.device).expand(len(rows), -1),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=torch.from_numpy(ends).to(rows.device),
+    ).logits
+
+
+def exceeds_window(config: Any, seq: int) -> bool:
+    """Whether some layer's sliding window is shorter than a prompt of `seq` tokens."""
+    window = getattr(config, "sliding_window", None)
+    return bool(window) and seq > window and set(getattr(config, "layer_types", None) or ["sliding_attention"]) != {"full_attention"}
+
+
+def _masks(config: Any, seen: np.ndarray, distance: np.ndarray, rows: Tensor) -> Any:
+    """One additive mask; or, where some layers slide and some do not, one by layer type, as transformers takes them."""
+    plain = _additive(seen, rows)
+    if not exceeds_window(config, int(distance.max()) + 1):
+        return plain
+    sliding = _additive(seen & (distance < config.sliding_window), rows)
+    mixed = "full_attention" in (getattr(config, "layer_types", None) or ())
+    return {"full_attention": plain, "sliding_attention": sliding} if mixed else sliding
+
+
+def _additive(seen: np.ndarray, rows: Tensor) -> Float[Tensor, "1 1 queries keys"]:
+    mask = torch.zeros(seen.shape, dtype=rows.dtype, device=rows.device)
+    return mask.masked_fill_(torch.from_numpy(~seen).to(rows.device), torch.finfo(rows.dtype).min)[None, None]

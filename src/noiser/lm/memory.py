@@ -1,0 +1,73 @@
+"""How much goes through the model at once, and what to do when that was too much."""
+
+import sys
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+MIB = 1 << 20
+
+
+@dataclass
+class Budget:
+    """Limits of one batch. The only thing about the engine that changes while it works: it shrinks on out-of-memory."""
+
+    tokens: int
+    """Tokens through the model."""
+    rows: int
+    """Rows of logits, each as wide as the vocabulary."""
+    length: int
+    """Tokens packed into one sequence, whose attention costs the square of it."""
+
+    def shrink(self, tokens: int, rows: int) -> None:
+        """Remember that a batch of this size was too large: from now on at most half of it."""
+        self.tokens, self.rows = max(1, min(self.tokens, tokens // 2)), max(1, min(self.rows, rows // 2))
+
+
+def plan_budget(model: torch.nn.Module, device: torch.device, tokens: int | None = None) -> Budget:
+    """A budget that fits the free memory: half of it for activations on a GPU, a sixteenth (512 MiB at most) on a CPU.
+
+    More than some thousand tokens at once brings no speed, so the budget ends there even where memory does not.
+    `tokens`, where given, is taken as it is.
+    """
+    config = model.config.get_text_config()
+    bytes_each = next(model.parameters()).element_size()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    per_token = bytes_each * (12 * config.hidden_size + 4 * inner)
+    per_row = config.vocab_size * (bytes_each + 12)
+    gpu = device.type == "cuda"
+    room = free_bytes(device) // 2 if gpu else min(free_bytes(device) // 16, 512 * MIB)
+    most, length = (32768, 1024) if gpu else (4096, 256)
+    found = max(1, min(most, room // 2 // per_token))
+    return Budget(tokens=tokens or found, rows=max(1, room // 2 // per_row), length=length)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had on `device` now, what torch holds without using it included."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return psutil.virtual_memory().available
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device's memory is full; a CPU says so in a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """On a GPU the most memory allocated since `reset_peak`; elsewhere the process's highest resident size so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start a new measurement where the device allows one."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

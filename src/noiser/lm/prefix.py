@@ -1,0 +1,75 @@
+"""The clean run of a prompt, kept for reuse: what comes before a perturbed token does not change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from noiser.types import Prompt
+
+KeysValues = tuple[Float[Tensor, "1 heads seq dim"], Float[Tensor, "1 heads seq dim"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """A prompt as the model sees it unperturbed."""
+
+    prompt: Prompt
+    embeds: Float[Tensor, "seq dim"]
+    """What the model's own input embedding module returns, in the model's dtype."""
+    probs: Float[Tensor, " vocab"]
+    """The next token's distribution, softmax in float32."""
+    layers: tuple[KeysValues, ...]
+    """Keys and values of each layer; empty where the model keeps something else."""
+    gradient: Float[Tensor, "seq dim"] | None = None
+    """Of log P(prediction) - log P(runner-up) with respect to the embeddings, float32; None where none was asked for."""
+
+    @property
+    def prediction(self) -> int:
+        """The most probable token; among equals the lowest id."""
+        return int(self.probs.argmax())
+
+
+class PrefixLayer(DynamicLayer):
+    """Keys and values that stand before the new ones of every row. Expanded on the fly, never grown, never stored."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Both joined, for attention to use once: what one layer needs is gone before the next one runs."""
+        return _join(self.keys, key_states), _join(self.values, value_states)
+
+
+def _join(prefix: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([prefix.expand(len(new), -1, -1, -1), new], dim=-2)
+
+
+def prefix_cache(parts: Sequence[tuple[Clean, int]]) -> Cache:
+    """The first `length` positions of each clean prompt, side by side along the sequence, as one cache."""
+    joined = []
+    for layer in zip(*(clean.layers for clean, _ in parts), strict=True):
+        lengths = [length for _, length in parts]
+        keys, values = (torch.cat([kv[side][:, :, :n] for kv, n in zip(layer, lengths, strict=True)], -2) for side in (0, 1))
+        joined.append(PrefixLayer(keys, values))
+    return Cache(layers=joined)
+
+
+def read_cache(cache: DynamicCache) -> tuple[KeysValues, ...]:
+    """Keys and values of each layer; empty unless every layer is plain attention over all positions."""
+    layers = cache.layers
+    plain = all(type(layer) is DynamicLayer and layer.keys is not None for layer in layers)
+    if not plain or len({layer.keys.shape[-2] for layer in layers}) != 1:
+        return ()
+    return tuple((layer.keys.detach(), layer.values.detach()) for layer in layers)
+
+
+def split_layers(layers: tuple[KeysValues, ...], lengths: Sequence[int]) -> list[tuple[KeysValues, ...]]:
+    """A joint cache cut into its prompts' own."""
+    cut = [(keys.split(list(lengths), -2), values.split(list(lengths), -2)) for keys, values in layers]
+    return [tuple((keys[n], values[n]) for keys, values in cut) for n in range(len(lengths))]

@@ -1,0 +1,130 @@
+"""Many prompts at once: each is a generator that asks the engine for something and waits for the answer."""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, TypeVar
+
+from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError
+from noiser.lm.memory import peak_bytes, reset_peak
+from noiser.lm.prefix import Clean
+from noiser.lm.probe import Probe, Reading
+from noiser.lm.runner import LanguageModel
+from noiser.types import Cost, Prompt
+
+SIDE_BY_SIDE = 32
+"""How many prompts are worked on at a time, so that their rows can share batches."""
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """The request for a prompt's clean run, which every prompt makes first."""
+
+    prompt: Prompt
+    gradient: bool
+
+
+Request = CleanRun | list[Probe]
+Answer = Clean | list[Reading]
+Asking = Generator[Request, Answer, R]
+
+
+@dataclass
+class Job(Generic[R]):
+    """One generator under way."""
+
+    asking: Asking[R]
+    request: Request | None = None
+    result: R | None = None
+    error: NoiserError | None = None
+    seconds: float = 0.0
+    forward_tokens: int = 0
+    backward_tokens: int = 0
+    peak_bytes: int = 0
+
+    @property
+    def cost(self) -> Cost:
+        """What the job took; its share of the seconds is its share of the tokens."""
+        return Cost(self.seconds, self.forward_tokens, self.backward_tokens, self.peak_bytes)
+
+    def resume(self, answer: Answer | NoiserError | None) -> None:
+        """Hand over an answer, or an error to raise at the request, and take the next request or the end."""
+        self.request = None
+        try:
+            self.request = self.asking.throw(answer) if isinstance(answer, NoiserError) else self.asking.send(answer)  # type: ignore[arg-type]  # None starts a generator
+        except StopIteration as end:
+            self.result = end.value
+        except NoiserError as error:
+            self.error = error
+
+
+def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]]) -> Iterator[Job[R]]:
+    """Run every generator to its end, up to SIDE_BY_SIDE of them at a time; the finished jobs come in the order given."""
+    reset_peak(lm.device)
+    waiting = iter(work)
+    jobs: list[Job[R]] = []
+    while True:
+        for asking in islice(waiting, SIDE_BY_SIDE - len(jobs)):
+            jobs.append(Job(asking))
+            jobs[-1].resume(None)
+        if not jobs:
+            return
+        while jobs and jobs[0].request is None:
+            jobs[0].peak_bytes = peak_bytes(lm.device)
+            yield jobs.pop(0)
+        _clean_round(lm, [job for job in jobs if isinstance(job.request, CleanRun)])
+        _probe_round(lm, [job for job in jobs if isinstance(job.request, list)])
+
+
+def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
+    """The clean runs that are asked for, in shared passes; one by one where they do not fit together."""
+    if not jobs:
+        return
+    requests = [job.request for job in jobs if isinstance(job.request, CleanRun)]
+    begin = time.perf_counter()
+    try:
+        cleans = lm.clean([request.prompt for request in requests], gradient=requests[0].gradient)
+    except DeviceMemoryError as error:
+        if len(jobs) == 1:
+            jobs[0].resume(error)
+        else:
+            for job in jobs:
+                _clean_round(lm, [job])
+        return
+    spent = time.perf_counter() - begin
+    total = sum(len(clean.prompt) for clean in cleans)
+    for job, clean in zip(jobs, cleans, strict=True):
+        job.seconds += spent * len(clean.prompt) / total
+        job.forward_tokens += len(clean.prompt)
+        job.backward_tokens += len(clean.prompt) if clean.gradient is not None else 0
+        finite = bool(clean.probs.isfinite().all())
+        job.resume(clean if finite else NonFiniteError("the model's logits for this prompt hold NaN or infinity: there is nothing to explain"))
+
+
+def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
+    """Everything that the jobs ask for, in shared batches."""
+    probes = [probe for job in jobs if isinstance(job.request, list) for probe in job.request]
+    begin = time.perf_counter()
+    readings = lm.read(probes)
+    spent = time.perf_counter() - begin
+    total = sum(reading.forward_tokens for reading in readings)
+    answers = iter(readings)
+    for job in jobs:
+        assert isinstance(job.request, list)
+        answer = list(islice(answers, len(job.request)))
+        tokens = sum(reading.forward_tokens for reading in answer)
+        job.seconds += spent * tokens / max(1, total)
+        job.forward_tokens += tokens
+        job.resume(_fault(answer) or answer)
+
+
+def _fault(readings: Sequence[Reading]) -> NoiserError | None:
+    faults = {reading.fault for reading in readings}
+    if "oom" in faults:
+        return DeviceMemoryError("one perturbed row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller --dtype")
+    if "nonfinite" in faults:
+        return NonFiniteError("the model's logits hold NaN or infinity for a perturbed row of this prompt: it is not scored")
+    return None

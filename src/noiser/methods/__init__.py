@@ -1,0 +1,12 @@
+"""Attribution methods, one file each. Importing this package enters them into METHODS, and those of other packages too."""
+
+from importlib.metadata import entry_points
+
+from noiser.methods import noiser as _noiser  # noqa: F401  (enters itself)
+from noiser.registry import METHODS
+from noiser.registry import find_method as find
+
+__all__ = ["METHODS", "find"]
+
+for _entry_point in entry_points(group="noiser.methods"):
+    _entry_point.load()

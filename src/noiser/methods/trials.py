@@ -1,0 +1,88 @@
+"""What has been tried on one prompt: for each token and scale of the noise, what the model then said."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from noiser.lm.prefix import Clean
+from noiser.lm.probe import Probe, Reading
+from noiser.methods.steps import Steps
+
+TINY = 1e-30
+
+
+class Trials:
+    """Noise of scale `k` on one token at a time, each tried once and remembered."""
+
+    def __init__(self, clean: Clean, noise: Float[Tensor, "samples dim"], target: int) -> None:
+        self.clean = clean
+        self.noise = noise
+        self.prediction = clean.prediction
+        self.target = target
+        top = clean.probs.topk(2).values.tolist()
+        self.clean_log_ratio = max(_log(top[0]) - _log(top[1]), TINY)
+        self.readings: list[dict[float, Reading]] = [{} for _ in range(len(clean.prompt))]
+
+    @property
+    def seq(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.readings)
+
+    def scales(self, token: int) -> list[float]:
+        """The scales tried on a token, in the order tried."""
+        return list(self.readings[token])
+
+    def run(self, wanted: Iterable[tuple[int, float]], anchor: bool = False) -> Steps[None]:
+        """Try every (token, k) that was not tried yet; with `anchor`, beside an unedited row, as scoring wants it."""
+        missing = [(token, k) for token, k in dict.fromkeys(wanted) if not self._has(token, k, anchor)]
+        if missing:
+            watch = (self.prediction, self.target)
+            readings = yield [Probe(self.clean, token, self.noise, k, watch, anchor) for token, k in missing]
+            for (token, k), reading in zip(missing, readings, strict=True):
+                self.readings[token][k] = reading
+
+    def _has(self, token: int, k: float, anchor: bool) -> bool:
+        reading = self.readings[token].get(k)
+        return reading is not None and (bool(reading.anchor) or not anchor)
+
+    def flipping(self, tokens: Sequence[int], k: float, anchor: bool = False) -> Steps[list[int]]:
+        """Those of `tokens` whose noise at scale `k` flips the prediction, the furthest beyond the flip first."""
+        yield from self.run(((token, k) for token in tokens), anchor)
+        flipped = [token for token in tokens if self.flips(token, k)]
+        return sorted(flipped, key=lambda token: self.readings[token][k].margin)
+
+    def scores(self, scales: Sequence[float]) -> Steps[list[float]]:
+        """Drop in the target's probability with each token's noise at its own scale; 0 where that scale is 0."""
+        pairs = [(token, k) for token, k in enumerate(scales) if k > 0]
+        yield from self.run(pairs, anchor=True)
+        drops = {token: self.readings[token][k].anchor[1] - self.readings[token][k].watched[1] for token, k in pairs}
+        return [drops.get(token, 0.0) for token in range(len(scales))]
+
+    def flips(self, token: int, k: float) -> bool:
+        """Whether this trial flipped the prediction."""
+        return self.readings[token][k].flips(self.prediction)
+
+    def log_ratio(self, token: int, k: float) -> float:
+        """log P(prediction) - log P(best rival): smooth in k, negative exactly where the prediction has flipped."""
+        reading = self.readings[token][k]
+        ratio = _log(reading.watched[0]) - _log(reading.rival)
+        return min(ratio, -TINY) if self.flips(token, k) else max(ratio, TINY)
+
+    def first_to_flip(self) -> int | None:
+        """The token seen to flip the prediction at the smallest scale; None where none was."""
+        flipped = [(k, token) for token, tried in enumerate(self.readings) for k in tried if self.flips(token, k)]
+        return min(flipped)[1] if flipped else None
+
+    def non_monotone(self) -> int:
+        """How many tokens were seen to flip the prediction at one scale and not at a larger one."""
+        count = 0
+        for token, tried in enumerate(self.readings):
+            flips = [self.flips(token, k) for k in sorted(tried)]
+            count += flips != sorted(flips)
+        return count
+
+
+def _log(probability: float) -> float:
+    return math.log(max(probability, TINY))

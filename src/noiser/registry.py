@@ -1,0 +1,128 @@
+"""The table of methods. An option is a keyword-only parameter of the method's function; its annotation is its check."""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from noiser.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take, both ends included; used as `Annotated[int, Range(1, 1000)]`."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """One attribution method: its name, family, source and the function that computes it."""
+
+    name: str
+    family: str
+    source: str
+    function: Callable[..., Any]
+    check: Callable[..., None] | None = None
+    gradient: bool = False
+    """Whether the clean run should take the gradient of the top-two margin along."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option with its default, `seed` included where the method draws at random."""
+        return {name: parameter.default for name, parameter in _keyword_only(self.function).items()}
+
+    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The defaults overlaid with `given`, each value (or its text, as from `--set`) checked against its annotation.
+
+        Raises OptionError for an unknown name, a value of the wrong type or outside its range, or a combination that
+        the method's own check refuses.
+        """
+        parameters = _keyword_only(self.function)
+        unknown = sorted(set(given) - set(parameters))
+        if unknown:
+            has = ", ".join(parameters) or "no options"
+            raise OptionError(f"{self.name} has no option {', '.join(map(repr, unknown))}; it has {has}")
+        values = {name: _convert(f"{self.name}: {name}", parameters[name].annotation, value) for name, value in given.items()}
+        resolved = self.options | values
+        if self.check is not None:
+            self.check(**{name: resolved[name] for name in _keyword_only(self.check)})
+        return resolved
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str, *, family: str, source: str, check: Callable[..., None] | None = None, gradient: bool = False
+) -> Callable[[Callable], Callable]:
+    """Enter a function into METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
+
+    def enter(function: Callable) -> Callable:
+        METHODS[name] = Method(name, family, source, function, check, gradient)
+        return function
+
+    return enter
+
+
+def find_method(name: str) -> Method:
+    """The method of that name; OptionError lists what there is."""
+    if name not in METHODS:
+        raise OptionError(f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+def _keyword_only(function: Callable) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _convert(where: str, annotation: Any, value: Any) -> Any:
+    """`value`, or what its text means, as the annotation wants it: int, float, str, a Literal, None, or a union of them."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _in_range(where, _convert(where, arguments[0], value), arguments[1])
+    if origin is Literal:
+        return _one_of(where, arguments, value)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(where, arguments, value)
+    if annotation is type(None):
+        if value is None or value == "none":
+            return None
+    elif annotation is int and not isinstance(value, bool):
+        if isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdecimal()):
+            return int(value)
+    elif annotation is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass  # said below, with what was wanted
+    elif isinstance(value, annotation):
+        return value
+    wanted = "none" if annotation is type(None) else annotation.__name__
+    raise OptionError(f"{where} wants {wanted}; got {value!r}")
+
+
+def _in_range(where: str, value: Any, limits: Range) -> Any:
+    if not limits.low <= value <= limits.high:
+        raise OptionError(f"{where} must be from {limits.low} to {limits.high}; got {value}")
+    return value
+
+
+def _one_of(where: str, choices: tuple, value: Any) -> Any:
+    for choice in choices:
+        if value == choice or (isinstance(value, str) and value == str(choice)):
+            return choice
+    raise OptionError(f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}")
+
+
+def _first_that_fits(where: str, kinds: tuple, value: Any) -> Any:
+    wanted = []
+    for kind in kinds:
+        try:
+            return _convert(where, kind, value)
+        except OptionError as error:
+            wanted.append(str(error).removeprefix(where).split(";")[0].strip())
+    raise OptionError(f"{where} {', or '.join(wanted)}; got {value!r}")

@@ -1,0 +1,16 @@
+"""Tokens made safe to print: what is invisible or steers a terminal becomes visible."""
+
+import unicodedata
+
+NAMED = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def visible(text: str) -> str:
+    """Newline, tab and return as symbols; every other control, format or unassigned character as its escape."""
+    return "".join(NAMED.get(c) or (_escape(c) if unicodedata.category(c) in INVISIBLE else c) for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
