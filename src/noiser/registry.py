@@ -13,8 +13,8 @@ from noiser.errors import OptionError
 class Range:
     """The values a number may take, both ends included; used as `Annotated[int, Range(1, 1000)]`."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
 
 
 @dataclass(frozen=True)

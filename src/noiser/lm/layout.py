@@ -7,7 +7,7 @@ whose attention a mask cannot steer.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,39 +19,23 @@ from noiser.lm.prefix import Clean, prefix_cache
 from noiser.lm.probe import Batch, Probe
 
 
-class Layout(Protocol):
-    """How a batch becomes one forward pass."""
-
-    name: str
-    packs: bool
-    """Whether the probes of a batch share one sequence, whose length is then limited."""
-
-    def tokens(self, probe: Probe) -> int:
-        """Tokens that one row of this probe takes."""
-        ...
-
-    def kind(self, probe: Probe) -> int:
-        """Only probes of equal kind may share a batch."""
-        ...
-
-    def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
-        """The last position's logits of every row."""
-        ...
-
-
 class Full:
     """Whole prompts as rows."""
 
     name = "full"
     packs = False
+    """Whether the probes of a batch share one sequence, whose length is then limited."""
 
     def tokens(self, probe: Probe) -> int:
+        """How many one row of this probe takes."""
         return len(probe.clean.prompt)
 
     def kind(self, probe: Probe) -> int:
+        """Only probes of equal kind may share a batch."""
         return len(probe.clean.prompt)
 
     def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
+        """The last position's logits of every row."""
         whole = torch.stack([probe.clean.embeds for probe in batch.probes])
         rows = whole.repeat(len(batch.rows), 1, 1, 1)
         where = torch.tensor([probe.position for probe in batch.probes], device=rows.device)
@@ -66,12 +50,15 @@ class Packed:
     packs = True
 
     def tokens(self, probe: Probe) -> int:
+        """How many one row of this probe takes."""
         return len(probe.clean.prompt) - probe.position
 
-    def kind(self, probe: Probe) -> int:
+    def kind(self, probe: Probe) -> int:  # noqa: ARG002  (as Full.kind)
+        """Any probes may share a batch."""
         return 0
 
     def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
+        """The last position's logits of every row."""
         deepest: dict[Clean, int] = {}
         for probe in batch.probes:
             deepest[probe.clean] = max(probe.position, deepest.get(probe.clean, 0))
@@ -83,6 +70,9 @@ class Packed:
         columns = _Columns.prefixes(list(deepest), list(deepest.values()))
         queries = _Columns.suffixes(batch.probes, list(deepest))
         return _masked_forward(model, rows, queries, columns, ends - 1, prefix_cache(list(deepest.items())))
+
+
+Layout = Full | Packed
 
 
 def packed_clean(model: Any, embeds: Sequence[Float[Tensor, "_ dim"]]) -> tuple[Float[Tensor, "prompts vocab"], DynamicCache]:

@@ -1,0 +1,1 @@
+"""What noiser costs, measured. Each module is a command: python -m benchmarks.speed."""
