@@ -99,7 +99,7 @@ def _convert(where: str, annotation: Any, value: Any) -> Any:
             return float(value)
         except (TypeError, ValueError):
             pass  # said below, with what was wanted
-    elif isinstance(value, annotation):
+    elif annotation not in (int, float) and isinstance(value, annotation):
         return value
     wanted = "none" if annotation is type(None) else annotation.__name__
     raise OptionError(f"{where} wants {wanted}; got {value!r}")

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from noiser.types import Prompt
 
-KeysValues = tuple[Float[Tensor, "1 _ seq _"], Float[Tensor, "1 _ seq _"]]
+KeysValues = tuple[Float[Tensor, "1 _ _ _"], Float[Tensor, "1 _ _ _"]]
 
 
 @dataclass(frozen=True, eq=False)

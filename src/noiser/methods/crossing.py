@@ -56,12 +56,12 @@ class Crossing:
 
     def _next(self, values: dict[int, float], low: int, high: int | None) -> int:
         """The index to try next: where the flip is expected, a step beyond it if the same side was hit twice running."""
-        if high is None:
-            guess = _extrapolate(values, low) if low else (self.top + 1) / 2
-            return min(max(round(guess), low + 1), self.top)
-        guess = _interpolate(values, low, high)
         signs = [value < 0 for value in list(values.values())[1:]]
         stale = next((n for n, sign in enumerate(reversed(signs)) if sign != signs[-1]), len(signs))
+        if high is None:
+            guess = max(_extrapolate(values, low), low * (1 + 0.05 * 2**stale)) if low else (self.top + 1) / 2
+            return min(max(round(guess), low + 1), self.top)
+        guess = _interpolate(values, low, high)
         if stale >= 5:
             guess = (low + high) / 2
         elif stale >= 2:

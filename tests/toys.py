@@ -1,0 +1,49 @@
+"""Models whose answer is known: no weights, no surprises, and the interface of a Hugging Face decoder."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig
+
+DIM = 16
+
+
+class ToyLM(nn.Module):
+    """Two tokens. Token 0's logit is 1 - sum_i w_i |x_i|, token 1's is 0; every embedding is zero, so only noise counts.
+
+    With one noise vector n, token i flips the prediction at k = 1 / (w_i |n|): the heaviest first, at 1 / (w_max |n|),
+    where token i's score is sigmoid(1) - sigmoid(1 - w_i / w_max), whatever n is.
+    """
+
+    def __init__(self, weight: list[float], bias: float = 1.0) -> None:
+        super().__init__()
+        self.config = LlamaConfig(vocab_size=2, hidden_size=DIM, intermediate_size=DIM, num_attention_heads=1, max_position_embeddings=64)
+        self.embedding = nn.Embedding(2, DIM)
+        nn.init.zeros_(self.embedding.weight)
+        self.weight = torch.tensor(weight)
+        self.bias = bias
+        self.dtype = torch.float32
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+    def forward(self, input_ids=None, inputs_embeds=None, past_key_values=None, use_cache=None, logits_to_keep=0) -> SimpleNamespace:
+        embeds = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        return SimpleNamespace(logits=self.answer(embeds)[:, None])
+
+    def answer(self, embeds: Tensor) -> Tensor:
+        first = self.bias - (self.weight * embeds.norm(dim=-1)).sum(-1)
+        return torch.stack([first, torch.zeros_like(first)], dim=-1)
+
+
+class BrokenLM(ToyLM):
+    """Answers NaN: always, or to noise only."""
+
+    def __init__(self, weight: list[float], *, when_clean: bool) -> None:
+        super().__init__(weight)
+        self.when_clean = when_clean
+
+    def answer(self, embeds: Tensor) -> Tensor:
+        broken = (embeds.norm(dim=(1, 2), keepdim=False) > 0) | torch.tensor(self.when_clean)
+        return super().answer(embeds).masked_fill(broken[:, None], torch.nan)
