@@ -46,7 +46,7 @@ def released_loop(model: Any, ids: tuple[int, ...], noise: Tensor, steps: int = 
     """The released algorithm: bisect each token to its last midpoint, score all at the smallest, divide by the sum."""
     embeds, last = embed(model, ids), []
     for token in range(len(ids)):
-        low, high = 0.0, 1.0
+        low, high, middle = 0.0, 1.0, 0.5
         for _ in range(steps):
             middle = (low + high) / 2
             clean, noisy = released_evaluation(model, embeds, token, middle, noise)

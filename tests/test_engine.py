@@ -107,7 +107,9 @@ def test_cost_is_what_went_through_the_model(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     noiser.attribute(lm, PROMPTS[0])
     seen = []
-    handle = lm.model.register_forward_pre_hook(lambda _, __, kwargs: seen.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True)
+    handle = lm.model.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
+    )
     spent = lm.spent.forward_tokens
     try:
         results = list(noiser.attribute_many(lm, PROMPTS))

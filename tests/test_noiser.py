@@ -146,7 +146,10 @@ def test_few_steps(tokenizer, steps, variant, search):
         assert ours.notes["k"] == released_loop(model, IDS, noise, steps).k
     else:
         embeds = embed(model, IDS)
-        kept = [bisected(lambda k, t=t: bool(torch.sigmoid(model.answer(perturbed(embeds, t, k, noise))[:, 0]).mean() < 0.5), steps) for t in range(4)]
+        kept = [
+            bisected(lambda k, t=t: bool(torch.sigmoid(model.answer(perturbed(embeds, t, k, noise))[:, 0]).mean() < 0.5), steps)
+            for t in range(4)
+        ]
         assert ours.notes["k"] == min(kept)
 
 

@@ -88,7 +88,9 @@ def test_fast_needs_few_trials_where_the_first_guess_is_right():
 
 def test_flips_that_are_seen_not_to_be_monotone_are_counted():
     trials = trials_of(2)
-    finish(trials.run([(0, 0.2), (0, 0.4), (0, 0.6), (1, 0.2), (1, 0.6)]), lambda token, k: 0.2 if k == (0.4 if token == 0 else 0.6) else 0.6)
+    finish(
+        trials.run([(0, 0.2), (0, 0.4), (0, 0.6), (1, 0.2), (1, 0.6)]), lambda token, k: 0.2 if k == (0.4 if token == 0 else 0.6) else 0.6
+    )
     assert trials.non_monotone() == 1
     assert trials.first_to_flip() == 0
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isgenerator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import noiser.methods
-import noiser.views  # noqa: F401  (lets an Attribution show itself)
+import noiser.views
 from noiser.errors import NoiserError
+from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
 from noiser.lm.side_by_side import Asking, CleanRun, Job, side_by_side
 from noiser.methods.steps import Scored
@@ -89,9 +90,10 @@ class _Explained:
 def _explain(lm: LanguageModel, source: Source, method: Method, options: Mapping[str, Any], target: int | None) -> Asking[_Explained]:
     prompt = lm.prompt(source)
     clean = yield CleanRun(prompt, method.gradient)
+    assert isinstance(clean, Clean)
     chosen = lm.target(clean, target)
     scored = method.function(lm, clean, chosen, **options)
-    return _Explained(prompt, chosen, (yield from scored) if isgenerator(scored) else scored)
+    return _Explained(prompt, chosen, (yield from cast(Asking[Scored], scored)) if isgenerator(scored) else scored)
 
 
 def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any]) -> Attribution:

@@ -10,7 +10,8 @@ import typer
 from noiser import __version__
 from noiser.errors import NoiserError, OptionError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
 
 
 def main() -> None:
@@ -35,8 +36,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+
+
 @app.callback()
-def noiser(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def noiser(version: Version = False) -> None:
     """Why did the model say that? Explain a language model's prediction by the input tokens that caused it."""
 
 
@@ -46,7 +50,9 @@ def attribute(
     model: Annotated[str, typer.Option(help="smollm2-135m, a hub id, a folder, or a GGUF file.")] = "smollm2-135m",
     method: Annotated[str, typer.Option(help="How to attribute.")] = "noiser",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; may be repeated.")] = None,
-    target: Annotated[str | None, typer.Option(help="The next token to explain, leading space included, or id:N. [default: the model's own]")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The next token to explain, with its space, or id:N. [default: the model's own]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of what the method draws at random. [default: 0]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",

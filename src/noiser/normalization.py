@@ -41,7 +41,9 @@ def _minmax(scores: Scores) -> Scores:
 def _signed_sum(scores: Scores) -> Scores:
     total = scores.sum(-1, keepdims=True)
     if not (total > 0).all():
-        raise OptionError(f"signed_sum divides by the sum of the scores, which is {total.min():.3g}: the signs would be meaningless. Use abs_l1 instead.")
+        raise OptionError(
+            f"signed_sum divides by the scores' sum, here {total.min():.3g}: the signs would mean nothing. Use abs_l1 instead."
+        )
     return scores / total
 
 

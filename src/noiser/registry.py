@@ -88,21 +88,35 @@ def _convert(where: str, annotation: Any, value: Any) -> Any:
         return _one_of(where, arguments, value)
     if origin in (Union, types.UnionType):
         return _first_that_fits(where, arguments, value)
-    if annotation is type(None):
-        if value is None or value == "none":
-            return None
-    elif annotation is int and not isinstance(value, bool):
-        if isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdecimal()):
-            return int(value)
-    elif annotation is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass  # said below, with what was wanted
-    elif annotation not in (int, float) and isinstance(value, annotation):
-        return value
-    wanted = "none" if annotation is type(None) else annotation.__name__
-    raise OptionError(f"{where} wants {wanted}; got {value!r}")
+    try:
+        return _READERS[annotation](value)
+    except (TypeError, ValueError, KeyError) as error:
+        wanted = "none" if annotation is type(None) else annotation.__name__
+        raise OptionError(f"{where} wants {wanted}; got {value!r}") from error
+
+
+def _read_int(value: Any) -> int:
+    if isinstance(value, bool | float):
+        raise TypeError
+    return int(value)
+
+
+def _read_float(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _read_bool(value: Any) -> bool:
+    return {True: True, False: False, "true": True, "false": False}[value]
+
+
+def _read_none(value: Any) -> None:
+    if value not in (None, "none"):
+        raise ValueError
+
+
+_READERS: dict[Any, Callable[[Any], Any]] = {int: _read_int, float: _read_float, str: str, bool: _read_bool, type(None): _read_none}
 
 
 def _in_range(where: str, value: Any, limits: Range) -> Any:

@@ -70,8 +70,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"cannot read {gguf} as a GGUF model: {error}") from error
     config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    vars(config).pop("quantization_config", None)
     fresh = type(loaded)(config)
     missing = set(fresh.state_dict()) - set(loaded.state_dict())
     assert not missing, f"the conversion of {gguf} lacks {sorted(missing)}"

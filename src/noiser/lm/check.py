@@ -22,9 +22,10 @@ def check_signature(model: Any) -> None:
     parameters = inspect.signature(model.forward).parameters
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder; noiser explains decoders, which continue their own prompt")
-    for needed, reason in (("inputs_embeds", "so no token's embedding can be perturbed"), ("logits_to_keep", "so it would compute every position's logits")):
-        if needed not in parameters:
-            raise ModelError(f"{name} does not accept {needed}, {reason}")
+    if "inputs_embeds" not in parameters:
+        raise ModelError(f"{name} does not accept inputs_embeds, so no token's embedding can be perturbed")
+    if "logits_to_keep" not in parameters:
+        raise ModelError(f"{name} does not accept logits_to_keep, so it would compute the logits of every position of every row")
 
 
 def check_embeddings(model: Any, ids: Tensor, from_embeds: Float[Tensor, " vocab"]) -> None:

@@ -40,7 +40,8 @@ class Full:
         rows = whole.repeat(len(batch.rows), 1, 1, 1)
         where = torch.tensor([probe.position for probe in batch.probes], device=rows.device)
         rows[:, torch.arange(len(batch.probes)), where] = batch.edited()
-        return model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=1).logits.view(len(batch.rows), len(batch.probes), -1)
+        logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=1).logits
+        return logits.view(len(batch.rows), len(batch.probes), -1)
 
 
 class Packed:

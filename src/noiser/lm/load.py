@@ -61,7 +61,8 @@ def load(
         loaded = AutoModelForCausalLM.from_pretrained(
             path, dtype=pick_dtype(dtype, chosen), use_safetensors=None if allow_pickle else True, **options
         )
-    loaded = loaded.to(chosen).eval()
+    loaded.eval()
+    loaded.to(device=chosen)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
     return LanguageModel(loaded, tokenizer, name=name, revision=found_revision, token_budget=token_budget)
 
 
@@ -149,12 +150,13 @@ def _explained(name: str, trusted: bool) -> Iterator[None]:
         text = str(error)
         if not trusted and "trust_remote_code" in text:
             raise ModelError(
-                f"{name} comes with Python code of its own, which would run here. Read it, then pass --trust-remote-code (trust_remote_code=True)"
+                f"{name} comes with Python code of its own, which would run here. Read it, then pass --trust-remote-code "
+                "(trust_remote_code=True)"
             ) from error
         if isinstance(error, OSError) and not Path(name).is_dir():
             raise ModelError(
-                f"cannot find or reach the model {name!r}. Offline? Fetch it where there is a network (hf download {name}) and give the folder; "
-                f"or type --model {DEFAULT}, which needs no hub; also possible: a folder or a GGUF file. ({text.splitlines()[0]})"
+                f"cannot find or reach the model {name!r}. Offline? Fetch it where there is a network (hf download {name}) and give "
+                f"the folder; or type --model {DEFAULT}, which needs no hub; also possible: a GGUF file. ({text.splitlines()[0]})"
             ) from error
         raise ModelError(f"cannot load {name}: {text.splitlines()[0] if text else type(error).__name__}") from error
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -25,7 +26,7 @@ class Budget:
         self.tokens, self.rows = max(1, min(self.tokens, tokens // 2)), max(1, min(self.rows, rows // 2))
 
 
-def plan_budget(model: torch.nn.Module, device: torch.device, tokens: int | None = None) -> Budget:
+def plan_budget(model: Any, device: torch.device, tokens: int | None = None) -> Budget:
     """A budget that fits the free memory: half of it for activations on a GPU, a sixteenth (512 MiB at most) on a CPU.
 
     More than some thousand tokens at once brings no speed, so the budget ends there even where memory does not.

@@ -40,10 +40,12 @@ class PrefixLayer(DynamicLayer):
         super().__init__()
         self.keys, self.values = keys, values
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._prefix = keys, values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Both joined, for attention to use once: what one layer needs is gone before the next one runs."""
-        return _join(self.keys, key_states), _join(self.values, value_states)
+        keys, values = self._prefix
+        return _join(keys, key_states), _join(values, value_states)
 
 
 def _join(prefix: Tensor, new: Tensor) -> Tensor:
@@ -62,11 +64,10 @@ def prefix_cache(parts: Sequence[tuple[Clean, int]]) -> Cache:
 
 def read_cache(cache: DynamicCache) -> tuple[KeysValues, ...]:
     """Keys and values of each layer; empty unless every layer is plain attention over all positions."""
-    layers = cache.layers
-    plain = all(type(layer) is DynamicLayer and layer.keys is not None for layer in layers)
-    if not plain or len({layer.keys.shape[-2] for layer in layers}) != 1:
-        return ()
-    return tuple((layer.keys.detach(), layer.values.detach()) for layer in layers)
+    pairs = [(layer.keys, layer.values) for layer in cache.layers if type(layer) is DynamicLayer]
+    filled = tuple((keys.detach(), values.detach()) for keys, values in pairs if keys is not None and values is not None)
+    same_length = len({keys.shape[-2] for keys, _ in filled}) == 1
+    return filled if same_length and len(filled) == len(cache.layers) else ()
 
 
 def split_layers(layers: tuple[KeysValues, ...], lengths: Sequence[int]) -> list[tuple[KeysValues, ...]]:

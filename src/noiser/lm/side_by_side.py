@@ -15,6 +15,8 @@ from noiser.types import Cost, Prompt
 
 SIDE_BY_SIDE = 32
 """How many prompts are worked on at a time, so that their rows can share batches."""
+NOT_FINITE = "the model's logits for this prompt, as it is or with noise on it, hold NaN or infinity: it is not scored"
+TOO_LARGE = "one row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller dtype"
 
 R = TypeVar("R")
 
@@ -101,7 +103,7 @@ def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
         job.forward_tokens += len(clean.prompt)
         job.backward_tokens += len(clean.prompt) if clean.gradient is not None else 0
         finite = bool(clean.probs.isfinite().all())
-        job.resume(clean if finite else NonFiniteError("the model's logits for this prompt hold NaN or infinity: there is nothing to explain"))
+        job.resume(clean if finite else NonFiniteError(NOT_FINITE))
 
 
 def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
@@ -124,7 +126,7 @@ def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
 def _fault(readings: Sequence[Reading]) -> NoiserError | None:
     faults = {reading.fault for reading in readings}
     if "oom" in faults:
-        return DeviceMemoryError("one perturbed row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller --dtype")
+        return DeviceMemoryError(TOO_LARGE)
     if "nonfinite" in faults:
-        return NonFiniteError("the model's logits hold NaN or infinity for a perturbed row of this prompt: it is not scored")
+        return NonFiniteError(NOT_FINITE)
     return None

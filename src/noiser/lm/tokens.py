@@ -64,7 +64,9 @@ class Tokens:
         if not len(ids):
             raise PromptError("the prompt has no tokens (this tokenizer adds none of its own): give at least one character")
         if self.limit is not None and len(ids) > self.limit:
-            raise PromptError(f"the prompt has {len(ids):,} tokens and the model takes {self.limit:,}; nothing is ever cut off silently: shorten it")
+            raise PromptError(
+                f"the prompt has {len(ids):,} tokens and the model takes {self.limit:,}; nothing is ever cut off silently: shorten it"
+            )
         self._check_ids(ids)
         return Prompt(
             text=text,

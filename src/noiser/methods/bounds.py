@@ -12,7 +12,7 @@ from noiser.seeding import generator
 Norm = Literal["l1", "l2", "l3", "l4", "linf"]
 
 
-def expected_norm(norm: Norm, dim: int) -> float:
+def expected_norm(norm: str, dim: int) -> float:
     """E||n||_p of a standard normal vector of `dim` elements, the paper's approximations (appendix D)."""
     mean_abs = math.sqrt(2 / math.pi)
     return {

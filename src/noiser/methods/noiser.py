@@ -77,7 +77,7 @@ def noiser(
     return Scored(*_divided(scores, notes)) if official else Scored(scores, notes)
 
 
-def _fixed(bound: Bound, dim: int, seed: int, ids: tuple[int, ...]) -> float:
+def _fixed(bound: str, dim: int, seed: int, ids: tuple[int, ...]) -> float:
     if bound == "random":
         return random_scale(seed, ids)
     return 1.0 if bound == "none" else 1 / expected_norm(bound, dim)

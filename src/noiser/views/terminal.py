@@ -61,7 +61,8 @@ def _bars(attribution: Attribution, scores: np.ndarray, largest: float) -> Rende
         label = visible(attribution.tokens[index])
         label = "\u00b7" + label[1:] if label.startswith(" ") else label
         style = Style(color=_blend(share))
-        table.add_row(f"{scores[index]:+.4f}", Text(_bar(share), style=style), Text(label, style="dim" if attribution.prompt.special[index] else ""))
+        token = Text(label, style="dim" if attribution.prompt.special[index] else "")
+        table.add_row(f"{scores[index]:+.4f}", Text(_bar(share), style=style), token)
     if len(shown) < len(scores):
         return Group(table, Text(f"the strongest {len(shown)} of {len(scores)} tokens, in the order of the prompt", style="dim"))
     return table
@@ -85,7 +86,8 @@ def _facts(attribution: Attribution) -> Text:
     parts: list[Any] = []
     if "k" in notes:
         k = notes["k"]
-        parts.append(f"k = {k:.4f} ({notes['k_status']})" if isinstance(k, float) else f"k = {min(k):.4f} to {max(k):.4f} ({notes['k_status']})")
+        shown = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
+        parts.append(f"k = {shown} ({notes['k_status']})")
     parts += [f"{cost.seconds:.1f} s", f"{cost.forward_tokens:,} token-forwards", f"peak {cost.peak_bytes / 1e9:.1f} GB"]
     return Text("\n" + " \u00b7 ".join(parts), style="dim")
 

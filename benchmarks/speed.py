@@ -1,0 +1,179 @@
+"""How much cheaper than the released loop, on the default model, in the same run: python -m benchmarks.speed [10 20 42].
+
+The released loop (`plain.released_loop`: 11 rows of equal length, logits at all positions, T x 11 evaluations) takes the
+same time for every evaluation, so it is timed by evaluations, three before and three after ours on each prompt, and its
+median times T x 11 is its time. `--whole` also runs it to its end once per length, to show that this is what it takes.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+import noiser
+from benchmarks.plain import embed, released_evaluation, released_loop
+from benchmarks.prompts import BY_LENGTH
+from noiser.methods.bounds import released_noise
+from noiser.types import Attribution
+
+SAMPLES, STEPS = 10, 10
+WAYS = {
+    "official, exact": {"variant": "official", "search": "exact"},
+    "paper, exact": {"search": "exact"},
+    "paper, fast": {"search": "fast"},
+}
+
+
+def main() -> None:
+    """Print one table, in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lengths", nargs="*", default=list(BY_LENGTH), help=f"of {', '.join(BY_LENGTH)}")
+    parser.add_argument("--prompts", type=int, default=8, help="how many of each length")
+    parser.add_argument("--whole", action="store_true", help="run the released loop to its end once per length")
+    parser.add_argument("--memory", choices=["plain", *WAYS], help="only print the peak memory of one prompt, in MB")
+    chosen = parser.parse_args()
+    lm = noiser.load()
+    if chosen.memory:
+        print(peak_memory(lm, chosen.memory, BY_LENGTH[chosen.lengths[0]][0]))
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {lm!r}\n")
+    check(lm, BY_LENGTH["10"][0])
+    print("\n| T about | way | x faster than the released loop | token-forwards / floor | forward passes | seconds | peak MB |")
+    print("|---|---|---|---|---|---|---|")
+    for length in chosen.lengths:
+        measure(lm, length, BY_LENGTH[length][: chosen.prompts], chosen.whole)
+    together(lm)
+
+
+def check(lm: noiser.LanguageModel, text: str) -> None:
+    """The yardstick and ours must agree before either is timed."""
+    ids, noise = lm.prompt(text).input_ids, released_noise(SAMPLES, lm.model.config.hidden_size, None)
+    plain, ours = released_loop(lm.model, ids, noise, STEPS), noiser.attribute(lm, text, **WAYS["official, exact"])
+    worst = np.abs(plain.scores - ours.scores[0]).max()
+    assert plain.k == ours.notes["k"]
+    assert worst < 1e-3 * np.abs(plain.scores).max()
+    print(f"Same official result on {text!r}: k = {plain.k}, scores within {worst:.1e}.", flush=True)
+
+
+def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], whole: bool) -> None:
+    """One row for each way, over these prompts."""
+    ratios: dict[str, list[float]] = {way: [] for way in WAYS}
+    results: dict[str, list[Attribution]] = {way: [] for way in WAYS}
+    passes: dict[str, list[int]] = {way: [] for way in WAYS}
+    loop: list[float] = []
+    for text in texts:
+        evaluations = evaluation_times(lm, text)
+        for way, options in WAYS.items():
+            result, count = counted(lm, text, options)
+            results[way].append(result)
+            passes[way].append(count)
+        evaluations += evaluation_times(lm, text)
+        seq = len(results["paper, fast"][-1].tokens)
+        loop.append(statistics.median(evaluations) * seq * (STEPS + 1))
+        for way in WAYS:
+            ratios[way].append(loop[-1] / results[way][-1].cost.seconds)
+    for way in WAYS:
+        floors = [r.cost.forward_tokens / (SAMPLES * len(r.tokens) ** 2 / 2) for r in results[way]]
+        seconds = [r.cost.seconds for r in results[way]]
+        columns = [
+            spread(ratios[way], ".1f"),
+            spread(floors, ".2f"),
+            spread(passes[way], ".0f"),
+            spread(seconds, ".1f"),
+            memory(way, length),
+        ]
+        print(f"| {length} | {way} | " + " | ".join(columns) + " |", flush=True)
+    print(
+        f"| {length} | released loop | 1 | {floor_of_loop(results):.1f} | | {spread(loop, '.0f')} | {memory('plain', length)} |", flush=True
+    )
+    same = sum(a.notes["k"] == b.notes["k"] for a, b in zip(results["paper, exact"], results["paper, fast"], strict=True))
+    seen = sum(r.notes["non_monotone"] > 0 for r in results["paper, fast"])
+    print(f"| {length} | fast = exact | k equal on {same} of {len(texts)}; flips seen not monotone on {seen} | | | | |", flush=True)
+    if whole:
+        run_whole(lm, length, texts[0], loop[0])
+
+
+def run_whole(lm: noiser.LanguageModel, length: str, text: str, expected: float) -> None:
+    """The released loop to its end."""
+    begin = time.perf_counter()
+    released_loop(lm.model, lm.prompt(text).input_ids, released_noise(SAMPLES, lm.model.config.hidden_size, None), STEPS)
+    print(
+        f"| {length} | released loop, run whole | | | | {time.perf_counter() - begin:.0f} (by evaluations: {expected:.0f}) | |", flush=True
+    )
+
+
+def evaluation_times(lm: noiser.LanguageModel, text: str, count: int = 3) -> list[float]:
+    """Seconds of single evaluations of the released loop."""
+    embeds = embed(lm.model, lm.prompt(text).input_ids)
+    noise, times = released_noise(SAMPLES, embeds.shape[-1], None), []
+    for n in range(count):
+        begin = time.perf_counter()
+        released_evaluation(lm.model, embeds, n, 0.5, noise)
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def counted(lm: noiser.LanguageModel, text: str, options: dict[str, str]) -> tuple[Attribution, int]:
+    """The result, and how many forward passes it took."""
+    passes: list[int] = []
+    handle = lm.model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        return noiser.attribute(lm, text, **options), len(passes)
+    finally:
+        handle.remove()
+
+
+def memory(way: str, length: str) -> str:
+    """Peak resident memory of a process that loads the model and explains one prompt."""
+    command = [sys.executable, "-m", "benchmarks.speed", length, "--memory", way]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def peak_memory(lm: noiser.LanguageModel, way: str, text: str) -> str:
+    """This process's, after the work."""
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if way == "plain":
+        evaluation_times(lm, text)
+    else:
+        noiser.attribute(lm, text, **WAYS[way])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{peak / 1024:.0f} ({loaded / 1024:.0f} once loaded)"
+
+
+def together(lm: noiser.LanguageModel) -> None:
+    """Prompts that share batches against the same prompts one after the other."""
+    texts = BY_LENGTH["10"]
+    ratios = []
+    for _ in range(3):
+        apart, shared = timed(lambda: [noiser.attribute(lm, t) for t in texts]), timed(lambda: list(noiser.attribute_many(lm, texts)))
+        ratios.append(apart / shared)
+    print(f"\n`attribute_many` on the {len(texts)} prompts of T about 10: {spread(ratios, '.2f')} x faster than one by one.")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds it takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def floor_of_loop(results: dict[str, list[Attribution]]) -> float:
+    """Token-forwards of the released loop over the floor; the same for every prompt."""
+    return statistics.median(
+        len(r.tokens) ** 2 * (STEPS + 1) * (SAMPLES + 1) / (SAMPLES * len(r.tokens) ** 2 / 2) for r in results["paper, fast"]
+    )
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Median, and from where to where."""
+    return f"**{statistics.median(values):{form}}** ({min(values):{form}} to {max(values):{form}})"
+
+
+if __name__ == "__main__":
+    main()
