@@ -49,21 +49,21 @@ def attribute(
     text: Annotated[str | None, typer.Argument(help="The prompt.", show_default=False)] = None,
     model: Annotated[str, typer.Option(help="smollm2-135m, a hub id, a folder, or a GGUF file.")] = "smollm2-135m",
     method: Annotated[str, typer.Option(help="How to attribute.")] = "noiser",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; may be repeated.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the method, e.g. samples=20; may be repeated.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="The next token to explain, with its space, or id:N. [default: the model's own]")
+        str | None, typer.Option(help="The next token to explain, with its space, or id:N. (default: the model's own)")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of what the method draws at random. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of what the method draws at random. (default: 0)")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     normalize: Annotated[str, typer.Option(help="none, clip_l1, abs_l1, softmax, minmax, signed_sum.")] = "none",
-    format_: Annotated[str | None, typer.Option("--format", help="heatmap, json, jsonl. [default: heatmap; with --file jsonl]")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="heatmap, json, jsonl. (default: heatmap; with --file jsonl)")] = None,
     file: Annotated[str | None, typer.Option(help="Prompts, one a line; - is standard input.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write there instead of to standard output.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights, which can run code.")] = False,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens through the model at once. [default: what memory allows]")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens through the model at once. (default: what memory allows)")] = None,
 ) -> None:
     """Which words of a prompt made the model predict what it predicted?"""
     from noiser.commands.attribute import Output, Wanted, run

@@ -1,0 +1,84 @@
+"""What the documents say is so: their commands exist, their Python runs, their options are all of the options.
+
+Mutants caught: an option renamed in the code only; a Makefile target dropped; an example that no longer imports.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import noiser
+from noiser.methods import METHODS
+from tests.conftest import tiny
+
+ROOT = Path(__file__).parents[1]
+README, CONTRIBUTING, METHOD = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/method.md"))
+PROMPT = (7, 200, 31, 150, 31, 99)
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_first_two_commands_are_targets_that_make_knows():
+    commands = [line.split("#")[0].split() for line in blocks(README, "sh")[0].strip().splitlines()]
+    assert commands == [["make", "demo"], ["make", "test"]]
+    for _, target in commands:
+        shown = subprocess.run(["make", "-n", target, "PYTHON=python3"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert "noiser attribute" in shown if target == "demo" else "pytest" in shown
+
+
+def test_the_readme_is_short_and_links_to_what_is_there():
+    assert README.count("\n") <= 150
+    for document in (README, CONTRIBUTING, METHOD):
+        base = ROOT / "docs" if document is METHOD else ROOT
+        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document):
+            assert link.startswith("https://") or (base / link).exists(), link
+
+
+def test_the_readmes_python_runs(smol, capsys):
+    first, second = blocks(README, "python")
+    scope = {"prompts": ["The capital of France is"]}
+    exec(first + second, scope)
+    shown = capsys.readouterr().out
+    assert "' Paris'" in shown
+    assert "iffel" in shown
+
+
+def test_the_readme_names_every_option_of_the_command():
+    command = [sys.executable, "-m", "noiser.cli", "attribute", "--help"]
+    shown = subprocess.run(command, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"(--[a-z][a-z-]+)", shown)) - {"--help"}
+    assert len(options) > 10
+    for option in options:
+        assert option in README, option
+
+
+def test_the_method_page_names_every_option_with_its_default():
+    for name, default in METHODS["noiser"].options.items():
+        assert f"| `{name}` | {'none' if default is None else f'`{default}`' if isinstance(default, str) else default} |" in METHOD
+
+
+def test_the_example_in_contributing_is_a_method(tokenizer):
+    exec(blocks(CONTRIBUTING, "python")[0], {})
+    try:
+        lm = noiser.LanguageModel(tiny("llama"), tokenizer)
+        ours = noiser.attribute(lm, PROMPT, "occlusion")
+    finally:
+        METHODS.pop("occlusion")
+    with torch.no_grad():
+        embeds = lm.model.get_input_embeddings()(torch.tensor([PROMPT]))
+        clean = lm.model(inputs_embeds=embeds).logits[0, -1].softmax(-1)
+        for token in range(len(PROMPT)):
+            without = embeds.clone()
+            without[0, token] = 0
+            drop = clean.max() - lm.model(inputs_embeds=without).logits[0, -1].softmax(-1)[clean.argmax()]
+            assert ours.scores[0, token] == pytest.approx(drop.item(), abs=1e-6)
+    assert ours.seed is None
+    assert np.abs(ours.scores).max() > 1e-3
