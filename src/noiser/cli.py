@@ -30,10 +30,11 @@ def main() -> None:
         sys.exit(130)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"noiser {__version__}")
         raise typer.Exit
+    return wanted
 
 
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
@@ -49,7 +50,9 @@ def attribute(
     text: Annotated[str | None, typer.Argument(help="The prompt.", show_default=False)] = None,
     model: Annotated[str, typer.Option(help="smollm2-135m, a hub id, a folder, or a GGUF file.")] = "smollm2-135m",
     method: Annotated[str, typer.Option(help="How to attribute.")] = "noiser",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the method, e.g. samples=20; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the method, e.g. samples=20; may be repeated.")
+    ] = None,
     target: Annotated[
         str | None, typer.Option(help="The next token to explain, with its space, or id:N. (default: the model's own)")
     ] = None,

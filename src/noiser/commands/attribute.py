@@ -1,5 +1,6 @@
 """`noiser attribute`: prompts in, heat maps or JSON out; everything else goes to standard error."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,6 +73,8 @@ class Output:
     def opened(self) -> Iterator[IO[str]]:
         """Standard output, or the file."""
         if self.path is None:
+            if isinstance(sys.stdout, io.TextIOWrapper) and not _is_utf8(sys.stdout):
+                sys.stdout.reconfigure(errors="backslashreplace")
             yield sys.stdout
         else:
             with self.path.open("w", encoding="utf-8") as handle:
@@ -87,8 +90,9 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
         watch.follow(lm, len(lines) if lines is not None else 1)
         if lines is None:
             results = attribute_many(lm, [wanted.text or ""], wanted.method, wanted.target, **wanted.options)
+            result = next(results)  # before --out is opened, so that an error leaves what was there
             with output.opened() as sink:
-                _write(next(results), None, wanted, output, sink)
+                _write(result, None, wanted, output, sink)
             return 0
         return _run_lines(lm, lines, wanted, output, watch)
 
@@ -102,12 +106,23 @@ def _run_lines(lm: Any, lines: list[tuple[int, bytes]], wanted: Wanted, output: 
     with output.opened() as sink:
         for (number, raw), text in zip(lines, texts, strict=True):
             result = next(results) if isinstance(text, str) else Failure(number, raw.decode(errors="replace"), text)
+            result = _normalizable(result, wanted.normalize)
             failed += isinstance(result, Failure)
             _write(result, number, wanted, output, sink)
             sink.flush()
             watch.advance()
     watch.say(f"{len(lines)} prompts: {len(lines) - failed} explained, {failed} failed", keep=True)
     return 1 if failed else 0
+
+
+def _normalizable(result: Attribution | Failure, how: str) -> Attribution | Failure:
+    """The result; a Failure where its scores refuse the normalisation, so that the other lines are not lost."""
+    try:
+        if isinstance(result, Attribution):
+            result.normalized(how)
+    except OptionError as error:
+        return Failure(0, result.prompt.text, error)
+    return result
 
 
 def _write(result: Attribution | Failure, line: int | None, wanted: Wanted, output: Output, sink: IO[str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -67,7 +68,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, MemoryError, struct.error) as error:
         raise ModelError(f"cannot read {gguf} as a GGUF model: {error}") from error
     config = loaded.config
     vars(config).pop("quantization_config", None)

@@ -1,14 +1,16 @@
 """What a model can do, found out by trying it, so that no architecture needs a line of its own."""
 
 import inspect
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import ModelError
+from noiser.errors import DeviceMemoryError, ModelError
 from noiser.lm.layout import Full, Layout, Packed
+from noiser.lm.memory import TOO_LARGE, memory_told_apart
 from noiser.lm.prefix import Clean
 from noiser.lm.probe import Batch, Probe
 
@@ -48,15 +50,25 @@ def choose_layout(model: Any, clean: Clean) -> tuple[Layout, str]:
     if not clean.layers:
         return Full(), "the model keeps more than keys and values"
     batch = _edits(clean)
-    full = Full().logits(model, batch).float()
+    full = _in_parts(Full(), model, batch).float()
     try:
-        packed = Packed().logits(model, batch).float()
+        packed = _in_parts(Packed(), model, batch).float()
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         return Full(), f"the packed layout failed: {type(error).__name__}: {error}"
     effect, gap = (full[0] - full[1]).norm(dim=-1).max(), (full - packed).norm(dim=-1).max()
     if gap <= TOLERANCE * effect:
         return Packed(), ""
     return Full(), f"the packed layout's logits differ by {gap / effect:.2g} of an edit's effect"
+
+
+def _in_parts(layout: Layout, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
+    """The logits of a batch, of its halves where it does not fit, and of theirs; memory must not decide about the layout."""
+    with suppress(DeviceMemoryError), memory_told_apart():
+        return layout.logits(model, batch)
+    halves = batch.halves()
+    if halves is None:
+        raise DeviceMemoryError(TOO_LARGE)
+    return torch.cat([_in_parts(layout, model, half) for half in halves], dim=1 if len(batch.probes) > 1 else 0)
 
 
 def _edits(clean: Clean) -> Batch:

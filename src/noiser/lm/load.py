@@ -122,7 +122,7 @@ def _hub_answers() -> bool:
 def _fingerprint(folder: Path) -> str:
     """A hash of a local model: its configuration, and of each weight file the size and the first and last MiB."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    for file in sorted(file for pattern in ("*.json", "*.safetensors", *PICKLED) for file in folder.glob(pattern)):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
         with file.open("rb") as handle:

@@ -1,13 +1,18 @@
 """How much goes through the model at once, and what to do when that was too much."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
 
+from noiser.errors import DeviceMemoryError
+
 MIB = 1 << 20
+TOO_LARGE = "one row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller dtype"
 
 
 @dataclass
@@ -55,6 +60,17 @@ def free_bytes(device: torch.device) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the device's memory is full; a CPU says so in a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_told_apart() -> Iterator[None]:
+    """Turns out-of-memory, in whatever words the device says it, into DeviceMemoryError; anything else passes."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise DeviceMemoryError(TOO_LARGE) from error
+        raise
 
 
 def peak_bytes(device: torch.device) -> int:

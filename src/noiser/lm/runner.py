@@ -1,7 +1,7 @@
 """The engine: the only code with device state."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from noiser.errors import DeviceMemoryError
 from noiser.lm.batching import Collector, batches, sum_rows
 from noiser.lm.check import check_embeddings, check_signature, choose_layout
 from noiser.lm.layout import Full, Layout, exceeds_window, packed_clean
-from noiser.lm.memory import is_out_of_memory, plan_budget
+from noiser.lm.memory import memory_told_apart, plan_budget
 from noiser.lm.prefix import Clean, read_cache, split_layers
 from noiser.lm.probe import Batch, Probe, Reading
 from noiser.lm.tokens import Tokens
@@ -44,7 +45,8 @@ class LanguageModel:
         self.name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
         self.revision = revision or getattr(model.config, "_commit_hash", None) or "unknown"
         self.device: torch.device = model.get_input_embeddings().weight.device
-        self.tokens = Tokens(tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.tokens = Tokens(tokenizer, limit, len(model.get_input_embeddings().weight))
         self.budget = plan_budget(model, self.device, token_budget)
         self.spent = Spent()
         self._layouts: dict[bool, tuple[Layout, str]] = {} if prefix else dict.fromkeys((False, True), (Full(), "asked for"))
@@ -77,7 +79,7 @@ class LanguageModel:
         results: list[Clean] = []
         with quiet(self.model):
             for group in self._clean_groups(prompts):
-                results += self._clean(group, gradient)
+                results += self._clean_that_fits(group, gradient)
                 self._inspect(results[-1])
         return results
 
@@ -93,12 +95,8 @@ class LanguageModel:
         """One batch; on out-of-memory its halves, down to a single row, and the budget remembers."""
         layout = self.layout(batch.probes[0].clean.prompt)[0]
         tokens = [layout.tokens(probe) * len(batch.rows) for probe in batch.probes]
-        try:
+        with suppress(DeviceMemoryError), memory_told_apart():
             sums = sum_rows(layout.logits(self.model, batch), batch, tokens)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
             self.spent.forward_tokens += sum(tokens)
             collector.add(batch, sums)
             return
@@ -123,6 +121,15 @@ class LanguageModel:
             group.append(prompt)
         if group:
             yield group
+
+    def _clean_that_fits(self, group: list[Prompt], gradient: bool) -> list[Clean]:
+        """The group's clean runs; where memory is short one by one, then without the gradient, which only guides a search."""
+        with suppress(DeviceMemoryError), memory_told_apart():
+            return self._clean(group, gradient)
+        if len(group) > 1:
+            return [clean for prompt in group for clean in self._clean_that_fits([prompt], gradient)]
+        with memory_told_apart():
+            return self._clean(group, gradient=False)
 
     def _clean(self, group: list[Prompt], gradient: bool) -> list[Clean]:
         ids = [torch.tensor(prompt.input_ids, device=self.device) for prompt in group]
@@ -150,12 +157,13 @@ class LanguageModel:
 
     def _inspect(self, clean: Clean) -> None:
         """Once a model: do embeddings speak for ids? Once a model and window: does the packed layout hold?"""
-        if not self._embeddings_checked:
-            check_embeddings(self.model, torch.tensor(clean.prompt.input_ids, device=self.device), clean.probs)
-            self._embeddings_checked = True
         windowed = self._windowed(clean.prompt)
-        if windowed not in self._layouts and len(clean.prompt) > 2:
-            self._layouts[windowed] = choose_layout(self.model, clean)
+        with memory_told_apart():
+            if not self._embeddings_checked:
+                check_embeddings(self.model, torch.tensor(clean.prompt.input_ids, device=self.device), clean.probs)
+                self._embeddings_checked = True
+            if windowed not in self._layouts and len(clean.prompt) > 2:
+                self._layouts[windowed] = choose_layout(self.model, clean)
 
 
 @contextmanager
@@ -165,7 +173,7 @@ def quiet(model: Any) -> Iterator[None]:
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         for module in training:

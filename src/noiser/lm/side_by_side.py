@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError
-from noiser.lm.memory import peak_bytes, reset_peak
+from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.prefix import Clean
 from noiser.lm.probe import Probe, Reading
 from noiser.lm.runner import LanguageModel
@@ -16,7 +16,6 @@ from noiser.types import Cost, Prompt
 SIDE_BY_SIDE = 32
 """How many prompts are worked on at a time, so that their rows can share batches."""
 NOT_FINITE = "the model's logits for this prompt, as it is or with noise on it, hold NaN or infinity: it is not scored"
-TOO_LARGE = "one row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller dtype"
 
 R = TypeVar("R")
 

@@ -14,10 +14,12 @@ WORD_START = "\u2581"
 class Tokens:
     """A tokenizer, read only: nothing about it is ever set, so it stays as the user left it."""
 
-    def __init__(self, tokenizer: Any, limit: int | None) -> None:
+    def __init__(self, tokenizer: Any, limit: int | None, embedded: int) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
         """The most tokens the model takes; None where its configuration names no limit."""
+        self.size = min(len(tokenizer), embedded)
+        """How many ids both the tokenizer and the model's embedding know."""
         self._added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
         self._special = frozenset(tokenizer.all_special_ids)
         self._byte_level = "ByteLevel" in str(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
@@ -32,7 +34,8 @@ class Tokens:
             return source
         if isinstance(source, str):
             check_unicode(source)
-            return self._prompt(source, self.tokenizer(source, truncation=False, verbose=False)["input_ids"])
+            return self._prompt(source, self._ids(source, add_special_tokens=True))
+        self._check_ids(source)
         return self._prompt(self.tokenizer.decode(list(source)), source)
 
     def target(self, target: str | int) -> int:
@@ -41,10 +44,11 @@ class Tokens:
             self._check_ids([target])
             return target
         check_unicode(target)
-        ids = self.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self._ids(target, add_special_tokens=False)
         if len(ids) != 1:
             pieces = ", ".join(f"{self.surface(i)!r} (id:{i})" for i in ids) or "none"
             raise PromptError(f"the target must be one token; {target!r} is {len(ids)}: {pieces}. Give one of those")
+        self._check_ids(ids)
         return ids[0]
 
     def surface(self, token_id: int) -> str:
@@ -59,6 +63,18 @@ class Tokens:
         if BYTE_PIECE.fullmatch(piece):
             return _read_bytes(bytes([int(piece[3:5], 16)]))
         return piece.replace(WORD_START, " ")
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The text's ids. To call a fast tokenizer sets the padding and truncation of its backend, so they are put back."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        padding, truncation = (backend.padding, backend.truncation) if backend is not None else (None, None)
+        try:
+            return self.tokenizer(text, add_special_tokens=add_special_tokens, padding=False, truncation=False, verbose=False)["input_ids"]
+        finally:
+            if backend is not None and padding is not None:
+                backend.enable_padding(**padding)
+            if backend is not None and truncation is not None:
+                backend.enable_truncation(**truncation)
 
     def _prompt(self, text: str, ids: Sequence[int]) -> Prompt:
         if not len(ids):
@@ -76,10 +92,9 @@ class Tokens:
         )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        size = len(self.tokenizer)
-        wrong = [i for i in ids if not 0 <= i < size]
+        wrong = [i for i in ids if not 0 <= i < self.size]
         if wrong:
-            raise PromptError(f"token ids go from 0 to {size - 1}; got {wrong[0]}")
+            raise PromptError(f"token ids go from 0 to {self.size - 1}; got {wrong[0]}")
 
 
 def check_unicode(text: str) -> None:
