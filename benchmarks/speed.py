@@ -86,7 +86,7 @@ def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], whole: 
             spread(floors, ".2f"),
             spread(passes[way], ".0f"),
             spread(seconds, ".1f"),
-            memory(way, length),
+            memory(way, length) if way == "paper, fast" else "",
         ]
         print(f"| {length} | {way} | " + " | ".join(columns) + " |", flush=True)
     print(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import noiser
-from noiser.errors import PromptError
+from noiser.errors import NonFiniteError, PromptError
 from noiser.lm.probe import Probe
 from tests.conftest import tiny
 
@@ -161,3 +161,25 @@ def test_results_come_as_they_are_ready(tokenizer):
     first = next(stream)
     assert first.prompt.input_ids == PROMPTS[1]
     assert len(drawn) <= 64, "an endless source must not be read to its end"
+
+
+def test_nan_stays_with_the_prompt_that_has_it(tokenizer):
+    lm = noiser.LanguageModel(tiny("llama"), tokenizer)
+    healthy = [PROMPTS[0], PROMPTS[3]]
+    expected = [noiser.attribute(lm, prompt) for prompt in healthy]
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[201] = torch.nan
+    first, broken, last = noiser.attribute_many(lm, [healthy[0], (5, 201, 9), healthy[1]], errors="return")
+    assert isinstance(broken.error, NonFiniteError)
+    for found, alone in zip((first, last), expected, strict=True):
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+
+
+def test_nan_of_one_perturbed_row_stays_there(tokenizer):
+    lm = noiser.LanguageModel(tiny("llama"), tokenizer)
+    clean = lm.clean([lm.prompt(PROMPTS[0])])[0]
+    noise = torch.ones(2, 64)
+    probes = [Probe(clean, n, noise * (torch.nan if n == 2 else 1), 0.1, (4,)) for n in range(5)]
+    together, apart = lm.read(probes), [lm.read([probe])[0] for probe in probes]
+    assert [reading.fault for reading in together] == ["", "", "nonfinite", "", ""]
+    assert [r.watched[0] for r in together if not r.fault] == pytest.approx([r.watched[0] for r in apart if not r.fault], abs=1e-6)

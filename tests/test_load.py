@@ -315,3 +315,10 @@ def test_a_conversion_killed_in_the_middle_leaves_no_half_model(tmp_path, monkey
     folder, digest = converted(gguf())
     assert len(noiser.attribute(noiser.load(folder), "The sky is", samples=1, steps=1).tokens) == 3
     assert noiser.load().revision == f"sha256:{digest}"
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c"])
+def test_a_path_that_is_not_there_is_said_at_once(path, monkeypatch):
+    monkeypatch.setattr("noiser.lm.load._hub_answers", lambda: pytest.fail("a path must not be looked up on the hub"))
+    with pytest.raises(ModelError, match="there is no folder"):
+        noiser.load(path)

@@ -4,8 +4,10 @@ Mutants caught: bars scaled by the sum instead of the largest; a negative bar dr
 normalisation that overwrites the scores; a softmax that overflows.
 """
 
+import copy
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -67,6 +69,13 @@ def test_markup_and_escapes_in_tokens_are_shown_as_they_are():
     assert "[red]x[/red]" in shown
     assert "\\x1b[31m\\u202e" in shown
     assert "\x1b" not in shown
+
+
+def test_an_attribution_can_be_pickled_and_copied():
+    ours = attribution([0.5, -0.5])
+    for twin in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
+        assert twin.to_json() == ours.to_json()
+        assert not twin.scores.flags.writeable
 
 
 def test_json_is_strict_and_scores_are_read_only():

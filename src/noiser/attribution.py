@@ -1,5 +1,6 @@
 """The front door: a model, a prompt and a method in, an Attribution out."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isgenerator
@@ -7,7 +8,7 @@ from typing import Any, Literal, cast
 
 import noiser.methods
 import noiser.views
-from noiser.errors import NoiserError
+from noiser.errors import NoiserError, OptionError
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
 from noiser.lm.side_by_side import Asking, CleanRun, Job, side_by_side
@@ -54,6 +55,8 @@ def attribute_many(
     Each result is what the prompt would get alone. A prompt that fails raises in its turn, or comes as a Failure with
     `errors="return"`; the others are not affected.
     """
+    if errors not in ("raise", "return"):
+        raise OptionError(f"errors must be raise or return; got {errors!r}")
     found = noiser.methods.find(method)
     resolved = found.resolve(options)
     token = None if target is None else lm.tokens.target(target)
@@ -63,15 +66,15 @@ def attribute_many(
 def _in_order(
     lm: LanguageModel, prompts: Iterable[Source], method: Method, options: Mapping[str, Any], target: int | None, errors: str
 ) -> Iterator[Attribution | Failure]:
-    sources: list[Source] = []
+    under_way: deque[Source] = deque()
 
     def work() -> Iterator[Asking["_Explained"]]:
         for source in prompts:
-            sources.append(source)
+            under_way.append(source)
             yield _explain(lm, source, method, options, target)
 
     for index, job in enumerate(side_by_side(lm, work())):
-        source, sources[index] = sources[index], ""
+        source = under_way.popleft()
         if job.result is not None:
             yield _attribution(lm, job, method, options)
         elif errors == "raise":

@@ -16,11 +16,11 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 def main() -> None:
     """Run the command line. Noiser's own errors are printed without a traceback: exit 2 for options, 1 for the rest."""
-    from noiser.views.escape import visible
-
     try:
         app()
     except NoiserError as error:
+        from noiser.views.escape import visible
+
         sys.stderr.write(f"Error: {visible(str(error))}\n")
         sys.exit(2 if isinstance(error, OptionError) else 1)
     except BrokenPipeError:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -82,6 +82,10 @@ class Attribution:
         object.__setattr__(self, "scores", frozen)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (getattr(self, each.name) for each in fields(self))
+        return Attribution, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class Wanted:
         """Raises OptionError for a method, option, value, normalisation or file that does not exist."""
         if (text is None) == (file is None):
             raise OptionError("give either a prompt or --file" if text is None else "give either a prompt or --file, not both")
-        if file not in (None, "-") and not Path(str(file)).is_file():
+        if file not in (None, "-") and (not Path(str(file)).exists() or Path(str(file)).is_dir()):
             raise OptionError(f"there is no file {file}")
         if normalize not in NORMALIZATIONS:
             raise OptionError(f"--normalize must be one of {', '.join(NORMALIZATIONS)}; got {normalize!r}")
@@ -117,9 +117,10 @@ def _run_lines(lm: Any, lines: list[tuple[int, bytes]], wanted: Wanted, output: 
 
 def _normalizable(result: Attribution | Failure, how: str) -> Attribution | Failure:
     """The result; a Failure where its scores refuse the normalisation, so that the other lines are not lost."""
+    if isinstance(result, Failure):
+        return result
     try:
-        if isinstance(result, Attribution):
-            result.normalized(how)
+        result.normalized(how)
     except OptionError as error:
         return Failure(0, result.prompt.text, error)
     return result

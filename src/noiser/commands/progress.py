@@ -21,10 +21,9 @@ class Watch:
     def __init__(self, console: Console) -> None:
         self.lm: LanguageModel | None = None
         self._console = console
-        self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), _Tokens(self), TimeElapsedColumn(),
-            console=console, transient=True,
-        )  # fmt: skip
+        what = TextColumn("{task.description}", markup=False)
+        columns = (SpinnerColumn(), what, BarColumn(20), MofNCompleteColumn(), _Tokens(self), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True)
         self._task = self._bar.add_task("starting", total=None)
         self._timer = threading.Timer(PATIENCE, self._bar.start)
         self._timer.daemon = True

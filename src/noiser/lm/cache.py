@@ -6,6 +6,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -38,6 +39,7 @@ def converted(gguf: Path) -> tuple[Path, str]:
     folder = cache_folder() / f"gguf-{FORMAT}-{digest[:32]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         try:
             _convert(gguf, partial)
@@ -45,6 +47,13 @@ def converted(gguf: Path) -> tuple[Path, str]:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder, digest
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what conversions that were killed left behind a day ago or earlier."""
+    for left in parent.glob(".partial-*"):
+        if time.time() - left.stat().st_mtime > 86_400:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -71,9 +71,12 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ModelError(f"there is no device {device!r} here: {str(error).splitlines()[0]}. Use auto, cpu, cuda or mps") from error
+    if found.type == "meta":
+        raise ModelError("device 'meta' holds no numbers. Use auto, cpu, cuda or mps")
+    return found
 
 
 def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
@@ -104,6 +107,8 @@ def _locate(model: str) -> tuple[str, str, str]:
         return str(path), path.resolve().name, f"sha256:{_fingerprint(path)}"
     if path.exists():
         raise ModelError(f"{path} is a file but not a .gguf; give a GGUF file, or the folder that holds config.json")
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ModelError(f"there is no folder {path}")
     return model, model, ""
 
 

@@ -26,9 +26,12 @@ class Budget:
     length: int
     """Tokens packed into one sequence, whose attention costs the square of it."""
 
-    def shrink(self, tokens: int, rows: int) -> None:
-        """Remember that a batch of this size was too large: from now on at most half of it."""
-        self.tokens, self.rows = max(1, min(self.tokens, tokens // 2)), max(1, min(self.rows, rows // 2))
+    def learn(self, tokens: int, rows: int) -> None:
+        """Remember that a batch of this size fits after a larger one did not; whichever limit it is nearer to gives way."""
+        if tokens * self.rows >= rows * self.tokens:
+            self.tokens = min(self.tokens, tokens)
+        else:
+            self.rows = min(self.rows, rows)
 
 
 def plan_budget(model: Any, device: torch.device, tokens: int | None = None) -> Budget:
@@ -58,8 +61,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device's memory is full; a CPU says so in a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Whether an exception says that the device's memory is full; a CPU and Apple's GPU say so in a plain RuntimeError."""
+    said = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
 @contextmanager

@@ -91,21 +91,28 @@ class LanguageModel:
                 self._run(batch, collector)
         return collector.readings()
 
-    def _run(self, batch: Batch, collector: Collector) -> None:
-        """One batch; on out-of-memory its halves, down to a single row, and the budget remembers."""
+    def _run(self, batch: Batch, collector: Collector, *, squeezed: bool = False) -> None:
+        """One batch. On out-of-memory its halves, down to a single row, and the budget remembers what did fit."""
         layout = self.layout(batch.probes[0].clean.prompt)[0]
         tokens = [layout.tokens(probe) * len(batch.rows) for probe in batch.probes]
+        sums = None
         with suppress(DeviceMemoryError), memory_told_apart():
             sums = sum_rows(layout.logits(self.model, batch), batch, tokens)
-            self.spent.forward_tokens += sum(tokens)
-            collector.add(batch, sums)
-            return
-        self.budget.shrink(sum(tokens), len(batch.rows) * len(batch.probes))
         halves = batch.halves()
-        if halves is None:
-            collector.fail(batch, "oom")
-        for half in halves or ():
-            self._run(half, collector)
+        if sums is None:
+            for half in halves or ():
+                self._run(half, collector, squeezed=True)
+            if halves is None:
+                collector.fail(batch, "oom")
+            return
+        self.spent.forward_tokens += sum(tokens)
+        if squeezed:
+            self.budget.learn(sum(tokens), len(batch.rows) * len(batch.probes))
+        if halves and len(batch.probes) > 1 and not sums.finite.all():
+            for half in halves:  # NaN spreads through the attention of a shared sequence: find out whose it is
+                self._run(half, collector)
+            return
+        collector.add(batch, sums)
 
     def _windowed(self, prompt: Prompt) -> bool:
         return exceeds_window(self.model.config.get_text_config(), len(prompt))
@@ -123,9 +130,11 @@ class LanguageModel:
             yield group
 
     def _clean_that_fits(self, group: list[Prompt], gradient: bool) -> list[Clean]:
-        """The group's clean runs; where memory is short one by one, then without the gradient, which only guides a search."""
+        """The group's clean runs; one by one where memory is short or one's NaN spread; without the gradient if need be."""
         with suppress(DeviceMemoryError), memory_told_apart():
-            return self._clean(group, gradient)
+            cleans = self._clean(group, gradient)
+            if len(group) == 1 or all(clean.probs.isfinite().all() for clean in cleans):
+                return cleans
         if len(group) > 1:
             return [clean for prompt in group for clean in self._clean_that_fits([prompt], gradient)]
         with memory_told_apart():

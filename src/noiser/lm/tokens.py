@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from noiser.errors import PromptError
 from noiser.types import Prompt
@@ -31,18 +32,19 @@ class Tokens:
         the text is not valid Unicode.
         """
         if isinstance(source, Prompt):
+            self._check(source.input_ids)
             return source
         if isinstance(source, str):
             check_unicode(source)
             return self._prompt(source, self._ids(source, add_special_tokens=True))
-        self._check_ids(source)
+        self._check(source)
         return self._prompt(self.tokenizer.decode(list(source)), source)
 
-    def target(self, target: str | int) -> int:
+    def target(self, target: str | SupportsIndex) -> int:
         """The id of a one-token target, given as text (its leading space included) or as an id."""
-        if isinstance(target, int):
-            self._check_ids([target])
-            return target
+        if not isinstance(target, str):
+            self._check_ids([index(target)])
+            return index(target)
         check_unicode(target)
         ids = self._ids(target, add_special_tokens=False)
         if len(ids) != 1:
@@ -77,6 +79,15 @@ class Tokens:
                 backend.enable_truncation(**truncation)
 
     def _prompt(self, text: str, ids: Sequence[int]) -> Prompt:
+        self._check(ids)
+        return Prompt(
+            text=text,
+            input_ids=tuple(int(i) for i in ids),
+            tokens=tuple(self.surface(int(i)) for i in ids),
+            special=tuple(int(i) in self._special for i in ids),
+        )
+
+    def _check(self, ids: Sequence[int]) -> None:
         if not len(ids):
             raise PromptError("the prompt has no tokens (this tokenizer adds none of its own): give at least one character")
         if self.limit is not None and len(ids) > self.limit:
@@ -84,12 +95,6 @@ class Tokens:
                 f"the prompt has {len(ids):,} tokens and the model takes {self.limit:,}; nothing is ever cut off silently: shorten it"
             )
         self._check_ids(ids)
-        return Prompt(
-            text=text,
-            input_ids=tuple(int(i) for i in ids),
-            tokens=tuple(self.surface(int(i)) for i in ids),
-            special=tuple(int(i) in self._special for i in ids),
-        )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         wrong = [i for i in ids if not 0 <= i < self.size]
