@@ -51,7 +51,8 @@ def load(
             raise ModelError("a model that is already loaded needs its tokenizer: noiser.load(model, tokenizer)")
         return LanguageModel(model, tokenizer, token_budget=token_budget)
     chosen = pick_device(device)
-    path, name, found_revision = _locate(str(model))
+    with _quiet_loading():
+        path, name, found_revision = _locate(str(model))
     if Path(path).is_dir() and not allow_pickle:
         _refuse_pickle(Path(path))
     offline = not Path(path).exists() and not _hub_answers()
