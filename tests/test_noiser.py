@@ -91,6 +91,8 @@ def test_the_larger_bounds_are_what_separate_bisections_give(tokenizer, bound, s
         if bound == "k_max":
             scales = [max(scales)] * len(PROMPT)
         scores = [float(clean.max() - mean(token, k)[clean.argmax()]) for token, k in enumerate(scales)]
+    assert ours.notes["k_status"] == "not_reached", "half of these tokens flip nowhere"
+    assert ours.notes["warnings"][0].startswith("Some token flips the prediction nowhere")
     assert len(set(scales)) == 1 if bound == "k_max" else len(set(scales)) > 2
     assert ours.notes["k"] == (scales[0] if bound == "k_max" else scales)
     np.testing.assert_allclose(ours.scores[0], scores, atol=1e-5)

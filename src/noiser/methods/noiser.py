@@ -88,7 +88,7 @@ def _search(trials: Trials, steps: int, bound: Bound, bracket: str, search: str,
     order = _by_suspicion(trials.clean)
     upper = (yield from _flipping_scale(trials, order)) if bracket == "expand" else 1.0
     levels = steps - official
-    unit = upper / 2**levels
+    unit, top = upper / 2**levels, 2**levels - 1
     if bound == "k_min" and search == "exact":
         lows = [(yield from exact_minimum(trials, order, levels, unit))] * trials.seq
     elif bound == "k_min":
@@ -97,10 +97,10 @@ def _search(trials: Trials, steps: int, bound: Bound, bracket: str, search: str,
         lows = yield from (separate_minima if search == "exact" else separate_crossings)(trials, levels, unit)
         lows = [max(lows)] * trials.seq if bound == "k_max" else lows
     scales = [(low + official / 2) * unit for low in lows]
-    if official and min(lows) in (0, 2**levels - 1):
-        flipped = yield from trials.flipping(range(trials.seq), scales[0])
-        return scales, ("at_floor" if flipped else "found") if min(lows) == 0 else ("found" if flipped else "not_reached")
-    return scales, "at_floor" if min(lows) == 0 else "not_reached" if max(lows) == 2**levels - 1 else "found"
+    flipped = official and bool((yield from trials.flipping(range(trials.seq), scales[0], anchor=True)))
+    if min(lows) == 0 and (flipped or not official):
+        return scales, "at_floor"
+    return scales, "not_reached" if max(lows) == top and not flipped else "found"
 
 
 def _by_suspicion(clean: Clean) -> list[int]:
@@ -139,18 +139,25 @@ def _notes(lm: LanguageModel, trials: Trials, scales: list[float], status: str, 
         "non_monotone": trials.non_monotone(),
         "warnings": [],
     }
-    notes["warnings"] = [sentence for sentence, holds in _warnings(notes, search) if holds]
+    notes["warnings"] = [sentence for sentence, holds in _warnings(notes, bound, search) if holds]
     return notes
 
 
-def _warnings(notes: dict[str, Any], search: str) -> list[tuple[str, bool]]:
+def _warnings(notes: dict[str, Any], bound: Bound, search: str) -> list[tuple[str, bool]]:
     return [
         ("The model holds several tokens equally probable; the lowest id counts as its prediction.", notes["tie"]),
         (
             "Some token flips the prediction even at the smallest scale tried, so k is 0 there and so is the score; raise steps.",
             notes["k_status"] == "at_floor",
         ),
-        ("No token flips the prediction inside the bracket; bracket=expand looks further.", notes["k_status"] == "not_reached"),
+        (
+            "No token flips the prediction inside the bracket; bracket=expand looks further.",
+            notes["k_status"] == "not_reached" and bound == "k_min",
+        ),
+        (
+            "Some token flips the prediction nowhere inside the bracket; the largest scale tried stands for its k.",
+            notes["k_status"] == "not_reached" and bound != "k_min",
+        ),
         (
             f"{notes['non_monotone']} tokens flip the prediction at one scale but not at a larger one; "
             "search=exact finds k without assuming otherwise.",
