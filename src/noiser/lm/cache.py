@@ -77,6 +77,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # A damaged file claims lengths and types at will, and the reader then fails in any of these ways.
     except (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, MemoryError, struct.error) as error:
         raise ModelError(f"cannot read {gguf} as a GGUF model: {error}") from error
     config = loaded.config
