@@ -13,18 +13,44 @@ from noiser.normalization import normalize
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One message of a chat."""
+
+    role: str
+    tokens: tuple[int, ...]
+    """The positions of its content's tokens: no header, no special token. Empty where the template left the content out."""
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A tokenised prompt. The ids are the truth; nothing is ever decoded and tokenised again."""
 
     text: str
+    """What `offsets` refer to: the text given, a chat as rendered, or of ids their tokens end to end."""
     input_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     """What each token reads like, leading space included; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
     special: tuple[bool, ...]
     """Whether each token is one of the tokenizer's special tokens."""
+    offsets: tuple[tuple[int, int], ...] = ()
+    """First and one past the last character of each token in `text`; a token without text has an empty span."""
+    turns: tuple[Turn, ...] = ()
+    """One for each message of a chat, in order; empty for anything else."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    def cropped(self, length: int) -> "Prompt":
+        """Its first `length` tokens; the text ends with the last of them, and turns keep what tokens are left to them."""
+        kept = self.offsets[:length]
+        return Prompt(
+            text=self.text[: max((stop for _, stop in kept), default=0)] if self.offsets else "".join(self.tokens[:length]),
+            input_ids=self.input_ids[:length],
+            tokens=self.tokens[:length],
+            special=self.special[:length],
+            offsets=kept,
+            turns=tuple(Turn(turn.role, tuple(t for t in turn.tokens if t < length)) for turn in self.turns),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""Tokens grouped into words, sentences, lines and turns, so that scores can be summed over them."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from noiser.errors import OptionError
+from noiser.spans import Span, lines, sentences, words
+from noiser.types import Prompt
+
+CUTS: dict[str, Callable[[str], Iterable[Span]]] = {"word": words, "sentence": sentences, "line": lines}
+UNITS = ("token", *CUTS, "turn")
+
+
+@dataclass(frozen=True)
+class Units:
+    """Which unit each token of a prompt belongs to: one, or none. Every unit has at least one token."""
+
+    kind: str
+    of: tuple[int | None, ...]
+    """The unit of each token, numbered from 0 in the order of the text; None where it belongs to none."""
+    texts: tuple[str, ...]
+    """What each unit reads like."""
+
+    @cached_property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The positions of each unit's tokens."""
+        found: list[list[int]] = [[] for _ in self.texts]
+        for token, unit in enumerate(self.of):
+            if unit is not None:
+                found[unit].append(token)
+        return tuple(map(tuple, found))
+
+    def sums(self, scores: Float[np.ndarray, "targets seq"]) -> tuple[Float[np.ndarray, "targets units"], Float[np.ndarray, " targets"]]:
+        """The scores summed over each unit, and the sum of what belongs to none: together a row's whole sum."""
+        binned = np.zeros((len(scores), len(self.texts) + 1))
+        np.add.at(binned, (slice(None), self._bins), scores)
+        return binned[:, :-1], binned[:, -1]
+
+    def spread(self, values: Float[np.ndarray, " units"]) -> Float[np.ndarray, " seq"]:
+        """Each unit's value divided evenly among its tokens, 0 for tokens of none; `sums` gives the values back."""
+        counts = np.array([len(tokens) for tokens in self.members], dtype=np.float64)
+        return np.append(values / counts, 0.0)[self._bins]
+
+    @cached_property
+    def _bins(self) -> np.ndarray:
+        """As `of`, with one more bin behind the units for the tokens of none."""
+        return np.array([len(self.texts) if unit is None else unit for unit in self.of], dtype=np.intp)
+
+
+def units(prompt: Prompt, kind: str) -> Units:
+    """The prompt's tokens as units of one of the kinds in `UNITS`; docs/units.md has the rules.
+
+    A prompt without offsets is taken as its tokens end to end. Raises OptionError for an unknown kind, and for turns of
+    a prompt that is no chat.
+    """
+    if kind not in UNITS:
+        raise OptionError(f"units are {', '.join(UNITS)}; got {kind!r}")
+    if kind == "token":
+        return Units(kind, tuple(range(len(prompt))), prompt.tokens)
+    if kind == "turn":
+        return _turns(prompt)
+    return _cut(prompt, kind)
+
+
+def _turns(prompt: Prompt) -> Units:
+    """A turn without tokens has no unit."""
+    if not prompt.turns:
+        raise OptionError("this prompt has no turns: give it as messages=[{role, content}, ...] and the chat template tells them apart")
+    turns = [turn.tokens for turn in prompt.turns if turn.tokens]
+    of = {token: number for number, tokens in enumerate(turns) for token in tokens if not prompt.special[token]}
+    return _numbered("turn", [of.get(token) for token in range(len(prompt))], [_text(prompt, tokens) for tokens in turns])
+
+
+def _text(prompt: Prompt, tokens: tuple[int, ...]) -> str:
+    if not prompt.offsets:
+        return "".join(prompt.tokens[token] for token in tokens)
+    spans = [prompt.offsets[token] for token in tokens]
+    return prompt.text[min(start for start, _ in spans) : max(stop for _, stop in spans)].strip()
+
+
+def _cut(prompt: Prompt, kind: str) -> Units:
+    text, offsets = (prompt.text, prompt.offsets) if prompt.offsets else _end_to_end(prompt.tokens)
+    of: list[int | None] = [None] * len(prompt)
+    spans: list[Span] = []
+    for stretch in _stretches(prompt.special):
+        start, stop = min(offsets[t][0] for t in stretch), max(offsets[t][1] for t in stretch)
+        found = [(start + first, start + last) for first, last in CUTS[kind](text[start:stop])]
+        chosen = _with_neighbours([_most_shared(offsets[t], found) for t in stretch])
+        for token, unit in zip(stretch, chosen, strict=True):
+            of[token] = None if unit is None else len(spans) + unit
+        spans += _grown(found, chosen, [offsets[t] for t in stretch])
+    return _numbered(kind, of, [text[first:last] for first, last in spans])
+
+
+def _end_to_end(tokens: tuple[str, ...]) -> tuple[str, list[Span]]:
+    ends = np.cumsum([0, *map(len, tokens)]).tolist()
+    return "".join(tokens), list(zip(ends, ends[1:], strict=False))
+
+
+def _stretches(special: tuple[bool, ...]) -> Iterator[range]:
+    """The tokens between special ones: no unit reaches across those."""
+    start = 0
+    for token, is_special in enumerate((*special, True)):
+        if is_special:
+            if start < token:
+                yield range(start, token)
+            start = token + 1
+
+
+def shared(one: Span, other: Span) -> int:
+    """How many characters two spans have in common."""
+    return max(0, min(one[1], other[1]) - max(one[0], other[0]))
+
+
+def _most_shared(token: Span, spans: list[Span]) -> int | None:
+    """The span with which a token shares most characters, the first of several, or that it lies in without any; else None."""
+    first = bisect_right(spans, token[0], key=lambda span: span[1])
+    last = bisect_left(spans, token[1], key=lambda span: span[0])
+    return max(range(first, last), key=lambda number: shared(token, spans[number]), default=None)
+
+
+def _with_neighbours(chosen: list[int | None]) -> list[int | None]:
+    """Whitespace goes to what follows it, at the end to what precedes it."""
+    filled, following = chosen.copy(), None
+    for token in reversed(range(len(chosen))):
+        following = filled[token] = chosen[token] if chosen[token] is not None else following
+    last = next((unit for unit in reversed(chosen) if unit is not None), None)
+    return [last if unit is None else unit for unit in filled]
+
+
+def _grown(spans: list[Span], chosen: list[int | None], tokens: list[Span]) -> list[Span]:
+    """The spans as read: one that a token of another unit swallows whole is read with that unit."""
+    left = [spans[number] for number in sorted(set(range(len(spans))) - set(chosen))]
+    grown = list(spans)
+    for unit, token in zip(chosen, tokens, strict=True) if left else ():
+        swallowed = [span for span in left if shared(span, token)]
+        if unit is not None and swallowed:
+            grown[unit] = (min(grown[unit][0], swallowed[0][0]), max(grown[unit][1], swallowed[-1][1]))
+    return grown
+
+
+def _numbered(kind: str, of: list[int | None], texts: list[str]) -> Units:
+    """Numbered without gaps: units that no token belongs to are left out."""
+    kept = sorted({unit for unit in of if unit is not None})
+    number = {unit: place for place, unit in enumerate(kept)}
+    return Units(kind, tuple(None if unit is None else number[unit] for unit in of), tuple(texts[unit] for unit in kept))
