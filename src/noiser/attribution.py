@@ -1,7 +1,7 @@
 """The front door: a model, a prompt and a method in, an Attribution out."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import isgenerator
 from typing import Any, Literal, cast
@@ -12,11 +12,10 @@ from noiser.errors import NoiserError, OptionError
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
 from noiser.lm.side_by_side import Asking, CleanRun, Job, side_by_side
+from noiser.lm.tokens import Source
 from noiser.methods.steps import Scored
 from noiser.registry import Method
 from noiser.types import Attribution, Prompt, Target
-
-Source = str | Sequence[int] | Prompt
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Failure:
 def attribute(lm: LanguageModel, prompt: Source, method: str = "noiser", target: str | int | None = None, **options: Any) -> Attribution:
     """Which tokens of `prompt` made the model predict `target`?
 
-    `prompt` is text, token ids, or a Prompt; `target` the next token to explain, as text with its leading space or as an
+    `prompt` is text, chat messages, token ids, or a Prompt; `target` the next token to explain, as text with its leading space or as an
     id, the model's own prediction by default. `options` are the method's, `seed` among them. Raises PromptError,
     OptionError, NonFiniteError or DeviceMemoryError, and leaves the model as it was in any case.
     """

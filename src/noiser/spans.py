@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import regex
-import sentencex
+from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]  (compiled, and without stubs)
 
 Span = tuple[int, int]
 """First and one past the last character."""
@@ -44,7 +44,7 @@ def sentences(text: str) -> Iterator[Span]:
     """The sentences of each line, without the space around them."""
     for start, stop in lines(text):
         # sentencex panics on spaces of several bytes, such as U+00A0; a plain one has the same place.
-        for sentence in sentencex.segment("en", SPACE.sub(" ", text[start:stop])):
+        for sentence in segment("en", SPACE.sub(" ", text[start:stop])):
             inner = UNPADDED.search(text, start, start + len(sentence))
             start += len(sentence)
             if inner:

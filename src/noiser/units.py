@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -37,9 +38,9 @@ class Units:
 
     def sums(self, scores: Float[np.ndarray, "targets seq"]) -> tuple[Float[np.ndarray, "targets units"], Float[np.ndarray, " targets"]]:
         """The scores summed over each unit, and the sum of what belongs to none: together a row's whole sum."""
-        binned = np.zeros((len(scores), len(self.texts) + 1))
-        np.add.at(binned, (slice(None), self._bins), scores)
-        return binned[:, :-1], binned[:, -1]
+        binned = np.zeros((len(self.texts) + 1, len(scores)))
+        np.add.at(binned, self._bins, scores.T)
+        return binned[:-1].T, binned[-1]
 
     def spread(self, values: Float[np.ndarray, " units"]) -> Float[np.ndarray, " seq"]:
         """Each unit's value divided evenly among its tokens, 0 for tokens of none; `sums` gives the values back."""
@@ -99,7 +100,7 @@ def _cut(prompt: Prompt, kind: str) -> Units:
 
 def _end_to_end(tokens: tuple[str, ...]) -> tuple[str, list[Span]]:
     ends = np.cumsum([0, *map(len, tokens)]).tolist()
-    return "".join(tokens), list(zip(ends, ends[1:], strict=False))
+    return "".join(tokens), list(pairwise(ends))
 
 
 def _stretches(special: tuple[bool, ...]) -> Iterator[range]:

@@ -17,7 +17,7 @@ from noiser.lm.layout import Full, Layout, exceeds_window, packed_clean
 from noiser.lm.memory import memory_told_apart, plan_budget
 from noiser.lm.prefix import Clean, read_cache, split_layers
 from noiser.lm.probe import Batch, Probe, Reading
-from noiser.lm.tokens import Tokens
+from noiser.lm.tokens import Source, Tokens
 from noiser.types import Prompt, Target
 
 
@@ -55,8 +55,8 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={self.model.dtype})"
 
-    def prompt(self, source: str | Sequence[int] | Prompt) -> Prompt:
-        """Tokenise text, or take ids as they are; see `Tokens.prompt`."""
+    def prompt(self, source: Source) -> Prompt:
+        """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`."""
         return self.tokens.prompt(source)
 
     def target(self, clean: Clean, target: str | int | None = None) -> Target:

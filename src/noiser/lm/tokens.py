@@ -1,15 +1,19 @@
-"""Text to Prompt, and ids to what they read like."""
+"""Text, chats or ids to a Prompt, and ids to what they read like."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import takewhile
 from operator import index
 from typing import Any, SupportsIndex
 
 from noiser.errors import PromptError
+from noiser.lm.chat import Message, checked, contents, is_chat, rendered, turns
+from noiser.lm.surfaces import Offsets, Surfaces, fitted, laid_out
 from noiser.types import Prompt
 
-BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-WORD_START = "\u2581"
+Source = str | Sequence[int] | Sequence[Message] | Prompt
+UNREADABLE = "\ufffd"
 
 
 class Tokens:
@@ -21,24 +25,51 @@ class Tokens:
         """The most tokens the model takes; None where its configuration names no limit."""
         self.size = min(len(tokenizer), embedded)
         """How many ids both the tokenizer and the model's embedding know."""
-        self._added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
-        self._special = frozenset(tokenizer.all_special_ids)
-        self._byte_level = "ByteLevel" in str(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", ""))
+        marked = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._special = frozenset([*tokenizer.all_special_ids, *marked])
+        self._surfaces = Surfaces(tokenizer)
 
-    def prompt(self, source: str | Sequence[int] | Prompt) -> Prompt:
-        """Text, tokenised with the tokenizer's own special tokens; or ids, taken as they are.
+    def prompt(self, source: Source) -> Prompt:
+        """Text, tokenised with the tokenizer's own special tokens; a chat, as `[{"role": ..., "content": ...}, ...]`; or ids.
 
-        Raises PromptError where there are no tokens, more than the model takes (nothing is ever truncated), or where
-        the text is not valid Unicode.
+        A chat is rendered and tokenised by the tokenizer's own template, with the answer's header at the end; where the
+        last message is the assistant's, its answer is left open to be continued. A special token spelled out in text or
+        in a message (`<|im_end|>`) is whatever the tokenizer makes of it, as a rule that token: it then looks to the
+        model like the template's own, but stays part of that message's turn here. Ids are taken as they are.
+
+        Offsets are the tokenizer's own where it has them; of ids, and of tokenizers without offsets, they are found by
+        laying the tokens end to end, and where that is not the given text, it becomes the prompt's text.
+
+        Raises PromptError where there are no tokens, more than the model takes (nothing is ever truncated), where the text
+        is not valid Unicode, for a message without role or content, and where there is no chat template or it refuses
+        the messages.
         """
         if isinstance(source, Prompt):
             self._check(source.input_ids)
             return source
         if isinstance(source, str):
             check_unicode(source)
-            return self._prompt(source, self._ids(source, add_special_tokens=True))
-        self._check(source)
-        return self._prompt(self.tokenizer.decode(list(source)), source)
+            return self._prompt(*self._encoded(source, add_special_tokens=True), source)
+        if is_chat(source):
+            return self._chat(checked(source))
+        return self._prompt(as_ids(source))
+
+    def extended(self, prompt: Prompt, ids: Sequence[int]) -> Prompt:
+        """The prompt followed by these tokens, which belong to none of its turns. Raises PromptError as `prompt` does."""
+        self._check_length(len(prompt) + len(ids))
+        self._check_ids(ids)
+        before = self._unfinished(prompt)
+        start = prompt.offsets[-before][0] if before else len(prompt.text)
+        text, spans = laid_out([self._surfaces.raw(i) for i in (*prompt.input_ids[len(prompt) - before :], *ids)])
+        known = len(prompt.offsets) == len(prompt)
+        return Prompt(
+            text=prompt.text[:start] + text,
+            input_ids=(*prompt.input_ids, *ids),
+            tokens=(*prompt.tokens, *map(self.surface, ids)),
+            special=(*prompt.special, *(i in self._special for i in ids)),
+            offsets=(*prompt.offsets[: len(prompt) - before], *((start + a, start + b) for a, b in spans)) if known else (),
+            turns=prompt.turns,
+        )
 
     def target(self, target: str | SupportsIndex) -> int:
         """The id of a one-token target, given as text (its leading space included) or as an id."""
@@ -46,7 +77,7 @@ class Tokens:
             self._check_ids([index(target)])
             return index(target)
         check_unicode(target)
-        ids = self._ids(target, add_special_tokens=False)
+        ids, _ = self._encoded(target, add_special_tokens=False)
         if len(ids) != 1:
             pieces = ", ".join(f"{self.surface(i)!r} (id:{i})" for i in ids) or "none"
             raise PromptError(f"the target must be one token; {target!r} is {len(ids)}: {pieces}. Give one of those")
@@ -55,46 +86,77 @@ class Tokens:
 
     def surface(self, token_id: int) -> str:
         """What one token reads like, with its leading space; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
-        if token_id in self._added:
-            return self._added[token_id]
-        piece = self.tokenizer.convert_ids_to_tokens(token_id)
-        if piece is None:
-            return f"<id {token_id}>"
-        if self._byte_level:
-            return _read_bytes(bytes(BYTE_OF[character] for character in piece))
-        if BYTE_PIECE.fullmatch(piece):
-            return _read_bytes(bytes([int(piece[3:5], 16)]))
-        return piece.replace(WORD_START, " ")
+        return self._surfaces.read(token_id)
 
-    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The text's ids. To call a fast tokenizer sets the padding and truncation of its backend, so they are put back."""
+    def _encoded(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Offsets | None]:
+        """The text's ids, and the tokenizer's own offsets where it has them."""
+        with self._as_found():
+            found = self.tokenizer(text, add_special_tokens=add_special_tokens, padding=False, truncation=False, **self._asked())
+        return found["input_ids"], _offsets(found)
+
+    def _asked(self) -> dict[str, bool]:
+        return {"verbose": False, "return_offsets_mapping": True} if self.tokenizer.is_fast else {"verbose": False}
+
+    @contextmanager
+    def _as_found(self) -> Iterator[None]:
+        """To call a fast tokenizer sets the padding and truncation of its backend, so they are put back."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         padding, truncation = (backend.padding, backend.truncation) if backend is not None else (None, None)
         try:
-            return self.tokenizer(text, add_special_tokens=add_special_tokens, padding=False, truncation=False, verbose=False)["input_ids"]
+            yield
         finally:
             if backend is not None and padding is not None:
                 backend.enable_padding(**padding)
             if backend is not None and truncation is not None:
                 backend.enable_truncation(**truncation)
 
-    def _prompt(self, text: str, ids: Sequence[int]) -> Prompt:
+    def _chat(self, messages: list[dict[str, Any]]) -> Prompt:
+        for message in messages:
+            check_unicode(message["role"])
+            check_unicode(message["content"])
+        with self._as_found():
+            found = rendered(self.tokenizer, messages, tokenize=True, return_dict=True, tokenizer_kwargs=self._asked())
+        text = rendered(self.tokenizer, messages, tokenize=False)
+        prompt = self._prompt(found["input_ids"], _offsets(found), text)
+        spans = contents(self.tokenizer, messages, text) if prompt.text == text else [(0, 0)] * len(messages)
+        return replace(prompt, turns=turns(messages, spans, prompt))
+
+    def _prompt(self, ids: Sequence[int], offsets: Offsets | None = None, text: str | None = None) -> Prompt:
         self._check(ids)
-        return Prompt(
-            text=text,
-            input_ids=tuple(int(i) for i in ids),
-            tokens=tuple(self.surface(int(i)) for i in ids),
-            special=tuple(int(i) in self._special for i in ids),
-        )
+        special = tuple(i in self._special for i in ids)
+        if offsets is None or text is None:
+            text, offsets = self._placed(ids, special, text)
+        return Prompt(text, tuple(ids), tuple(self.surface(i) for i in ids), special, offsets)
+
+    def _placed(self, ids: Sequence[int], special: Sequence[bool], text: str | None) -> tuple[str, Offsets]:
+        """Where the tokens are in the text, special ones written out in it or not; else the tokens end to end as the text."""
+        raws = [self._surfaces.raw(i) for i in ids]
+        if text is not None:
+            for tried in (raws, [b"" if apart else raw for raw, apart in zip(raws, special, strict=True)]):
+                if (offsets := fitted(tried, text)) is not None:
+                    return text, offsets
+        return laid_out(raws)
+
+    def _unfinished(self, prompt: Prompt) -> int:
+        """How many tokens at the end of a prompt are the beginning of a character that its text does not have yet."""
+        if not prompt.text.endswith(UNREADABLE) or len(prompt.offsets) != len(prompt):
+            return 0
+        ending = takewhile(lambda span: span[0] < span[1] == len(prompt.text), reversed(prompt.offsets))
+        count = len(list(ending))
+        text, _ = laid_out(self._surfaces.raw(i) for i in prompt.input_ids[len(prompt) - count :])
+        return count if count and prompt.text[prompt.offsets[-count][0] :] == text else 0
 
     def _check(self, ids: Sequence[int]) -> None:
         if not len(ids):
             raise PromptError("the prompt has no tokens (this tokenizer adds none of its own): give at least one character")
-        if self.limit is not None and len(ids) > self.limit:
-            raise PromptError(
-                f"the prompt has {len(ids):,} tokens and the model takes {self.limit:,}; nothing is ever cut off silently: shorten it"
-            )
+        self._check_length(len(ids))
         self._check_ids(ids)
+
+    def _check_length(self, length: int) -> None:
+        if self.limit is not None and length > self.limit:
+            raise PromptError(
+                f"the prompt has {length:,} tokens and the model takes {self.limit:,}; nothing is ever cut off silently: shorten it"
+            )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         wrong = [i for i in ids if not 0 <= i < self.size]
@@ -102,25 +164,20 @@ class Tokens:
             raise PromptError(f"token ids go from 0 to {self.size - 1}; got {wrong[0]}")
 
 
+def as_ids(source: Iterable[Any]) -> list[int]:
+    """Whole numbers as plain ints. Raises PromptError for anything else."""
+    try:
+        return [index(i) for i in source]
+    except TypeError as error:
+        raise PromptError("a prompt is text, a list of token ids, or a list of messages with role and content") from error
+
+
+def _offsets(found: Mapping[str, Any]) -> Offsets | None:
+    return tuple((start, stop) for start, stop in found["offset_mapping"]) if "offset_mapping" in found else None
+
+
 def check_unicode(text: str) -> None:
     """Raises PromptError at the first lone surrogate, which no tokenizer takes."""
     for position, character in enumerate(text):
         if "\ud800" <= character <= "\udfff":
             raise PromptError(f"the text is not valid Unicode: lone surrogate U+{ord(character):04X} at character {position}")
-
-
-def _stand_ins() -> dict[str, int]:
-    """GPT-2's stand-in character of each byte: a printable byte is itself, the others follow in order from U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = sorted(set(range(256)) - set(printable))
-    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
-
-
-BYTE_OF = _stand_ins()
-
-
-def _read_bytes(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "".join(f"<0x{byte:02X}>" for byte in raw)
