@@ -1,21 +1,27 @@
 """The front door: a model, a prompt and a method in, an Attribution out."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isgenerator
 from typing import Any, Literal, cast
 
+import numpy as np
+
 import noiser.methods
 import noiser.views
 from noiser.errors import NoiserError, OptionError
-from noiser.lm.prefix import Clean
+from noiser.lm.asking import Asking
+from noiser.lm.goal import Posed, pose
+from noiser.lm.question import Question, Words, check_words
 from noiser.lm.runner import LanguageModel
-from noiser.lm.side_by_side import Asking, CleanRun, Job, side_by_side
+from noiser.lm.side_by_side import Job, side_by_side
+from noiser.lm.together import together
 from noiser.lm.tokens import Source
 from noiser.methods.steps import Scored
+from noiser.prompts import Prompt
 from noiser.registry import Method
-from noiser.types import Attribution, Prompt, Target
+from noiser.types import Attribution, Target
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,37 @@ class Failure:
     error: NoiserError
 
 
-def attribute(lm: LanguageModel, prompt: Source, method: str = "noiser", target: str | int | None = None, **options: Any) -> Attribution:
+def attribute(
+    lm: LanguageModel,
+    prompt: Source,
+    method: str = "noiser",
+    target: Words | Callable[..., Any] | None = None,
+    *,
+    foil: Words | None = None,
+    continuation: Words | None = None,
+    generate: int | None = None,
+    span: tuple[int, int] | None = None,
+    quantity: str | None = None,
+    **options: Any,
+) -> Attribution:
     """Which tokens of `prompt` made the model predict `target`?
 
-    `prompt` is text, chat messages, token ids, or a Prompt; `target` the next token to explain, as text with its leading space or as an
-    id, the model's own prediction by default. `options` are the method's, `seed` among them. Raises PromptError,
-    OptionError, NonFiniteError or DeviceMemoryError, and leaves the model as it was in any case.
+    `prompt` is text, token ids, a Prompt, or a chat: a list of {"role": ..., "content": ...}. What is explained:
+
+    target        the next token, as text with its leading space or as an id, the model's own prediction by default;
+                  several tokens (text or ids) as a whole; or a function from the next token's logits [vocab] to a scalar.
+    foil          what the target is held against: why the target and not the foil?
+    continuation  a text or ids that follow the prompt: a row of scores for each token, attributed to all before it.
+    generate      instead, so many tokens of the model's own, greedy.
+    span          (from, up to): these tokens of the continuation as a whole, attributed to all before them.
+    quantity      `prob` (the default), `log_prob`; of several tokens as a whole their joint probability, its logarithm
+                  (the default for a span), or `mean_prob`; with a foil the difference in `prob` or the `log_odds`.
+
+    `options` are the method's, `seed` among them. Raises PromptError, OptionError, ModelError, NonFiniteError or
+    DeviceMemoryError, and leaves the model as it was in any case.
     """
-    (result,) = attribute_many(lm, [prompt], method, target, **options)
+    question = Question(target, foil, continuation, generate, span, quantity)
+    (result,) = _in_order(lm, [prompt], method, question, options, "raise")
     assert isinstance(result, Attribution)
     return result
 
@@ -44,9 +73,14 @@ def attribute_many(
     lm: LanguageModel,
     prompts: Iterable[Source],
     method: str = "noiser",
-    target: str | int | None = None,
+    target: Words | Callable[..., Any] | None = None,
     *,
     errors: Literal["raise", "return"] = "raise",
+    foil: Words | None = None,
+    continuation: Words | None = None,
+    generate: int | None = None,
+    span: tuple[int, int] | None = None,
+    quantity: str | None = None,
     **options: Any,
 ) -> Iterator[Attribution | Failure]:
     """`attribute` for many prompts, in their order, whose rows share batches; results come as they are ready.
@@ -56,26 +90,40 @@ def attribute_many(
     """
     if errors not in ("raise", "return"):
         raise OptionError(f"errors must be raise or return; got {errors!r}")
-    found = noiser.methods.find(method)
-    resolved = found.resolve(options)
-    token = None if target is None else lm.tokens.target(target)
-    return _in_order(lm, prompts, found, resolved, token, errors)
+    question = Question(target, foil, continuation, generate, span, quantity)
+    return _in_order(lm, prompts, method, question, options, errors)
 
 
 def _in_order(
-    lm: LanguageModel, prompts: Iterable[Source], method: Method, options: Mapping[str, Any], target: int | None, errors: str
+    lm: LanguageModel, prompts: Iterable[Source], name: str, question: Question, given: Mapping[str, Any], errors: str
+) -> Iterator[Attribution | Failure]:
+    """What is wrong with the method, its options or the target is said at once, before the first result is asked for."""
+    method = noiser.methods.find(name)
+    options = method.resolve(given)
+    advice = check_words(lm.tokens, question)
+    return _results(lm, prompts, method, question, options, advice, errors)
+
+
+def _results(
+    lm: LanguageModel,
+    prompts: Iterable[Source],
+    method: Method,
+    question: Question,
+    options: Mapping[str, Any],
+    advice: list[str],
+    errors: str,
 ) -> Iterator[Attribution | Failure]:
     under_way: deque[Source] = deque()
 
-    def work() -> Iterator[Asking["_Explained"]]:
+    def work() -> Iterator[Asking[_Explained]]:
         for source in prompts:
             under_way.append(source)
-            yield _explain(lm, source, method, options, target)
+            yield _explain(lm, source, method, question, options)
 
     for index, job in enumerate(side_by_side(lm, work())):
         source = under_way.popleft()
         if job.result is not None:
-            yield _attribution(lm, job, method, options)
+            yield _attribution(lm, job, method, options, advice)
         elif errors == "raise":
             raise job.error or AssertionError("a job ended with neither result nor error")
         elif job.error is not None:
@@ -84,33 +132,53 @@ def _in_order(
 
 @dataclass(frozen=True)
 class _Explained:
+    given: int
     prompt: Prompt
-    target: Target
-    scored: Scored
+    """The last row's: the given one, and what of a continuation stands before its last token."""
+    targets: tuple[Target, ...]
+    scored: list[Scored]
 
 
-def _explain(lm: LanguageModel, source: Source, method: Method, options: Mapping[str, Any], target: int | None) -> Asking[_Explained]:
+def _explain(lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any]) -> Asking[_Explained]:
+    """One prompt: the clean runs that the question needs, then the method on every row's goal, all rows at a time."""
     prompt = lm.prompt(source)
-    clean = yield CleanRun(prompt, method.gradient)
-    assert isinstance(clean, Clean)
-    chosen = lm.target(clean, target)
-    scored = method.function(lm, clean, chosen, **options)
-    return _Explained(prompt, chosen, (yield from cast(Asking[Scored], scored)) if isgenerator(scored) else scored)
+    posed = yield from pose(lm.tokens, prompt, question, method.gradient)
+    scored = yield from together([_scored(lm, method, row, options) for row in posed])
+    return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored)
 
 
-def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any]) -> Attribution:
+def _scored(lm: LanguageModel, method: Method, posed: Posed, options: Mapping[str, Any]) -> Asking[Scored]:
+    clean, goal = posed
+    scored = method.function(lm, clean, goal, **options)
+    return (yield from cast(Asking[Scored], scored)) if isgenerator(scored) else scored
+
+
+def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any], advice: list[str]) -> Attribution:
     assert job.result is not None
-    explained = job.result
-    layout, reason = lm.layout(explained.prompt)
+    found = job.result
+    scores = np.zeros((len(found.scored), len(found.prompt)))
+    for row, scored in enumerate(found.scored):
+        scores[row, : len(scored.scores)] = scored.scores
+    layout, reason = lm.layout(found.prompt)
+    how = {"layout": f"{layout.name}: {reason}" if reason else layout.name}
     return Attribution(
-        scores=explained.scored.scores[None],
-        prompt=explained.prompt,
-        target=explained.target,
+        scores=scores,
+        prompt=found.prompt,
+        targets=found.targets,
         method=method.name,
         options={name: value for name, value in options.items() if name != "seed"},
         model=lm.name,
         revision=lm.revision,
         seed=options.get("seed"),
         cost=job.cost,
-        notes={**explained.scored.notes, "layout": f"{layout.name}: {reason}" if reason else layout.name},
+        notes={**_notes(found.scored, advice), **how},
+        unit=options.get("unit", "token"),
+        given=found.given,
     )
+
+
+def _notes(scored: Sequence[Scored], advice: list[str]) -> dict[str, Any]:
+    """One row's notes as they are; of several, each row's, and their warnings once each."""
+    rows = [{"warnings": [], **one.notes} for one in scored]
+    warnings = list(dict.fromkeys([*advice, *(sentence for row in rows for sentence in row["warnings"])]))
+    return {**rows[0], "warnings": warnings} if len(rows) == 1 else {"rows": rows, "warnings": warnings}

@@ -25,6 +25,8 @@ class Method:
     family: str
     source: str
     function: Callable[..., Any]
+    cost: str = "not stated"
+    """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
     check: Callable[..., None] | None = None
     gradient: bool = False
     """Whether the clean run should take the gradient of the top-two margin along."""
@@ -56,12 +58,18 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, family: str, source: str, check: Callable[..., None] | None = None, gradient: bool = False
+    name: str,
+    *,
+    family: str,
+    source: str,
+    cost: str = "not stated",
+    check: Callable[..., None] | None = None,
+    gradient: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Enter a function into METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
 
     def enter(function: Callable) -> Callable:
-        METHODS[name] = Method(name, family, source, function, check, gradient)
+        METHODS[name] = Method(name, family, source, function, cost, check, gradient)
         return function
 
     return enter

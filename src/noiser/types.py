@@ -10,59 +10,28 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.normalization import normalize
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of a chat."""
-
-    role: str
-    tokens: tuple[int, ...]
-    """The positions of its content's tokens: no header, no special token. Empty where the template left the content out."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A tokenised prompt. The ids are the truth; nothing is ever decoded and tokenised again."""
-
-    text: str
-    """What `offsets` refer to: the text given, a chat as rendered, or of ids their tokens end to end."""
-    input_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    """What each token reads like, leading space included; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
-    special: tuple[bool, ...]
-    """Whether each token is one of the tokenizer's special tokens."""
-    offsets: tuple[tuple[int, int], ...] = ()
-    """First and one past the last character of each token in `text`; a token without text has an empty span."""
-    turns: tuple[Turn, ...] = ()
-    """One for each message of a chat, in order; empty for anything else."""
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    def cropped(self, length: int) -> "Prompt":
-        """Its first `length` tokens; the text ends with the last of them, and turns keep what tokens are left to them."""
-        kept = self.offsets[:length]
-        return Prompt(
-            text=self.text[: max((stop for _, stop in kept), default=0)] if self.offsets else "".join(self.tokens[:length]),
-            input_ids=self.input_ids[:length],
-            tokens=self.tokens[:length],
-            special=self.special[:length],
-            offsets=kept,
-            turns=tuple(Turn(turn.role, tuple(t for t in turn.tokens if t < length)) for turn in self.turns),
-        )
+from noiser.prompts import Prompt
+from noiser.units import Units, units
 
 
 @dataclass(frozen=True)
 class Target:
-    """The token whose probability is explained."""
+    """What is explained: one token, several as a whole, or what one has over another."""
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     prob: float
-    """Its probability on the clean run, in [0, 1]."""
+    """Their joint probability on the clean run, in [0, 1]."""
     rank: int
-    """How many tokens the model holds more probable; 0 is its own prediction."""
+    """How many tokens the model holds more probable, where it is most; 0: each is the model's own prediction."""
+    quantity: str = "prob"
+    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of."""
+    value: float | None = None
+    """The quantity on the clean run; with a foil, of the target less that of the foil. None is the same as `prob`."""
+    foil: "Target | None" = None
+    """What the target is held against."""
+    context: int = 0
+    """How many tokens come before it: the columns it is attributed to; 0 stands for all."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +58,12 @@ class Attribution:
     """Which input tokens caused a prediction, and by how much."""
 
     scores: Float[np.ndarray, "targets seq"]
-    """In the method's own units, signed, not normalised, read-only. Higher: the token supports the target more."""
+    """In the method's own units, not normalised, read-only. Higher: the token supports the target more (methods without a
+    sign: matters more). A token that does not come before a target has 0 there."""
     prompt: Prompt
-    target: Target
+    """The tokens in the order of the scores: the prompt, and where a continuation is explained its tokens but the last."""
+    targets: tuple[Target, ...]
+    """One for each row of the scores."""
     method: str
     options: Mapping[str, Any]
     model: str
@@ -100,7 +72,12 @@ class Attribution:
     """None where the method draws nothing at random."""
     cost: Cost
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What the method found on the way (for noiser: k, k_status, ...) and `warnings`, a list of sentences."""
+    """What the method found on the way (for noiser: k, k_status, ...) and `warnings`, a list of sentences. With several
+    targets `rows` holds the notes of each."""
+    unit: str = "token"
+    """What was perturbed as a whole; a unit's score is then divided evenly among its tokens, so that sums say what was measured."""
+    given: int | None = None
+    """How many of the tokens are the prompt that was given; None: all."""
 
     def __post_init__(self) -> None:
         frozen = np.array(self.scores, dtype=np.float64)
@@ -114,6 +91,11 @@ class Attribution:
         return Attribution, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
     @property
+    def target(self) -> Target:
+        """What the first row explains."""
+        return self.targets[0]
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         """The prompt's tokens, in the order of the scores."""
         return self.prompt.tokens
@@ -121,6 +103,11 @@ class Attribution:
     def normalized(self, how: str) -> Float[np.ndarray, "targets seq"]:
         """The scores on a common scale; see `noiser.normalization.normalize` for the ways."""
         return normalize(self.scores, how)
+
+    def by(self, unit: str) -> "UnitScores":
+        """The scores summed over words, sentences, lines or the turns of a chat; see `noiser.units.units`."""
+        found = units(self.prompt, unit)
+        return UnitScores(found, *found.sums(self.scores))
 
     def to_dict(self) -> dict[str, Any]:
         """The attribution as plain Python values, in the shape of the command line's JSON (schema 1)."""
@@ -131,13 +118,15 @@ class Attribution:
             "method": self.method,
             "options": dict(self.options),
             "seed": self.seed,
-            "prompt": {"text": self.prompt.text, "input_ids": list(self.prompt.input_ids), "tokens": list(self.prompt.tokens)},
-            "target": {
-                "token_ids": list(self.target.token_ids),
-                "tokens": list(self.target.tokens),
-                "prob": self.target.prob,
-                "rank": self.target.rank,
+            "prompt": {
+                "text": self.prompt.text,
+                "input_ids": list(self.prompt.input_ids),
+                "tokens": list(self.prompt.tokens),
+                "given": len(self.prompt) if self.given is None else self.given,
             },
+            "target": _target_dict(self.target),
+            "targets": [_target_dict(target) for target in self.targets],
+            "unit": self.unit,
             "scores": self.scores.tolist(),
             "notes": dict(self.notes),
             "cost": vars(self.cost).copy(),
@@ -149,3 +138,29 @@ class Attribution:
 
     def __str__(self) -> str:
         return VIEWS.get("text", repr)(self)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitScores:
+    """Scores of an attribution summed over units."""
+
+    units: Units
+    scores: Float[np.ndarray, "targets units"]
+    rest: Float[np.ndarray, " targets"]
+    """The sum over tokens that belong to no unit (special tokens, a chat's template)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        return {
+            "unit": self.units.kind,
+            "of": list(self.units.of),
+            "texts": list(self.units.texts),
+            "scores": self.scores.tolist(),
+            "rest": self.rest.tolist(),
+        }
+
+
+def _target_dict(target: Target) -> dict[str, Any]:
+    plain = {**vars(target), "token_ids": list(target.token_ids), "tokens": list(target.tokens)}
+    plain["value"] = target.prob if target.value is None else target.value
+    return plain | {"foil": _target_dict(target.foil) if target.foil else None}

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.errors import OptionError
+from noiser.prompts import Prompt
 from noiser.spans import Span, lines, sentences, words
-from noiser.types import Prompt
 
 CUTS: dict[str, Callable[[str], Iterable[Span]]] = {"word": words, "sentence": sentences, "line": lines}
 UNITS = ("token", *CUTS, "turn")

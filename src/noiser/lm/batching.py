@@ -1,77 +1,143 @@
-"""Probes into batches that fit the budget, and the sums of a batch into readings."""
+"""Probes into batches that fit the budget, and batches into readings."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.lm.layout import Layout
+from noiser.lm.measure import wide
 from noiser.lm.memory import Budget
 from noiser.lm.probe import Batch, Probe, Reading
 
 
-def batches(probes: Sequence[Probe], layout_of: Callable[[Probe], Layout], budget: Budget) -> Iterator[Batch]:
+def batches(probes: Sequence[Probe], layout_of: Callable[[Probe], Layout], budget_of: Callable[[Probe], Budget]) -> Iterator[Batch]:
     """Every probe in as few batches as the budget allows. The budget is read anew for each, so it may shrink meanwhile."""
 
-    def kind(number: int) -> tuple[str, int, int, int]:
-        layout = layout_of(probes[number])
-        return layout.name, probes[number].draws, probes[number].rows, layout.kind(probes[number])
+    def kind(number: int) -> tuple[Any, ...]:
+        layout, probe = layout_of(probes[number]), probes[number]
+        asked = probe.weights is not None, probe.base is not None, id(probe.within)
+        return layout.name, *asked, probe.draws, probe.rows, layout.kind(probe)
 
     group: list[int] = []
-    length = 0
+    length = kept = 0
     for number in sorted(range(len(probes)), key=kind):
-        layout, rows = layout_of(probes[number]), probes[number].rows
-        tokens = layout.tokens(probes[number])
+        probe, layout = probes[number], layout_of(probes[number])
+        limits, tokens, ends = budget_of(probe), layout.tokens(probe), len(probe.measure.ends)
         full = (
-            rows * (length + tokens) > budget.tokens
-            or rows * (len(group) + 1) > budget.rows
-            or (layout.packs and length + tokens > budget.length)
+            probe.rows * (length + tokens) > limits.tokens
+            or probe.rows * (kept + ends) > limits.rows
+            or (layout.packs and length + tokens > limits.length)
         )
         if group and (full or kind(group[0]) != kind(number)):
-            yield from _with_rows(probes, group, length, budget)
-            group, length = [], 0
+            yield from _with_rows(probes, group, length, kept, budget_of(probes[group[0]]))
+            group, length, kept = [], 0, 0
         group.append(number)
-        length += tokens
+        length, kept = length + tokens, kept + ends
     if group:
-        yield from _with_rows(probes, group, length, budget)
+        yield from _with_rows(probes, group, length, kept, budget_of(probes[group[0]]))
 
 
-def _with_rows(probes: Sequence[Probe], group: list[int], length: int, budget: Budget) -> Iterator[Batch]:
+def _with_rows(probes: Sequence[Probe], group: list[int], length: int, kept: int, budget: Budget) -> Iterator[Batch]:
     """The group with all its rows at once; or, where a single probe is already too much, a few rows at a time."""
     chosen = tuple(probes[number] for number in group)
     rows = chosen[0].rows
-    most = rows if len(group) > 1 else max(1, min(rows, budget.tokens // length, budget.rows))
+    whole = len(group) > 1 or chosen[0].within is not None
+    most = rows if whole else max(1, min(rows, budget.tokens // length, budget.rows // kept))
     for start in range(0, rows, most):
         yield Batch(chosen, tuple(group), range(start, min(start + most, rows)))
 
 
 @dataclass
 class Sums:
-    """What a batch leaves behind of each probe."""
+    """What a batch leaves behind of each of its probes."""
 
-    total: Float[Tensor, "probes vocab"]
-    """The sum of the averaged rows' distributions."""
-    anchor: Float[Tensor, "probes watched"]
-    """The unedited row's probability of the watched tokens; 0 where that row is not in this batch."""
+    values: list[list[float]]
+    """Of the edited rows in this batch."""
+    anchors: list[float | None]
     finite: Bool[Tensor, " probes"]
-    tokens: list[int]
+    total: Float[Tensor, "probes vocab"] | None
+    """The sum of the edited rows' distributions at the first end; None where no rivals are wanted."""
+    gradients: list[Tensor] | None
     rows: int
+    forward: list[int]
+    backward: list[int] = field(default_factory=list)
 
     def __add__(self, other: "Sums") -> "Sums":
-        tokens = [a + b for a, b in zip(self.tokens, other.tokens, strict=True)]
-        return Sums(self.total + other.total, self.anchor + other.anchor, self.finite & other.finite, tokens, self.rows + other.rows)
+        total = None if self.total is None or other.total is None else self.total + other.total
+        gradients = self.gradients and other.gradients and [a + b for a, b in zip(self.gradients, other.gradients, strict=True)]
+        return Sums(
+            values=[a + b for a, b in zip(self.values, other.values, strict=True)],
+            anchors=[a if b is None else b for a, b in zip(self.anchors, other.anchors, strict=True)],
+            finite=self.finite & other.finite,
+            total=total,
+            gradients=gradients,
+            rows=self.rows + other.rows,
+            forward=[a + b for a, b in zip(self.forward, other.forward, strict=True)],
+            backward=[a + b for a, b in zip(self.backward, other.backward, strict=True)],
+        )
 
 
-def sum_rows(logits: Float[Tensor, "rows probes vocab"], batch: Batch, tokens: list[int]) -> Sums:
-    """Softmax in float32, sums in float64 (float32 on Apple's GPU, which has no other)."""
+def run_batch(model: Any, layout: Layout, batch: Batch) -> Sums:
+    """One forward pass, and a backward pass where gradients are wanted. Softmax in float32, sums in float64."""
+    edited = [each.detach().requires_grad_(batch.gradient) for each in batch.edited()]
+    within = batch.probes[0].within
+    with within(model) if within else nullcontext(), torch.set_grad_enabled(batch.gradient):
+        logits = layout.logits(model, batch, edited)
+        values = _measured(batch, logits)
+        gradients = _gradients(batch, values, edited) if batch.gradient else None
     finite = torch.isfinite(logits).all(-1).all(0)
-    probs = logits.float().softmax(-1)
-    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    averaged = max(0, batch.averaged)
-    anchor = probs[averaged:].sum(0, dtype=dtype).gather(1, batch.watched(logits.device))
-    return Sums(probs[:averaged].sum(0, dtype=dtype), anchor, finite, tokens, len(batch.rows))
+    offsets = batch.offsets()
+    healthy = torch.stack([finite[a:b].all() for a, b in pairwise(offsets)])
+    if gradients is not None:
+        healthy &= torch.stack([gradient.isfinite().all() for gradient in gradients])
+    numbers = values.detach().T.tolist()
+    tokens = [layout.tokens(probe) * len(batch.rows) for probe in batch.probes]
+    return Sums(
+        values=[row[: batch.drawn] for row in numbers],
+        anchors=[row[-1] if batch.drawn < len(batch.rows) else None for row in numbers],
+        finite=healthy,
+        total=_total(batch, logits.detach()) if batch.probes[0].base is not None else None,
+        gradients=gradients,
+        rows=len(batch.rows),
+        forward=tokens,
+        backward=tokens if batch.gradient else [0] * len(tokens),
+    )
+
+
+def _measured(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[Tensor, "rows probes"]:
+    """Each probe's number in each row; probes with the same measure are measured together."""
+    offsets, columns = batch.offsets(), [torch.empty(0)] * len(batch.probes)
+    alike: dict[int, list[int]] = {}
+    for place, probe in enumerate(batch.probes):
+        alike.setdefault(id(probe.measure), []).append(place)
+    for places in alike.values():
+        measure = batch.probes[places[0]].measure
+        mine = [column for place in places for column in range(offsets[place], offsets[place + 1])]
+        own = logits if len(mine) == logits.shape[1] else logits[:, mine]
+        found = measure.of(own.unflatten(1, (len(places), -1)).flatten(0, 1)).unflatten(0, (len(logits), len(places)))
+        for place, column in zip(places, found.unbind(1), strict=True):
+            columns[place] = column
+    return torch.stack(columns, dim=1)
+
+
+def _gradients(batch: Batch, values: Float[Tensor, "rows probes"], edited: list[Tensor]) -> list[Tensor]:
+    weights = [(probe.weights or ())[batch.rows.start : batch.rows.stop] for probe in batch.probes]
+    total = (values * torch.tensor(weights, dtype=values.dtype, device=values.device).T).sum()
+    found = torch.autograd.grad(total, edited, allow_unused=True)
+    return [torch.zeros_like(e[0]).float() if g is None else g.float().sum(0) for e, g in zip(edited, found, strict=True)]
+
+
+def _total(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[Tensor, "probes vocab"]:
+    first = batch.offsets()[:-1]
+    own = logits if len(first) == logits.shape[1] else logits[:, first]
+    probs = own[: batch.drawn].float().softmax(-1)
+    return probs.sum(0, dtype=wide(probs[:0]).dtype)
 
 
 class Collector:
@@ -82,11 +148,11 @@ class Collector:
         self._partial: dict[int, Sums] = {}
 
     def add(self, batch: Batch, sums: Sums) -> None:
-        """Take the sums of one batch; a probe is read when its last row is in."""
+        """Take what one batch left behind; a probe is read when its last row is in."""
         wanted = batch.probes[0].rows
         if sums.rows < wanted:
             number = batch.numbers[0]
-            sums = sums + self._partial.pop(number) if number in self._partial else sums
+            sums = self._partial.pop(number) + sums if number in self._partial else sums
             if sums.rows < wanted:
                 self._partial[number] = sums
                 return
@@ -96,7 +162,7 @@ class Collector:
     def fail(self, batch: Batch, fault: str) -> None:
         """Note that these probes could not be run."""
         for number in batch.numbers:
-            self._readings[number] = Reading((), (), 0.0, 0, fault, 0)
+            self._readings[number] = Reading(fault=fault)
             self._partial.pop(number, None)
 
     def readings(self) -> list[Reading]:
@@ -106,14 +172,17 @@ class Collector:
         return [reading for reading in self._readings if reading is not None]
 
 
-def _read(sums: Sums, batch: Batch) -> list[Reading]:
-    """Reduce each mean distribution to a few numbers."""
-    mean = sums.total / batch.probes[0].draws
-    ids = batch.watched(mean.device)
-    watched = mean.gather(1, ids)
-    rival, rival_id = mean.scatter(1, ids[:, :1], -1.0).max(dim=-1)
-    columns = [column.tolist() for column in (watched, sums.anchor, rival, rival_id, sums.finite)]
-    return [
-        Reading(tuple(w[: len(probe.watch)]), tuple(a[: len(probe.watch)]) if probe.anchor else (), r, i, "" if finite else "nonfinite", n)
-        for probe, w, a, r, i, finite, n in zip(batch.probes, *columns, sums.tokens, strict=True)
-    ]
+def _read(sums: Sums, batch: Batch) -> Iterator[Reading]:
+    """Reduce each probe's rows to a few numbers."""
+    rivals = _rivals(sums.total, batch) if sums.total is not None else [(0.0, 0.0, 0)] * len(batch.probes)
+    gradients = sums.gradients or [None] * len(batch.probes)
+    columns = (sums.values, sums.anchors, rivals, gradients, sums.finite.tolist(), sums.forward, sums.backward)
+    for values, anchor, (base, rival, rival_id), gradient, finite, forward, backward in zip(*columns, strict=True):
+        yield Reading(tuple(values), anchor, base, rival, rival_id, gradient, "" if finite else "nonfinite", forward, backward)
+
+
+def _rivals(total: Float[Tensor, "probes vocab"], batch: Batch) -> list[tuple[float, float, int]]:
+    mean = total / batch.probes[0].draws
+    base = torch.tensor([probe.base for probe in batch.probes], device=mean.device)[:, None]
+    rival, rival_id = mean.scatter(1, base, -1.0).max(dim=-1)
+    return list(zip(mean.gather(1, base)[:, 0].tolist(), rival.tolist(), rival_id.tolist(), strict=True))

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from noiser.errors import DeviceMemoryError, ModelError
+from noiser.lm.edit import Shift
 from noiser.lm.layout import Full, Layout, Packed
+from noiser.lm.measure import chosen
 from noiser.lm.memory import TOO_LARGE, memory_told_apart
 from noiser.lm.prefix import Clean
 from noiser.lm.probe import Batch, Probe
@@ -64,7 +66,7 @@ def choose_layout(model: Any, clean: Clean) -> tuple[Layout, str]:
 def _in_parts(layout: Layout, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
     """The logits of a batch, of its halves where it does not fit, and of theirs; memory must not decide about the layout."""
     with suppress(DeviceMemoryError), memory_told_apart():
-        return layout.logits(model, batch)
+        return layout.logits(model, batch, batch.edited())
     halves = batch.halves()
     if halves is None:
         raise DeviceMemoryError(TOO_LARGE)
@@ -73,6 +75,7 @@ def _in_parts(layout: Layout, model: Any, batch: Batch) -> Float[Tensor, "rows p
 
 def _edits(clean: Clean) -> Batch:
     size = clean.embeds.float().std()
-    noise = torch.randn(2, clean.embeds.shape[1], generator=torch.Generator().manual_seed(0)).to(clean.embeds.device) * size
-    positions = (0, len(clean.prompt) // 2, len(clean.prompt) - 1)
-    return Batch(tuple(Probe(clean, p, noise, 1.0, (0,)) for p in positions), (0, 1, 2), range(2))
+    noise = torch.randn(2, 1, clean.embeds.shape[1], generator=torch.Generator().manual_seed(0)).to(clean.embeds.device) * size
+    last = len(clean.prompt) - 1
+    measure = chosen("prob", (0,), (last,))
+    return Batch(tuple(Probe(clean, Shift(p, noise, 1.0), measure) for p in (0, last // 2, last)), (0, 1, 2), range(2))

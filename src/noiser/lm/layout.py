@@ -30,18 +30,18 @@ class Full:
         """How many one row of this probe takes."""
         return len(probe.clean.prompt)
 
-    def kind(self, probe: Probe) -> int:
+    def kind(self, probe: Probe) -> tuple[int, ...]:
         """Only probes of equal kind may share a batch."""
-        return len(probe.clean.prompt)
+        return len(probe.clean.prompt), *probe.measure.ends
 
-    def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
-        """The last position's logits of every row."""
-        whole = torch.stack([probe.clean.embeds for probe in batch.probes])
-        rows = whole.repeat(len(batch.rows), 1, 1, 1)
-        where = torch.tensor([probe.position for probe in batch.probes], device=rows.device)
-        rows[:, torch.arange(len(batch.probes)), where] = batch.edited()
-        logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=1).logits
-        return logits.view(len(batch.rows), len(batch.probes), -1)
+    def logits(self, model: Any, batch: Batch, edited: Sequence[Tensor]) -> Float[Tensor, "rows kept vocab"]:
+        """The logits at every probe's ends, probe by probe, in every row."""
+        before = [probe.clean.embeds[: probe.edit.start] for probe in batch.probes]
+        rows = torch.stack([_row(*parts) for parts in zip(before, edited, _rest(batch), strict=True)], dim=1)
+        length, ends = len(batch.probes[0].clean.prompt), batch.probes[0].measure.ends
+        logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits
+        places = [end - length for end in ends]
+        return logits[:, places].unflatten(0, rows.shape[:2]).flatten(1, 2)
 
 
 class Packed:
@@ -52,32 +52,43 @@ class Packed:
 
     def tokens(self, probe: Probe) -> int:
         """How many one row of this probe takes."""
-        return len(probe.clean.prompt) - probe.position
+        return len(probe.clean.prompt) - probe.edit.start
 
-    def kind(self, probe: Probe) -> int:  # noqa: ARG002  (as Full.kind)
+    def kind(self, probe: Probe) -> tuple[int, ...]:  # noqa: ARG002  (as Full.kind)
         """Any probes may share a batch."""
-        return 0
+        return ()
 
-    def logits(self, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
-        """The last position's logits of every row."""
+    def logits(self, model: Any, batch: Batch, edited: Sequence[Tensor]) -> Float[Tensor, "rows kept vocab"]:
+        """The logits at every probe's ends, probe by probe, in every row."""
         deepest: dict[Clean, int] = {}
         for probe in batch.probes:
-            deepest[probe.clean] = max(probe.position, deepest.get(probe.clean, 0))
-        suffixes = [probe.clean.embeds[probe.position :] for probe in batch.probes]
-        rows = torch.cat(suffixes).repeat(len(batch.rows), 1, 1)
-        ends = np.cumsum([len(suffix) for suffix in suffixes])
-        starts = [0, *ends[:-1].tolist()]
-        rows[:, starts] = batch.edited()
+            deepest[probe.clean.source] = max(probe.edit.start, deepest.get(probe.clean.source, 0))
+        suffixes = [_row(*parts) for parts in zip(edited, _rest(batch), strict=True)]
+        starts = np.cumsum([0] + [suffix.shape[1] for suffix in suffixes]).tolist()
+        kept = [start + end - probe.edit.start for start, probe in zip(starts, batch.probes, strict=False) for end in probe.measure.ends]
         columns = _Columns.prefixes(list(deepest), list(deepest.values()))
         queries = _Columns.suffixes(batch.probes, list(deepest))
-        return _masked_forward(model, rows, queries, columns, ends - 1, prefix_cache(list(deepest.items())))
+        return _masked_forward(model, torch.cat(suffixes, dim=1), queries, columns, kept, prefix_cache(list(deepest.items())))
+
+
+def _rest(batch: Batch) -> list[Tensor]:
+    """What follows each probe's edited stretch."""
+    return [probe.clean.embeds[probe.edit.start + probe.edit.span :] for probe in batch.probes]
+
+
+def _row(*parts: Tensor) -> Float[Tensor, "rows length dim"]:
+    """Parts one after the other; those that are the same in every row are expanded."""
+    rows = max(len(part) for part in parts if part.dim() == 3)
+    return torch.cat([part if part.dim() == 3 else part.expand(rows, -1, -1) for part in parts], dim=1)
 
 
 Layout = Full | Packed
 
 
-def packed_clean(model: Any, embeds: Sequence[Float[Tensor, "_ dim"]]) -> tuple[Float[Tensor, "prompts vocab"], DynamicCache]:
-    """Several whole prompts in one sequence, each seeing itself only: their last logits, and the joint cache."""
+def packed_clean(
+    model: Any, embeds: Sequence[Float[Tensor, "_ dim"]], ends: Sequence[Sequence[int]]
+) -> tuple[Float[Tensor, "kept vocab"], DynamicCache]:
+    """Several whole prompts in one sequence, each seeing itself only: the logits at each one's ends, and the joint cache."""
     lengths = [len(each) for each in embeds]
     queries = _Columns(
         owner=np.repeat(np.arange(len(lengths)), lengths),
@@ -86,7 +97,9 @@ def packed_clean(model: Any, embeds: Sequence[Float[Tensor, "_ dim"]]) -> tuple[
         row=np.repeat(np.arange(len(lengths)), lengths),
     )
     cache = DynamicCache()
-    return _masked_forward(model, torch.cat(list(embeds))[None], queries, None, np.cumsum(lengths) - 1, cache)[0], cache
+    starts = np.cumsum([0, *lengths]).tolist()
+    kept = [start + end for start, own in zip(starts, ends, strict=False) for end in own]
+    return _masked_forward(model, torch.cat(list(embeds))[None], queries, None, kept, cache)[0], cache
 
 
 class _Columns:
@@ -104,10 +117,10 @@ class _Columns:
     @classmethod
     def suffixes(cls, probes: Sequence[Probe], cleans: Sequence[Clean]) -> "_Columns":
         place = {clean: number for number, clean in enumerate(cleans)}
-        starts = np.array([probe.position for probe in probes])
+        starts = np.array([probe.edit.start for probe in probes])
         lengths = np.array([len(probe.clean.prompt) for probe in probes]) - starts
         position = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
-        owner = np.repeat([place[probe.clean] for probe in probes], lengths)
+        owner = np.repeat([place[probe.clean.source] for probe in probes], lengths)
         return cls(owner, position, np.repeat(starts, lengths), np.repeat(np.arange(len(probes)), lengths))
 
 
@@ -121,8 +134,8 @@ def _visible(queries: _Columns, prefix: _Columns | None) -> Bool[np.ndarray, "qu
 
 
 def _masked_forward(
-    model: Any, rows: Tensor, queries: _Columns, prefix: _Columns | None, ends: np.ndarray, cache: Any
-) -> Float[Tensor, "rows probes vocab"]:
+    model: Any, rows: Tensor, queries: _Columns, prefix: _Columns | None, kept: list[int], cache: Any
+) -> Float[Tensor, "rows kept vocab"]:
     seen = _visible(queries, prefix)
     key_position = queries.position if prefix is None else np.concatenate([prefix.position, queries.position])
     distance = queries.position[:, None] - key_position
@@ -132,7 +145,7 @@ def _masked_forward(
         position_ids=torch.from_numpy(queries.position).to(rows.device).expand(len(rows), -1),
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=torch.from_numpy(ends).to(rows.device),
+        logits_to_keep=torch.tensor(kept, device=rows.device),
     ).logits
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from noiser.types import Prompt
+from noiser.prompts import Prompt
 
 KeysValues = tuple[Float[Tensor, "1 _ _ _"], Float[Tensor, "1 _ _ _"]]
 
@@ -20,12 +21,30 @@ class Clean:
     prompt: Prompt
     embeds: Float[Tensor, "seq dim"]
     """What the model's own input embedding module returns, in the model's dtype."""
-    probs: Float[Tensor, " vocab"]
-    """The next token's distribution, softmax in float32."""
+    logits: Float[Tensor, " vocab"]
+    """Of the next token, float32."""
     layers: tuple[KeysValues, ...]
     """Keys and values of each layer; empty where the model keeps something else."""
     gradient: Float[Tensor, "seq dim"] | None = None
     """Of log P(prediction) - log P(runner-up) with respect to the embeddings, float32; None where none was asked for."""
+    whole: "Clean | None" = None
+    """The longer sequence that this one is the beginning of, where both come from one run."""
+
+    @cached_property
+    def probs(self) -> Float[Tensor, " vocab"]:
+        """The next token's distribution, softmax in float32."""
+        return self.logits.softmax(-1)
+
+    @property
+    def source(self) -> "Clean":
+        """The sequence whose keys and values are held; beginnings of the same one share them."""
+        return self.whole or self
+
+    def beginning(self, length: int, logits: Float[Tensor, " vocab"], gradient: Float[Tensor, "_ dim"] | None) -> "Clean":
+        """The first `length` positions, with what the model says there."""
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
+        cut = None if gradient is None else gradient[:length]
+        return Clean(self.prompt.cropped(length), self.embeds[:length], logits, layers, cut, self.source)
 
     @property
     def prediction(self) -> int:

@@ -1,60 +1,86 @@
-"""What one can ask of the engine: rows that each edit one position of a clean prompt, and what is read off them."""
+"""What one can ask of the engine: edited versions of a clean prompt, and what is read off them."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from noiser.lm.edit import Edit
+from noiser.lm.measure import Measure
 from noiser.lm.prefix import Clean
+
+Within = Callable[[Any], AbstractContextManager[None]]
+"""Takes the model; what a probe's rows run in, all of them together. It leaves the model as it was."""
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Replace the embedding x of one position by `x + scale * shift[j]`, one row for each j, and average the rows' distributions."""
+    """Rows of one clean sequence, each with its own edit, and the number to read off each."""
 
     clean: Clean
-    position: int
-    shift: Float[Tensor, "rows dim"]
-    """The sum is taken in this dtype (float64 where the official variant wants it), then cast to the model's."""
-    scale: float
-    watch: tuple[int, ...]
-    """Token ids whose probability is wanted; the first is the one that rivals are measured against."""
+    edit: Edit
+    measure: Measure
+    base: int | None = None
+    """The token that rivals are measured against in the rows' mean distribution at the measure's first end; None: no rivals."""
     anchor: bool = False
     """Run one unedited row along. It shares the others' rounding, so a difference to it is exact to the last bits, and an
     edit that the model ignores makes a difference of exactly 0."""
+    weights: tuple[float, ...] | None = None
+    """Where given, one for each row, the gradient of the rows' weighted sum with respect to their edited embeddings is taken."""
+    within: Within | None = None
 
     @property
     def draws(self) -> int:
-        """How many rows are averaged."""
-        return len(self.shift)
+        """How many rows are edited."""
+        return self.edit.rows
 
     @property
     def rows(self) -> int:
         """How many rows run: the anchor comes last."""
         return self.draws + self.anchor
 
+    def edited(self, rows: range) -> Float[Tensor, "_ span dim"]:
+        """The embeddings of the edited stretch in those rows."""
+        embeds = self.clean.embeds[self.edit.start : self.edit.start + self.edit.span]
+        if rows.stop <= self.draws:
+            return self.edit.of(embeds, rows)
+        return torch.cat([self.edit.of(embeds, range(rows.start, self.draws)), embeds[None]]) if rows.start < self.draws else embeds[None]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Reading:
-    """What is kept of a probe: a few numbers of the mean distribution."""
+    """What is kept of a probe: a few numbers."""
 
-    watched: tuple[float, ...]
-    """Mean probability of each watched token."""
-    anchor: tuple[float, ...]
-    """The same on the unedited row; empty where none ran along."""
-    rival: float
-    """The highest mean probability of any token but the first watched one."""
-    rival_id: int
-    fault: str
+    values: tuple[float, ...] = ()
+    """The measure of each edited row."""
+    anchor: float | None = None
+    """The measure of the unedited row; None where none ran along."""
+    base: float = 0.0
+    """Mean probability of the base token over the edited rows."""
+    rival: float = 0.0
+    """The highest mean probability of any other token."""
+    rival_id: int = 0
+    gradient: Float[Tensor, "span dim"] | None = None
+    """Weighted sum over the rows of the gradient with respect to each row's edited embeddings, float32."""
+    fault: str = ""
     """Empty; or `nonfinite` where a logit was NaN or infinite, `oom` where one row did not fit: then the numbers mean nothing."""
-    forward_tokens: int
+    forward_tokens: int = 0
     """Tokens that went through the model for this probe."""
+    backward_tokens: int = 0
+
+    @property
+    def value(self) -> float:
+        """The mean of the measure over the edited rows."""
+        return sum(self.values) / len(self.values)
 
     @property
     def margin(self) -> float:
-        """First watched minus rival; below zero the prediction has flipped."""
-        return self.watched[0] - self.rival
+        """Base minus rival; below zero the prediction has flipped."""
+        return self.base - self.rival
 
     def flips(self, prediction: int) -> bool:
         """Whether another token is now the argmax; among equals the lowest id counts as the argmax."""
@@ -72,36 +98,35 @@ class Batch:
     """Which of each probe's rows."""
 
     def halves(self) -> tuple["Batch", "Batch"] | None:
-        """The same work in two parts: of the probes, or of the rows where there is one probe; None for a single row."""
+        """The same work in two parts: of the probes, or of the rows where there is one probe; None where neither can be cut."""
         if len(self.probes) > 1:
             middle = len(self.probes) // 2
             return (
                 Batch(self.probes[:middle], self.numbers[:middle], self.rows),
                 Batch(self.probes[middle:], self.numbers[middle:], self.rows),
             )
-        if len(self.rows) > 1:
+        if len(self.rows) > 1 and self.probes[0].within is None:
             middle = len(self.rows) // 2
             return Batch(self.probes, self.numbers, self.rows[:middle]), Batch(self.probes, self.numbers, self.rows[middle:])
         return None
 
     @property
-    def averaged(self) -> int:
-        """How many of the rows are draws; what is left is the anchor."""
-        return min(self.rows.stop, self.probes[0].draws) - self.rows.start
+    def drawn(self) -> int:
+        """How many of the rows are edited; what is left is the anchor."""
+        return max(0, min(self.rows.stop, self.probes[0].draws) - self.rows.start)
 
-    def watched(self, device: torch.device) -> Int[Tensor, "probes watched"]:
-        """Each probe's watched ids, the shorter lists filled up with their first."""
-        width = max(len(probe.watch) for probe in self.probes)
-        return torch.tensor([probe.watch + probe.watch[:1] * (width - len(probe.watch)) for probe in self.probes], device=device)
+    @property
+    def gradient(self) -> bool:
+        """Whether gradients are wanted."""
+        return self.probes[0].weights is not None
 
-    def edited(self) -> Float[Tensor, "rows probes dim"]:
-        """The new embedding of each probe's position, in every row."""
-        shifts = {id(probe.shift): probe.shift for probe in self.probes}
-        places = {key: place for place, key in enumerate(shifts)}
-        padded = torch.stack([torch.nn.functional.pad(shift, (0, 0, 0, 1)) for shift in shifts.values()])
-        stacked = padded[:, self.rows.start : self.rows.stop]
-        which = torch.tensor([places[id(probe.shift)] for probe in self.probes], device=stacked.device)
-        scale = torch.tensor([probe.scale for probe in self.probes], dtype=stacked.dtype, device=stacked.device)
-        clean = torch.stack([probe.clean.embeds[probe.position] for probe in self.probes])
-        shifted = clean.to(stacked)[:, None] + scale[:, None, None] * stacked[which]
-        return shifted.to(clean).transpose(0, 1)
+    def edited(self) -> list[Float[Tensor, "_ _ dim"]]:
+        """Each probe's edited stretch in these rows."""
+        return [probe.edited(self.rows) for probe in self.probes]
+
+    def offsets(self) -> list[int]:
+        """Where each probe's ends begin among all kept logits; one more than there are probes."""
+        places = [0]
+        for probe in self.probes:
+            places.append(places[-1] + len(probe.measure.ends))
+        return places

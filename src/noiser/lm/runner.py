@@ -10,15 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from noiser.errors import DeviceMemoryError
-from noiser.lm.batching import Collector, batches, sum_rows
+from noiser.errors import DeviceMemoryError, NonFiniteError
+from noiser.lm.attention import Fold, attention_maps
+from noiser.lm.batching import Collector, Sums, batches, run_batch
 from noiser.lm.check import check_embeddings, check_signature, choose_layout
 from noiser.lm.layout import Full, Layout, exceeds_window, packed_clean
-from noiser.lm.memory import memory_told_apart, plan_budget
-from noiser.lm.prefix import Clean, read_cache, split_layers
+from noiser.lm.memory import Budget, memory_told_apart, plan_budget, plan_gradient_budget
+from noiser.lm.prefix import Clean, KeysValues, read_cache, split_layers
 from noiser.lm.probe import Batch, Probe, Reading
 from noiser.lm.tokens import Source, Tokens
-from noiser.types import Prompt, Target
+from noiser.prompts import Prompt
+
+Run = tuple[Prompt, tuple[int, ...]]
+"""A sequence and the positions whose logits are wanted, ascending, its last among them."""
 
 
 @dataclass
@@ -48,6 +52,7 @@ class LanguageModel:
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.tokens = Tokens(tokenizer, limit, len(model.get_input_embeddings().weight))
         self.budget = plan_budget(model, self.device, token_budget)
+        self.gradient_budget = plan_gradient_budget(model, self.device, self.budget, token_budget)
         self.spent = Spent()
         self._layouts: dict[bool, tuple[Layout, str]] = {} if prefix else dict.fromkeys((False, True), (Full(), "asked for"))
         self._embeddings_checked = False
@@ -59,12 +64,10 @@ class LanguageModel:
         """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`."""
         return self.tokens.prompt(source)
 
-    def target(self, clean: Clean, target: str | int | None = None) -> Target:
-        """The one-token target to explain: the model's own prediction, or the given text or id."""
-        token = clean.prediction if target is None else self.tokens.target(target)
-        prob = clean.probs[token]
-        rank = int((clean.probs > prob).sum() + (clean.probs[:token] == prob).sum())
-        return Target((token,), (self.tokens.surface(token),), float(prob), rank)
+    def embedding(self, token_id: int) -> Float[Tensor, " dim"]:
+        """What the model's embedding module makes of one token."""
+        with quiet(self.model):
+            return self.model.get_input_embeddings()(torch.tensor([token_id], device=self.device))[0]
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the model's device; float64 stays on the CPU where the device has none (Apple's GPU)."""
@@ -76,28 +79,63 @@ class LanguageModel:
 
     def clean(self, prompts: Sequence[Prompt], *, gradient: bool = False) -> list[Clean]:
         """Run each prompt unperturbed; short ones share forward passes. `gradient` takes that of the top-two margin along."""
-        results: list[Clean] = []
+        return [clean for (clean,) in self.beginnings(prompts, [(len(prompt) - 1,) for prompt in prompts], gradient=gradient)]
+
+    def beginnings(self, prompts: Sequence[Prompt], ends: Sequence[Sequence[int]], *, gradient: bool = False) -> list[list[Clean]]:
+        """Run each sequence once and take the clean run of its beginning up to each of its ends, ascending, from that."""
+        results: list[list[Clean]] = []
         with quiet(self.model):
-            for group in self._clean_groups(prompts):
+            for group in self._clean_groups(list(zip(prompts, map(tuple, ends), strict=True))):
                 results += self._clean_that_fits(group, gradient)
-                self._inspect(results[-1])
+                self._inspect(results[-1][-1].source)
         return results
 
+    def generate(self, prompt: Prompt, count: int) -> tuple[int, ...]:
+        """The tokens that the model holds most probable one after the other: `count`, or fewer where it ends its answer.
+
+        No sampling, no penalties, whatever the model's generation settings say; ties go to the lowest id. The token that
+        ends the answer is the last. Raises NonFiniteError where a logit is NaN or infinite.
+        """
+        ends = {self.tokenizer.eos_token_id} | set(_listed(getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)))
+        ids: list[int] = []
+        while len(ids) < count and not ends.intersection(ids[-1:]):
+            sequence = torch.tensor([*prompt.input_ids, *ids], device=self.device)
+            with quiet(self.model), memory_told_apart():
+                embeds = self.model.get_input_embeddings()(sequence)[None]
+                logits = self.model(inputs_embeds=embeds, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+            if not logits.isfinite().all():
+                raise NonFiniteError("the model's logits hold NaN or infinity: it cannot continue this prompt")
+            self.spent.forward_tokens += len(sequence)
+            ids.append(int(logits.argmax()))
+        return tuple(ids)
+
+    def attention(self, clean: Clean, fold: Fold) -> Tensor:
+        """The attention weights of each layer, mean over heads [seq, seq], folded from the first layer to the last.
+
+        Raises ModelError, with the remedy, where the model does not give its weights away.
+        """
+        with quiet(self.model), memory_told_apart():
+            folded = attention_maps(self.model, clean, fold)
+        self.spent.forward_tokens += len(clean.prompt)
+        return folded
+
     def read(self, probes: Sequence[Probe]) -> list[Reading]:
-        """Run every probe, batched by the budget, and read each one's mean distribution. The order is the caller's."""
+        """Run every probe, batched by the budget, and read its numbers. The order is the caller's."""
         collector = Collector(len(probes))
         with quiet(self.model):
-            for batch in batches(probes, lambda probe: self.layout(probe.clean.prompt)[0], self.budget):
+            for batch in batches(probes, lambda probe: self.layout(probe.clean.prompt)[0], self._budget):
                 self._run(batch, collector)
         return collector.readings()
+
+    def _budget(self, probe: Probe) -> Budget:
+        return self.budget if probe.weights is None else self.gradient_budget
 
     def _run(self, batch: Batch, collector: Collector, *, squeezed: bool = False) -> None:
         """One batch. On out-of-memory its halves, down to a single row, and the budget remembers what did fit."""
         layout = self.layout(batch.probes[0].clean.prompt)[0]
-        tokens = [layout.tokens(probe) * len(batch.rows) for probe in batch.probes]
-        sums = None
+        sums: Sums | None = None
         with suppress(DeviceMemoryError), memory_told_apart():
-            sums = sum_rows(layout.logits(self.model, batch), batch, tokens)
+            sums = run_batch(self.model, layout, batch)
         halves = batch.halves()
         if sums is None:
             for half in halves or ():
@@ -105,9 +143,10 @@ class LanguageModel:
             if halves is None:
                 collector.fail(batch, "oom")
             return
-        self.spent.forward_tokens += sum(tokens)
+        self.spent.forward_tokens += sum(sums.forward)
+        self.spent.backward_tokens += sum(sums.backward)
         if squeezed:
-            self.budget.learn(sum(tokens), len(batch.rows) * len(batch.probes))
+            self._budget(batch.probes[0]).learn(sum(sums.forward), len(batch.rows) * batch.offsets()[-1])
         if halves and len(batch.probes) > 1 and not sums.finite.all():
             for half in halves:  # NaN spreads through the attention of a shared sequence: find out whose it is
                 self._run(half, collector)
@@ -117,52 +156,62 @@ class LanguageModel:
     def _windowed(self, prompt: Prompt) -> bool:
         return exceeds_window(self.model.config.get_text_config(), len(prompt))
 
-    def _clean_groups(self, prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
-        """Prompts that run in one pass: alone until the packed layout has proved itself, then up to the budget's length."""
-        group: list[Prompt] = []
-        for prompt in prompts:
-            packs = self.layout(prompt)[0].packs and (not group or self.layout(group[0])[0].packs)
-            if group and not (packs and sum(map(len, group)) + len(prompt) <= self.budget.length):
+    def _clean_groups(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
+        """What runs in one pass: alone until the packed layout has proved itself, then up to the budget's length."""
+        group: list[Run] = []
+        for prompt, ends in runs:
+            packs = self.layout(prompt)[0].packs and (not group or self.layout(group[0][0])[0].packs)
+            if group and not (packs and sum(len(each) for each, _ in group) + len(prompt) <= self.budget.length):
                 yield group
                 group = []
-            group.append(prompt)
+            group.append((prompt, ends))
         if group:
             yield group
 
-    def _clean_that_fits(self, group: list[Prompt], gradient: bool) -> list[Clean]:
+    def _clean_that_fits(self, group: list[Run], gradient: bool) -> list[list[Clean]]:
         """The group's clean runs; one by one where memory is short or one's NaN spread; without the gradient if need be."""
         with suppress(DeviceMemoryError), memory_told_apart():
             cleans = self._clean(group, gradient)
-            if len(group) == 1 or all(clean.probs.isfinite().all() for clean in cleans):
+            if len(group) == 1 or all(clean.logits.isfinite().all() for found in cleans for clean in found):
                 return cleans
         if len(group) > 1:
-            return [clean for prompt in group for clean in self._clean_that_fits([prompt], gradient)]
+            return [cleans for run in group for cleans in self._clean_that_fits([run], gradient)]
         with memory_told_apart():
             return self._clean(group, gradient=False)
 
-    def _clean(self, group: list[Prompt], gradient: bool) -> list[Clean]:
-        ids = [torch.tensor(prompt.input_ids, device=self.device) for prompt in group]
+    def _clean(self, group: list[Run], gradient: bool) -> list[list[Clean]]:
+        ids = [torch.tensor(prompt.input_ids, device=self.device) for prompt, _ in group]
+        counts = [len(ends) for _, ends in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(each).detach().requires_grad_(gradient) for each in ids]
-            logits, cache = self._clean_logits(embeds)
-            gradients = self._margin_gradients(logits, embeds) if gradient else [None] * len(group)
-        self.spent.forward_tokens += sum(map(len, group))
-        probs = logits.detach().float().softmax(-1)
-        layers = split_layers(read_cache(cache), [len(prompt) for prompt in group])
-        parts = zip(group, embeds, probs, layers, gradients, strict=True)
-        return [Clean(prompt, e.detach(), p, kv, g) for prompt, e, p, kv, g in parts]
+            kept, cache = self._clean_logits(embeds, [ends for _, ends in group])
+            logits = kept.float().split(counts)
+            gradients = self._margin_gradients(logits, embeds) if gradient else [[None] * count for count in counts]
+        self.spent.forward_tokens += sum(map(len, ids))
+        layers = split_layers(read_cache(cache), [len(each) for each in ids])
+        parts = zip(group, embeds, logits, layers, gradients, strict=True)
+        return [_beginnings(run, e.detach(), found.detach(), kv, slopes) for run, e, found, kv, slopes in parts]
 
-    def _clean_logits(self, embeds: list[Tensor]) -> tuple[Float[Tensor, "prompts vocab"], DynamicCache]:
+    def _clean_logits(self, embeds: list[Tensor], ends: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "kept vocab"], DynamicCache]:
         if len(embeds) > 1:
-            return packed_clean(self.model, embeds)
-        cache = DynamicCache()
-        return self.model(inputs_embeds=embeds[0][None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1], cache
+            return packed_clean(self.model, embeds, ends)
+        cache, keep = DynamicCache(), len(embeds[0]) - ends[0][0]
+        logits = self.model(inputs_embeds=embeds[0][None], past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
+        return logits[[end - len(embeds[0]) for end in ends[0]]], cache
 
-    def _margin_gradients(self, logits: Float[Tensor, "prompts vocab"], embeds: list[Tensor]) -> list[Tensor]:
-        top = logits.float().topk(2, dim=-1).values
-        gradients = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), embeds)
-        self.spent.backward_tokens += sum(map(len, embeds))
-        return [gradient.float() for gradient in gradients]
+    def _margin_gradients(self, logits: Sequence[Tensor], embeds: list[Tensor]) -> list[list[Tensor]]:
+        """For each prompt and end. The ends of a prompt take a backward pass each, shared with the other prompts' ends."""
+        found: list[list[Tensor]] = [[] for _ in logits]
+        last = max(map(len, logits)) - 1
+        for place in range(last + 1):
+            having = [number for number, own in enumerate(logits) if len(own) > place]
+            top = torch.stack([logits[number][place].topk(2).values for number in having])
+            inputs = [embeds[number] for number in having]
+            gradients = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), inputs, retain_graph=place < last)
+            for number, gradient in zip(having, gradients, strict=True):
+                found[number].append(gradient.float())
+            self.spent.backward_tokens += sum(map(len, inputs))
+        return found
 
     def _inspect(self, clean: Clean) -> None:
         """Once a model: do embeddings speak for ids? Once a model and window: does the packed layout hold?"""
@@ -173,6 +222,21 @@ class LanguageModel:
                 self._embeddings_checked = True
             if windowed not in self._layouts and len(clean.prompt) > 2:
                 self._layouts[windowed] = choose_layout(self.model, clean)
+
+
+def _beginnings(
+    run: Run, embeds: Tensor, logits: Tensor, layers: tuple[KeysValues, ...], gradients: Sequence[Tensor | None]
+) -> list[Clean]:
+    prompt, ends = run
+    whole = Clean(prompt, embeds, logits[-1], layers, gradients[-1])
+    return [
+        whole if end == len(prompt) - 1 else whole.beginning(end + 1, own, slope)
+        for end, own, slope in zip(ends, logits, gradients, strict=True)
+    ]
+
+
+def _listed(ids: Any) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 @contextmanager

@@ -1,36 +1,23 @@
 """Many prompts at once: each is a generator that asks the engine for something and waits for the answer."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError
+from noiser.lm.asking import Answer, Asking, AttentionRun, CleanRun, Generation, Request
 from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
-from noiser.lm.prefix import Clean
-from noiser.lm.probe import Probe, Reading
+from noiser.lm.probe import Reading
 from noiser.lm.runner import LanguageModel
-from noiser.types import Cost, Prompt
+from noiser.types import Cost
 
 SIDE_BY_SIDE = 32
 """How many prompts are worked on at a time, so that their rows can share batches."""
-NOT_FINITE = "the model's logits for this prompt, as it is or with noise on it, hold NaN or infinity: it is not scored"
+NOT_FINITE = "the model's logits for this prompt, as it is or with its tokens disturbed, hold NaN or infinity: it is not scored"
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class CleanRun:
-    """The request for a prompt's clean run, which every prompt makes first."""
-
-    prompt: Prompt
-    gradient: bool
-
-
-Request = CleanRun | list[Probe]
-Answer = Clean | list[Reading]
-Asking = Generator[Request, Answer, R]
 
 
 @dataclass
@@ -55,7 +42,7 @@ class Job(Generic[R]):
         """Hand over an answer, or an error to raise at the request, and take the next request or the end."""
         self.request = None
         try:
-            self.request = self.asking.throw(answer) if isinstance(answer, NoiserError) else self.asking.send(answer)  # type: ignore[arg-type]  # None starts a generator
+            self.request = self.asking.throw(answer) if isinstance(answer, NoiserError) else self.asking.send(cast(Answer, answer))
         except StopIteration as end:
             self.result = end.value
         except NoiserError as error:
@@ -76,33 +63,58 @@ def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]]) -> Iterator[Job[R
         while jobs and jobs[0].request is None:
             jobs[0].peak_bytes = peak_bytes(lm.device)
             yield jobs.pop(0)
+        for job in jobs:
+            if isinstance(job.request, Generation | AttentionRun):
+                _alone(lm, job)
         _clean_round(lm, [job for job in jobs if isinstance(job.request, CleanRun)])
         _probe_round(lm, [job for job in jobs if isinstance(job.request, list)])
 
 
+def _alone(lm: LanguageModel, job: Job) -> None:
+    """What cannot share a batch."""
+    begin, spent = time.perf_counter(), lm.spent.forward_tokens
+    answer: Answer | NoiserError
+    try:
+        if isinstance(job.request, Generation):
+            answer = lm.generate(job.request.prompt, job.request.count)
+        else:
+            assert isinstance(job.request, AttentionRun)
+            answer = lm.attention(job.request.clean, job.request.fold)
+    except NoiserError as error:
+        answer = error
+    job.seconds += time.perf_counter() - begin
+    job.forward_tokens += lm.spent.forward_tokens - spent
+    job.resume(answer)
+
+
 def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     """The clean runs that are asked for, in shared passes; one by one where they do not fit together."""
-    if not jobs:
-        return
+    for gradient in (False, True):
+        asking = [job for job in jobs if isinstance(job.request, CleanRun) and job.request.gradient == gradient]
+        if asking:
+            _clean_together(lm, asking, gradient)
+
+
+def _clean_together(lm: LanguageModel, jobs: Sequence[Job], gradient: bool) -> None:
     requests = [job.request for job in jobs if isinstance(job.request, CleanRun)]
     begin = time.perf_counter()
     try:
-        cleans = lm.clean([request.prompt for request in requests], gradient=requests[0].gradient)
+        found = lm.beginnings([request.prompt for request in requests], [request.ends for request in requests], gradient=gradient)
     except DeviceMemoryError as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
         else:
             for job in jobs:
-                _clean_round(lm, [job])
+                _clean_together(lm, [job], gradient)
         return
     spent = time.perf_counter() - begin
-    total = sum(len(clean.prompt) for clean in cleans)
-    for job, clean in zip(jobs, cleans, strict=True):
-        job.seconds += spent * len(clean.prompt) / total
-        job.forward_tokens += len(clean.prompt)
-        job.backward_tokens += len(clean.prompt) if clean.gradient is not None else 0
-        finite = bool(clean.probs.isfinite().all())
-        job.resume(clean if finite else NonFiniteError(NOT_FINITE))
+    total = sum(len(request.prompt) for request in requests)
+    for job, request, cleans in zip(jobs, requests, found, strict=True):
+        job.seconds += spent * len(request.prompt) / total
+        job.forward_tokens += len(request.prompt)
+        job.backward_tokens += sum(len(request.prompt) for clean in cleans if clean.gradient is not None)
+        finite = all(bool(clean.logits.isfinite().all()) for clean in cleans)
+        job.resume(cleans if finite else NonFiniteError(NOT_FINITE))
 
 
 def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
@@ -111,14 +123,15 @@ def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     begin = time.perf_counter()
     readings = lm.read(probes)
     spent = time.perf_counter() - begin
-    total = sum(reading.forward_tokens for reading in readings)
+    total = sum(reading.forward_tokens + reading.backward_tokens for reading in readings)
     answers = iter(readings)
     for job in jobs:
         assert isinstance(job.request, list)
         answer = list(islice(answers, len(job.request)))
-        tokens = sum(reading.forward_tokens for reading in answer)
-        job.seconds += spent * tokens / max(1, total)
-        job.forward_tokens += tokens
+        forward, backward = sum(reading.forward_tokens for reading in answer), sum(reading.backward_tokens for reading in answer)
+        job.seconds += spent * (forward + backward) / max(1, total)
+        job.forward_tokens += forward
+        job.backward_tokens += backward
         job.resume(_fault(answer) or answer)
 
 

@@ -7,10 +7,10 @@ from itertools import takewhile
 from operator import index
 from typing import Any, SupportsIndex
 
-from noiser.errors import PromptError
+from noiser.errors import OptionError, PromptError
 from noiser.lm.chat import Message, checked, contents, is_chat, rendered, turns
 from noiser.lm.surfaces import Offsets, Surfaces, fitted, laid_out
-from noiser.types import Prompt
+from noiser.prompts import Prompt
 
 Source = str | Sequence[int] | Sequence[Message] | Prompt
 UNREADABLE = "\ufffd"
@@ -56,6 +56,8 @@ class Tokens:
 
     def extended(self, prompt: Prompt, ids: Sequence[int]) -> Prompt:
         """The prompt followed by these tokens, which belong to none of its turns. Raises PromptError as `prompt` does."""
+        if not ids:
+            return prompt
         self._check_length(len(prompt) + len(ids))
         self._check_ids(ids)
         before = self._unfinished(prompt)
@@ -71,18 +73,23 @@ class Tokens:
             turns=prompt.turns,
         )
 
-    def target(self, target: str | SupportsIndex) -> int:
-        """The id of a one-token target, given as text (its leading space included) or as an id."""
-        if not isinstance(target, str):
-            self._check_ids([index(target)])
-            return index(target)
-        check_unicode(target)
-        ids, _ = self._encoded(target, add_special_tokens=False)
-        if len(ids) != 1:
-            pieces = ", ".join(f"{self.surface(i)!r} (id:{i})" for i in ids) or "none"
-            raise PromptError(f"the target must be one token; {target!r} is {len(ids)}: {pieces}. Give one of those")
-        self._check_ids(ids)
-        return ids[0]
+    def ids(self, words: str | SupportsIndex | Sequence[int]) -> tuple[int, ...]:
+        """The ids of a target or continuation, given as text (its leading space included), as an id or as ids."""
+        if isinstance(words, str):
+            check_unicode(words)
+            found: Sequence[int] = self._encoded(words, add_special_tokens=False)[0]
+        else:
+            found = [index(words)] if isinstance(words, SupportsIndex) else [index(each) for each in words]
+        self._check_ids(found)
+        return tuple(found)
+
+    @property
+    def unknown(self) -> int:
+        """The id that stands for an unknown token; where there is none the padding token's (as in Inseq)."""
+        found = self.tokenizer.unk_token_id if self.tokenizer.unk_token_id is not None else self.tokenizer.pad_token_id
+        if found is None:
+            raise OptionError("this tokenizer has neither an unknown nor a padding token: use baseline=zero")
+        return found
 
     def surface(self, token_id: int) -> str:
         """What one token reads like, with its leading space; a fragment of a character as its bytes, `<0xF0><0x9F>`."""

@@ -2,7 +2,18 @@
 
 from importlib.metadata import entry_points
 
-from noiser.methods import noiser as _noiser  # noqa: F401  (enters itself)
+from noiser.methods import (  # noqa: F401  (each enters itself)
+    attention,
+    controls,
+    deeplift,
+    gradient_shap,
+    input_x_gradient,
+    integrated_gradients,
+    lime,
+    noiser,
+    occlusion,
+    sequential_integrated_gradients,
+)
 from noiser.registry import METHODS
 from noiser.registry import find_method as find
 

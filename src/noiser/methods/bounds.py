@@ -29,9 +29,12 @@ def released_norm(norm: Norm, dim: int) -> float:
     return (4 * dim / math.sqrt(math.pi)) ** (1 / 3) if norm == "l3" else expected_norm(norm, dim)
 
 
-def paper_noise(samples: int, dim: int, seed: int, input_ids: tuple[int, ...]) -> Tensor:
-    """`samples` standard normal vectors, float32, named by the seed and the prompt, so that no other prompt matters."""
-    drawn = generator(seed, input_ids, "noise").standard_normal((samples, dim), dtype=np.float32)
+def paper_noise(samples: int, dim: int, seed: int, input_ids: tuple[int, ...], offset: int = 0) -> Tensor:
+    """`samples` standard normal vectors, float32, named by the seed and the prompt, so that no other prompt matters.
+
+    `offset` names further ones, for the further tokens of a unit that is disturbed as a whole.
+    """
+    drawn = generator(seed, input_ids, "noise", *([offset] if offset else [])).standard_normal((samples, dim), dtype=np.float32)
     return torch.from_numpy(drawn)
 
 

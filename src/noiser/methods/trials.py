@@ -3,31 +3,36 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from jaxtyping import Float
-from torch import Tensor
-
+from noiser.lm.edit import Shift
+from noiser.lm.goal import Goal
+from noiser.lm.measure import chosen
 from noiser.lm.prefix import Clean
 from noiser.lm.probe import Probe, Reading
-from noiser.methods.steps import Steps
+from noiser.methods.noise import Noise
+from noiser.methods.steps import Steps, ask, measure
 
 TINY = 1e-30
 
 
 class Trials:
-    """Noise of scale `k` on one token at a time, each tried once and remembered."""
+    """Noise of scale `k` on one piece of the prompt (a token, or a whole unit) at a time, each tried once and remembered."""
 
-    def __init__(self, clean: Clean, noise: Float[Tensor, "samples dim"], target: int) -> None:
+    def __init__(self, clean: Clean, goal: Goal, noise: Noise) -> None:
         self.clean = clean
+        self.goal = goal
         self.noise = noise
         self.prediction = clean.prediction
-        self.target = target
+        end = len(clean.prompt) - 1
+        self._scored_here = goal.on(clean) is not None
+        """Whether a trial reads the goal's quantity too: not where that takes another sequence."""
+        self._measure = goal.on(clean) or chosen("prob", (self.prediction,), (end,))
         top = clean.probs.topk(2).values.tolist()
         self.clean_log_ratio = max(_log(top[0]) - _log(top[1]), TINY)
-        self.readings: list[dict[float, Reading]] = [{} for _ in range(len(clean.prompt))]
+        self.readings: list[dict[float, Reading]] = [{} for _ in noise.pieces]
 
     @property
     def seq(self) -> int:
-        """How many tokens the prompt has."""
+        """How many pieces the prompt has."""
         return len(self.readings)
 
     def scales(self, token: int) -> list[float]:
@@ -38,14 +43,17 @@ class Trials:
         """Try every (token, k) that was not tried yet; with `anchor`, beside an unedited row, as scoring wants it."""
         missing = [(token, k) for token, k in dict.fromkeys(wanted) if not self._has(token, k, anchor)]
         if missing:
-            watch = (self.prediction, self.target)
-            readings = yield [Probe(self.clean, token, self.noise, k, watch, anchor) for token, k in missing]
+            probes = [Probe(self.clean, self._edit(token, k), self._measure, self.prediction, anchor) for token, k in missing]
+            readings = yield from ask(probes)
             for (token, k), reading in zip(missing, readings, strict=True):
                 self.readings[token][k] = reading
 
+    def _edit(self, token: int, k: float) -> Shift:
+        return Shift(self.noise.pieces[token][0], self.noise.on(token), k)
+
     def _has(self, token: int, k: float, anchor: bool) -> bool:
         reading = self.readings[token].get(k)
-        return reading is not None and (bool(reading.anchor) or not anchor)
+        return reading is not None and (reading.anchor is not None or not anchor)
 
     def flipping(self, tokens: Sequence[int], k: float, anchor: bool = False) -> Steps[list[int]]:
         """Those of `tokens` whose noise at scale `k` flips the prediction, the furthest beyond the flip first."""
@@ -54,11 +62,21 @@ class Trials:
         return sorted(flipped, key=lambda token: self.readings[token][k].margin)
 
     def scores(self, scales: Sequence[float]) -> Steps[list[float]]:
-        """Drop in the target's probability with each token's noise at its own scale; 0 where that scale is 0."""
+        """Drop in the explained quantity with each piece's noise at its own scale; 0 where that scale is 0."""
         pairs = [(token, k) for token, k in enumerate(scales) if k > 0]
-        yield from self.run(pairs, anchor=True)
-        drops = {token: self.readings[token][k].anchor[1] - self.readings[token][k].watched[1] for token, k in pairs}
-        return [drops.get(token, 0.0) for token in range(len(scales))]
+        drops = [0.0] * len(scales)
+        if self._scored_here:
+            yield from self.run(pairs, anchor=True)
+            for token, k in pairs:
+                reading = self.readings[token][k]
+                assert reading.anchor is not None
+                drops[token] = reading.anchor - reading.value
+            return drops
+        found = yield from measure(self.goal, [self._edit(token, k) for token, k in pairs], anchor=True)
+        for (token, _), each in zip(pairs, found, strict=True):
+            assert each.anchor is not None
+            drops[token] = each.anchor - float(each.values.mean())
+        return drops
 
     def flips(self, token: int, k: float) -> bool:
         """Whether this trial flipped the prediction."""
@@ -67,7 +85,7 @@ class Trials:
     def log_ratio(self, token: int, k: float) -> float:
         """log P(prediction) - log P(best rival): smooth in k, negative exactly where the prediction has flipped."""
         reading = self.readings[token][k]
-        ratio = _log(reading.watched[0]) - _log(reading.rival)
+        ratio = _log(reading.base) - _log(reading.rival)
         return min(ratio, -TINY) if self.flips(token, k) else max(ratio, TINY)
 
     def first_to_flip(self) -> int | None:

@@ -1,0 +1,45 @@
+"""What can be asked of the engine on the way to an attribution. Whoever works on a prompt is a generator that yields these."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from noiser.lm.attention import Fold
+from noiser.lm.prefix import Clean
+from noiser.lm.probe import Probe, Reading
+from noiser.prompts import Prompt
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """A sequence run unperturbed, once. Answered by a Clean for its beginning up to each of the ends."""
+
+    prompt: Prompt
+    ends: tuple[int, ...]
+    """Positions, ascending; the last of the sequence among them."""
+    gradient: bool
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The model's own continuation, greedy. Answered by its token ids, `count` at most."""
+
+    prompt: Prompt
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionRun:
+    """The attention weights of a clean sequence. Answered by what `fold` made of its layers."""
+
+    clean: Clean
+    fold: Fold
+
+
+Request = CleanRun | Generation | AttentionRun | list[Probe]
+Answer = list[Clean] | tuple[int, ...] | Tensor | list[Reading]
+Asking = Generator[Request, Answer, R]

@@ -1,0 +1,156 @@
+"""What is explained, as numbers read off the model: one or two sequences, and what to read off each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from noiser.errors import OptionError
+from noiser.lm.asking import Asking, CleanRun, Generation
+from noiser.lm.measure import Measure, chosen, custom, difference
+from noiser.lm.prefix import Clean
+from noiser.lm.question import Question, read_words
+from noiser.lm.tokens import Tokens
+from noiser.prompts import Prompt
+from noiser.types import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """A sequence that begins with the prompt, the number read off it, and whether that counts for or against."""
+
+    clean: Clean
+    measure: Measure
+    sign: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """The explained quantity as a function of the embeddings of the prompt: the signed sum over the branches."""
+
+    target: Target
+    branches: tuple[Branch, ...]
+
+    @property
+    def value(self) -> float:
+        """The quantity on the clean run."""
+        assert self.target.value is not None
+        return self.target.value
+
+    def on(self, clean: Clean) -> Measure | None:
+        """The measure, where it is all read off this very sequence; else None."""
+        return self.branches[0].measure if len(self.branches) == 1 and self.branches[0].clean is clean else None
+
+
+Posed = tuple[Clean, Goal]
+"""The tokens that a goal is attributed to, run clean, and the goal."""
+
+
+def pose(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[list[Posed]]:
+    """Run what the question needs unperturbed, and say what to read off it: one goal for each row of the scores."""
+    if question.kind == "a continuation":
+        return (yield from _rows(tokens, prompt, question, gradient))
+    if question.kind == "a span":
+        return [(yield from _span(tokens, prompt, question, gradient))]
+    if question.foil is None and (question.target is None or callable(question.target)):
+        return [(yield from _next(tokens, prompt, question, gradient))]
+    own = () if question.target is None else read_words(tokens, cast(Any, question.target))
+    if question.foil is not None:
+        return [(yield from _contrast(tokens, prompt, question, own, gradient))]
+    return [(yield from _whole(tokens, prompt, own, len(prompt), question.chosen_quantity, gradient))]
+
+
+def _next(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[Posed]:
+    (clean,) = yield from _run(prompt, (len(prompt) - 1,), gradient)
+    predicted = (clean.prediction,)
+    if not callable(question.target):
+        return _posed(tokens, clean, [clean], predicted, question.chosen_quantity)
+    measure = custom(question.target, len(prompt) - 1)
+    name = f"function {getattr(question.target, '__name__', 'of the logits')}"
+    return clean, Goal(_target(tokens, [clean], predicted, name, _value(measure, [clean])), (Branch(clean, measure),))
+
+
+def _rows(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[list[Posed]]:
+    ids = yield from _continuation(tokens, prompt, question)
+    cleans = yield from _run(tokens.extended(prompt, ids[:-1]), tuple(range(len(prompt) - 1, len(prompt) + len(ids) - 1)), gradient)
+    return [_posed(tokens, clean, [clean], (own,), question.chosen_quantity) for clean, own in zip(cleans, ids, strict=True)]
+
+
+def _span(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[Posed]:
+    ids = yield from _continuation(tokens, prompt, question)
+    start, stop = question.span or (0, 0)
+    if stop > len(ids):
+        raise OptionError(f"the span {start}:{stop} reaches beyond the continuation, which has {len(ids)} tokens")
+    context = tokens.extended(prompt, ids[:start])
+    return (yield from _whole(tokens, context, ids[start:stop], len(context), question.chosen_quantity, gradient))
+
+
+def _whole(tokens: Tokens, prompt: Prompt, ids: tuple[int, ...], context: int, quantity: str, gradient: bool) -> Asking[Posed]:
+    """Several tokens as one target; they themselves are not attributed to."""
+    cleans = yield from _run(tokens.extended(prompt, ids[:-1]), tuple(range(context - 1, context + len(ids) - 1)), gradient)
+    return _posed(tokens, cleans[0], cleans, ids, quantity)
+
+
+def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], gradient: bool) -> Asking[Posed]:
+    foil, quantity = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity
+    if len(own) <= 1 and len(foil) == 1:
+        (clean,) = yield from _run(prompt, (len(prompt) - 1,), gradient)
+        own = own or (clean.prediction,)
+        measure = difference(quantity, own[0], foil[0], len(prompt) - 1)
+        against = _target(tokens, [clean], foil, quantity, None)
+        target = _target(tokens, [clean], own, quantity, _value(measure, [clean]), against)
+        return clean, Goal(target, (Branch(clean, measure),))
+    each = "log_prob" if quantity == "log_odds" else quantity
+    if not own:
+        (clean,) = yield from _run(prompt, (len(prompt) - 1,), gradient)
+        own = (clean.prediction,)
+    clean, first = yield from _whole(tokens, prompt, own, len(prompt), each, gradient)
+    _, second = yield from _whole(tokens, prompt, foil, len(prompt), each, gradient=False)
+    target = Target(**{**vars(first.target), "quantity": quantity, "value": first.value - second.value, "foil": second.target})
+    against = [Branch(branch.clean, branch.measure, -1.0) for branch in second.branches]
+    return clean, Goal(target, (*first.branches, *against))
+
+
+def _continuation(tokens: Tokens, prompt: Prompt, question: Question) -> Asking[tuple[int, ...]]:
+    if question.generate is None:
+        assert question.continuation is not None
+        return read_words(tokens, question.continuation)
+    tokens.extended(prompt, [prompt.input_ids[-1]] * (question.generate - 1))  # too long? say so before the model runs
+    ids = yield Generation(prompt, question.generate)
+    assert isinstance(ids, tuple)
+    return ids
+
+
+def _run(prompt: Prompt, ends: tuple[int, ...], gradient: bool) -> Asking[list[Clean]]:
+    cleans = yield CleanRun(prompt, ends, gradient)
+    assert isinstance(cleans, list)
+    return cast(list[Clean], cleans)
+
+
+def _posed(tokens: Tokens, context: Clean, cleans: Sequence[Clean], ids: tuple[int, ...], quantity: str) -> Posed:
+    measure = chosen(quantity, ids, [len(clean.prompt) - 1 for clean in cleans])
+    target = _target(tokens, cleans, ids, quantity, _value(measure, cleans))
+    return context, Goal(target, (Branch(cleans[-1], measure),))
+
+
+def _value(measure: Measure, cleans: Sequence[Clean]) -> float:
+    return float(measure.of(torch.stack([clean.logits for clean in cleans])[None])[0])
+
+
+def _target(
+    tokens: Tokens, cleans: Sequence[Clean], ids: tuple[int, ...], quantity: str, value: float | None, foil: Target | None = None
+) -> Target:
+    probs = [float(clean.probs[own]) for clean, own in zip(cleans, ids, strict=True)]
+    joint = 1.0
+    for prob in probs:
+        joint *= prob
+    surfaces = tuple(tokens.surface(own) for own in ids)
+    return Target(ids, surfaces, joint, max(_ranks(cleans, ids)), quantity, joint if value is None else value, foil, len(cleans[0].prompt))
+
+
+def _ranks(cleans: Sequence[Clean], ids: Sequence[int]) -> Iterator[int]:
+    """How many tokens the model holds more probable at each step; among equals the lower ids count as more probable."""
+    for clean, own in zip(cleans, ids, strict=True):
+        prob = clean.probs[own]
+        yield int((clean.probs > prob).sum() + (clean.probs[:own] == prob).sum())

@@ -1,0 +1,61 @@
+"""Attention as explanation: the last layer's, and all layers multiplied through."""
+
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from noiser.lm.asking import AttentionRun
+from noiser.lm.attention import Fold
+from noiser.lm.goal import Goal
+from noiser.lm.prefix import Clean
+from noiser.lm.runner import LanguageModel
+from noiser.methods.steps import Scored, Steps
+from noiser.registry import method
+
+Variant = Literal["paper", "official"]
+SAME_FOR_ALL = "Attention does not know the target: these scores are the same for any target, and for the foil."
+
+
+@method("last_attention", family="attention", source="Jain et al. 2020, arXiv:2005.00115", cost="1 row of T tokens")
+def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Steps[Scored]:  # noqa: ARG001
+    """How much the last position attends to each token: last layer, mean over heads. In [0, 1], adds up to 1.
+
+    The target has no say in it. A target of several tokens gets the mean over the positions that predict them.
+
+    variant  official: the released code's, the weights softmaxed once more, which makes them nearly uniform.
+
+    Source: Jain et al. 2020, arXiv:2005.00115.
+    """
+    return (yield from _attended(clean, goal, lambda _, layer: layer, variant))
+
+
+@method("attention_rollout", family="attention", source="Abnar & Zuidema 2020, arXiv:2005.00928", cost="1 row of T tokens")
+def attention_rollout(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Steps[Scored]:  # noqa: ARG001
+    """How much of each token flows into the last position through all layers. In [0, 1], adds up to 1.
+
+    Each layer is 0.5 A + 0.5 I, A its attention weights, mean over heads; the layers are multiplied through. The target has
+    no say in it. A target of several tokens gets the mean over the positions that predict them.
+
+    variant  official: the released code's, the result softmaxed once more, which makes it nearly uniform.
+
+    Source: Abnar & Zuidema 2020, arXiv:2005.00928.
+    """
+    return (yield from _attended(clean, goal, _rolled, variant))
+
+
+def _rolled(before: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[Tensor, "seq seq"]:
+    mixed = 0.5 * layer + 0.5 * torch.eye(len(layer), device=layer.device)
+    return mixed if before is None else mixed @ before
+
+
+def _attended(clean: Clean, goal: Goal, fold: Fold, variant: Variant) -> Steps[Scored]:
+    branch = goal.branches[0]
+    answer = yield AttentionRun(branch.clean, fold)
+    folded = cast(Tensor, answer).cpu().double().numpy()
+    scores = folded[list(branch.measure.ends), : len(clean.prompt)].mean(0)
+    if variant == "official":
+        scores = np.exp(scores) / np.exp(scores).sum()
+    return Scored(scores, {"warnings": [SAME_FOR_ALL] if goal.target.foil else []})

@@ -1,0 +1,43 @@
+"""What the gradient methods have in common: baselines, quadrature, and one score from a token's whole embedding."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from noiser.lm.prefix import Clean
+from noiser.lm.runner import LanguageModel
+
+Aggregation = Literal["l2", "sum"]
+Baseline = Literal["zero", "unk"]
+
+
+def baseline_embeds(lm: LanguageModel, clean: Clean, baseline: Baseline) -> Float[Tensor, "seq dim"] | None:
+    """What stands for an absent token at each position: None for zeros, or the embedding of the unknown token (as in Inseq)."""
+    if baseline == "zero":
+        return None
+    return lm.embedding(lm.tokens.unknown)[None].expand(len(clean.prompt), -1)
+
+
+def distance(clean: Clean, baseline: Float[Tensor, "seq dim"] | None) -> Float[np.ndarray, "seq dim"]:
+    """The embeddings less the baseline."""
+    embeds = clean.embeds.double() if clean.embeds.device.type != "mps" else clean.embeds.float()
+    return (embeds if baseline is None else embeds - baseline.to(embeds)).cpu().numpy().astype(np.float64)
+
+
+def aggregated(product: Float[np.ndarray, "seq dim"], aggregation: Aggregation) -> Float[np.ndarray, " seq"]:
+    """One score for each token: the Euclidean length of what its dimensions contribute, or their signed sum."""
+    return np.linalg.norm(product, axis=-1) if aggregation == "l2" else product.sum(-1)
+
+
+def path(steps: int) -> tuple[Float[np.ndarray, " steps"], tuple[float, ...]]:
+    """Points in (0, 1) and weights of the Gauss-Legendre quadrature, exact for polynomials of degree 2 steps - 1."""
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    return (points + 1) / 2, tuple((weights / 2).tolist())
+
+
+def along(shares: Float[np.ndarray, " rows"], span: int) -> Float[Tensor, "rows span"]:
+    """The same share at every position of a row."""
+    return torch.from_numpy(shares.astype(np.float32))[:, None].expand(-1, span)

@@ -1,0 +1,40 @@
+"""Occlusion."""
+
+import numpy as np
+import torch
+
+from noiser.lm.edit import Fade
+from noiser.lm.goal import Goal
+from noiser.lm.prefix import Clean
+from noiser.lm.runner import LanguageModel
+from noiser.methods.gradients import Baseline, baseline_embeds
+from noiser.methods.pieces import Unit, pieces
+from noiser.methods.steps import Scored, Steps, measure
+from noiser.registry import method
+
+
+@method(
+    "occlusion",
+    family="perturbation",
+    source="Zeiler & Fergus 2014, arXiv:1311.2901",
+    cost="T rows of T/2 tokens (fewer with unit)",
+)
+def occlusion(lm: LanguageModel, clean: Clean, goal: Goal, *, unit: Unit = "token", baseline: Baseline = "zero") -> Steps[Scored]:
+    """Drop in the explained quantity when a token's embedding is taken away. Higher is more important; signed.
+
+    unit      what is taken away at once; a unit's score is divided evenly among its tokens.
+    baseline  what stands there instead: zero: a zero embedding; unk: the embedding of the tokenizer's unknown token (as in
+              Inseq, which drops the sign too).
+
+    Source: Zeiler & Fergus 2014, arXiv:1311.2901.
+    """
+    parts = pieces(clean.prompt, unit)
+    start = baseline_embeds(lm, clean, baseline)
+    edits = []
+    for members in parts.members:
+        first, stop = members[0], members[-1] + 1
+        share = torch.ones(1, stop - first)
+        share[0, [token - first for token in members]] = 0.0
+        edits.append(Fade(first, share, None if start is None else start[first:stop]))
+    found = yield from measure(goal, edits)
+    return Scored(parts.spread(np.array([goal.value - each.values[0] for each in found])))
