@@ -5,21 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noiser.attribution import Failure, attribute, attribute_many
+    from noiser.comparison import compare
     from noiser.lm.load import load
     from noiser.lm.runner import LanguageModel
     from noiser.methods import METHODS
-    from noiser.types import Attribution
+    from noiser.types import Attribution, Comparison
 
-__all__ = ["METHODS", "Attribution", "Failure", "LanguageModel", "attribute", "attribute_many", "load"]
+__all__ = ["METHODS", "Attribution", "Comparison", "Failure", "LanguageModel", "attribute", "attribute_many", "compare", "load"]
 __version__ = "0.1.0"
 
 _HOME = {
     "METHODS": "noiser.methods",
     "Attribution": "noiser.types",
+    "Comparison": "noiser.types",
     "Failure": "noiser.attribution",
     "LanguageModel": "noiser.lm.runner",
     "attribute": "noiser.attribution",
     "attribute_many": "noiser.attribution",
+    "compare": "noiser.comparison",
     "load": "noiser.lm.load",
 }
 

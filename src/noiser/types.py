@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from noiser.agreement import spearman, top_overlap
 from noiser.normalization import normalize
 from noiser.prompts import Prompt
 from noiser.units import Units, units
@@ -48,9 +49,9 @@ class Cost:
     """On a GPU the most memory allocated during the call; on a CPU the process's highest resident size so far."""
 
 
-Show = Callable[["Attribution"], str]
+Show = Callable[[Any], str]
 VIEWS: dict[str, Show] = {}
-"""How an Attribution shows itself; `noiser.views` fills it, because imports point one way only."""
+"""How an Attribution (`text`) and a Comparison (`comparison`) print; `noiser.views` fills it, because imports point one way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +159,46 @@ class UnitScores:
             "scores": self.scores.tolist(),
             "rest": self.rest.tolist(),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Several methods on exactly the same tokens and targets."""
+
+    attributions: tuple[Attribution, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Methods that could not explain this prompt or model, and why."""
+
+    @property
+    def spearman(self) -> list[list[float | None]]:
+        """Rank correlation of every two methods, see `noiser.agreement.spearman`; None where a method ranks nothing."""
+        return self._pairs(spearman)
+
+    @property
+    def top_overlap(self) -> list[list[float]]:
+        """Share of the three highest tokens that every two methods have in common."""
+        return self._pairs(top_overlap)
+
+    def _pairs(self, how: Callable[..., Any]) -> list[list[Any]]:
+        lengths = [target.context or len(each.prompt) for each in self.attributions[:1] for target in each.targets]
+        return [[how(a.scores, b.scores, lengths) for b in self.attributions] for a in self.attributions]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain Python values (schema 1): the attributions, and how far each two agree."""
+        return {
+            "schema": 1,
+            "methods": [each.method for each in self.attributions],
+            "attributions": [each.to_dict() for each in self.attributions],
+            "agreement": {"spearman": self.spearman, "top3_overlap": self.top_overlap},
+            "failures": dict(self.failures),
+        }
+
+    def to_json(self) -> str:
+        """One line of strict JSON: no NaN, no infinity."""
+        return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return VIEWS.get("comparison", repr)(self)
 
 
 def _target_dict(target: Target) -> dict[str, Any]:

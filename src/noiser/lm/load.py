@@ -32,6 +32,7 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    attention: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     token_budget: int | None = None,
@@ -40,7 +41,8 @@ def load(
 
     `model` is the alias `smollm2-135m`, a Hugging Face hub id, a local folder, a GGUF file, or a model that you have
     already loaded, with its `tokenizer`. `device` is a torch device, by default the first GPU if there is one; `dtype`
-    is float32, bfloat16 or float16, by default float32 on a CPU and the checkpoint's own elsewhere. Code that comes with
+    is float32, bfloat16 or float16, by default float32 on a CPU and the checkpoint's own elsewhere; `attention` how
+    transformers computes attention (`eager` for models that give their weights away no other way). Code that comes with
     a model runs only with `trust_remote_code`; pickled weights, which can run code when read, only with `allow_pickle`.
     `token_budget` limits the tokens that go through the model at once; it is found from the free memory otherwise.
 
@@ -60,7 +62,11 @@ def load(
     with _quiet_loading(), _explained(name, trust_remote_code):
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
         loaded = AutoModelForCausalLM.from_pretrained(
-            path, dtype=pick_dtype(dtype, chosen), use_safetensors=None if allow_pickle else True, **options
+            path,
+            dtype=pick_dtype(dtype, chosen),
+            use_safetensors=None if allow_pickle else True,
+            **({} if attention is None else {"attn_implementation": attention}),
+            **options,
         )
     loaded.eval()
     loaded.to(device=chosen)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)

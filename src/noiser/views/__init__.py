@@ -1,6 +1,7 @@
-"""How an Attribution shows itself. Importing this package tells `print` how."""
+"""How results show themselves. Importing this package tells `print` how."""
 
 from noiser.types import VIEWS
-from noiser.views.terminal import to_text
+from noiser.views import comparison, terminal
 
-VIEWS["text"] = to_text
+VIEWS["text"] = terminal.to_text
+VIEWS["comparison"] = comparison.to_text

@@ -5,101 +5,155 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.color import Color
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from noiser.types import Attribution
+from noiser.types import Attribution, Comparison, Cost, Target
+from noiser.views.colour import BAR, bar, blend, style
 from noiser.views.escape import visible
+from noiser.views.shown import Shown, shown, spaced, strongest
 
-SUPPORTS, NEUTRAL, OPPOSES = (255, 120, 0), (200, 200, 200), (70, 150, 255)
-"""Orange and blue on grey: told apart by the colour-blind, and about equally bright on light and dark terminals."""
-BAR = 24
 MOST_BARS = 40
 """A longer prompt gets bars for its strongest tokens only."""
+MOST_COLUMNS = 8
+"""Targets whose scores stand side by side."""
 
 
-def to_text(attribution: Attribution, width: int = 100) -> str:
-    """The heat map without colour, as `print` shows it."""
+def plain(renderable: RenderableType, width: int = 100) -> str:
+    """What a terminal without colour shows."""
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    console.print(heatmap(attribution))
+    console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().rstrip("\n")
 
 
-def heatmap(attribution: Attribution, normalization: str = "none") -> RenderableType:
-    """One block a target: its probability, the coloured prompt, bars, and what the method noted and took."""
-    scores = attribution.normalized(normalization)
-    blocks = [_block(attribution, row, normalization) for row in scores]
-    return Group(*blocks, _facts(attribution), *[Text(f"! {visible(w)}", style="yellow") for w in attribution.notes.get("warnings", ())])
+def to_text(attribution: Attribution, width: int = 100) -> str:
+    """The heat map without colour, as `print` shows it."""
+    return plain(heatmap(attribution), width)
 
 
-def _block(attribution: Attribution, scores: np.ndarray, normalization: str) -> Group:
-    target = attribution.target
+def heatmap(attribution: Attribution, normalization: str = "none", by: str | None = None) -> RenderableType:
+    """The question, the coloured prompt, bars (columns for several targets), and what the method noted and took."""
+    what = shown(attribution, by, normalization)
+    unit = by or attribution.unit
+    blocks: list[RenderableType] = []
+    for row, target in enumerate(attribution.targets):
+        blocks += [question(target, attribution.model), Text(), line(attribution, what, row), Text()]
+    blocks.append(_bars(what) if len(attribution.targets) == 1 else _columns(what, attribution.targets))
+    if what.rest is not None and np.any(what.rest != 0):
+        blocks.append(Text(f"in no {unit}: " + ", ".join(f"{rest:+.4f}" for rest in what.rest), style="dim"))
+    if normalization != "none":
+        blocks.append(Text(f"scores after {normalization}", style="dim"))
+    return Group(*blocks, Text(), facts(attribution), *warnings(attribution))
+
+
+def question(target: Target, model: str) -> Text:
+    """What is explained, in a line."""
     answer = visible("".join(target.tokens))
+    value = target.prob if target.value is None else target.value
+    if target.quantity.startswith("function"):
+        return Text.assemble("Why ", (visible(target.quantity), "bold"), f" = {value:.4g}?  {visible(model)}")
+    if target.foil is not None:
+        other = repr(visible("".join(target.foil.tokens)))
+        what = {"prob": "difference in probability", "log_odds": "log odds"}[target.quantity]
+        odds = f"p = {_short(target.prob)} against {_short(target.foil.prob)}, {what} {value:+.3f}, {visible(model)}"
+        return Text.assemble("Why ", (repr(answer), "bold"), " and not ", (other, "bold"), f"?  {odds}")
     rank = "its own prediction" if target.rank == 0 else f"its choice number {target.rank + 1}"
-    head = Text.assemble("Why ", (repr(answer), "bold"), f"?  p = {target.prob:.3f}, {rank} of {visible(attribution.model)}")
-    largest = float(np.abs(scores).max()) or 1.0
-    line = Text("  ")
-    for token, score, special in zip(attribution.tokens, scores, attribution.prompt.special, strict=True):
-        line.append(visible(token), _style(score / largest, special))
-    line.append("  \u2192", "dim").append(answer, "bold")
-    unit = "" if normalization == "none" else f"scores after {normalization}"
-    return Group(head, Text(), line, Text(), _bars(attribution, scores, largest), *([Text(unit, style="dim")] if unit else []))
+    also = "" if target.quantity == "prob" else f", {target.quantity} {value:.3f}"
+    which = rank if len(target.tokens) == 1 or target.rank == 0 else f"at the least likely step {rank}"
+    return Text.assemble("Why ", (repr(answer), "bold"), f"?  p = {_short(target.prob)}{also}, {which} of {visible(model)}")
 
 
-def _bars(attribution: Attribution, scores: np.ndarray, largest: float) -> RenderableType:
+def line(attribution: Attribution, what: Shown, row: int) -> Text:
+    """The prompt, each token coloured by its score or its unit's, and the target."""
+    target = attribution.targets[row]
+    largest = float(np.abs(what.scores[row]).max(initial=0.0)) or 1.0
+    text = Text("  ")
+    seen = target.context or len(attribution.prompt)
+    for token, label, special in zip(attribution.tokens[:seen], what.of, attribution.prompt.special, strict=False):
+        share = 0.0 if label is None else what.scores[row, label] / largest
+        text.append(visible(token), style(share, special))
+    foil = f" (not {visible(''.join(target.foil.tokens))})" if target.foil else ""
+    return text.append("  \u2192", "dim").append(visible("".join(target.tokens)), "bold").append(foil, "dim")
+
+
+def facts(attribution: Attribution) -> Text:
+    """What the method found and what it took."""
+    notes = attribution.notes
+    parts: list[Any] = []
+    if "k" in notes:
+        k = notes["k"]
+        found = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
+        parts.append(f"k = {found} ({notes['k_status']})")
+    return Text(" \u00b7 ".join([*parts, *taken(attribution.cost)]), style="dim")
+
+
+def taken(cost: Cost) -> list[str]:
+    """A cost in words."""
+    backward = [f"{cost.backward_tokens:,} backward"] if cost.backward_tokens > cost.forward_tokens // 10 else []
+    return [f"{cost.seconds:.1f} s", f"{cost.forward_tokens:,} token-forwards", *backward, f"peak {cost.peak_bytes / 1e9:.1f} GB"]
+
+
+def warnings(shown: Attribution | Comparison) -> list[Text]:
+    """What a reader has to know."""
+    each = shown.attributions if isinstance(shown, Comparison) else [shown]
+    sentences = [(one.method, sentence) for one in each for sentence in one.notes.get("warnings", ())]
+    prefix = (lambda method: f"{method}: ") if isinstance(shown, Comparison) else (lambda _: "")
+    return [Text(f"! {prefix(method)}{visible(sentence)}", style="yellow") for method, sentence in sentences]
+
+
+def _short(prob: float) -> str:
+    return f"{prob:.3f}" if prob >= 0.001 or prob == 0 else f"{prob:.1e}"
+
+
+def _bars(what: Shown) -> RenderableType:
+    scores = what.scores[0]
+    largest = float(np.abs(scores).max(initial=0.0)) or 1.0
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right")
     table.add_column(width=BAR)
     table.add_column(overflow="fold")
-    shown = _strongest(scores)
-    for index in shown:
+    chosen = strongest(scores, MOST_BARS)
+    for index in chosen:
         share = scores[index] / largest
-        label = visible(attribution.tokens[index])
-        label = "\u00b7" + label[1:] if label.startswith(" ") else label
-        style = Style(color=_blend(share))
-        token = Text(label, style="dim" if attribution.prompt.special[index] else "")
-        table.add_row(f"{scores[index]:+.4f}", Text(_bar(share), style=style), token)
-    if len(shown) < len(scores):
-        return Group(table, Text(f"the strongest {len(shown)} of {len(scores)} tokens, in the order of the prompt", style="dim"))
+        label = Text(what.labels[index], style="dim" if what.special[index] else "")
+        table.add_row(f"{scores[index]:+.4f}", Text(bar(share), style=Style(color=blend(share))), label)
+    return Group(table, *_left_out(len(chosen), len(scores)))
+
+
+def _columns(what: Shown, targets: tuple[Target, ...]) -> RenderableType:
+    """Labels down, targets across, some at a time."""
+    blocks: list[RenderableType] = []
+    chosen = strongest(what.scores, MOST_BARS)
+    for first in range(0, len(targets), MOST_COLUMNS):
+        some = targets[first : first + MOST_COLUMNS]
+        heads = [spaced(visible("".join(target.tokens))) for target in some]
+        scores = what.scores[first : first + MOST_COLUMNS]
+        blocks.append(score_table(what, chosen, heads, scores, [target.context or len(what.of) for target in some]))
+    return Group(*blocks, *_left_out(len(chosen), len(what.labels)))
+
+
+def score_table(what: Shown, chosen: Sequence[int], heads: list[str], scores: np.ndarray, seen: list[int]) -> Table:
+    """The chosen labels down, a column of scores for each head, coloured by share of the column's largest.
+
+    `seen` is how many tokens come before each head's target: what does not has no score there.
+    """
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("")
+    for head in heads:
+        table.add_column(head, justify="right", overflow="fold")
+    largest = np.maximum(np.abs(scores).max(-1, initial=0.0), 1e-300)
+    for index in chosen:
+        begins = what.of.index(index)
+        columns = zip(scores[:, index], largest, seen, strict=True)
+        cells = [Text(f"{value:+.4f}", style(value / top, special=False)) if begins < n else Text() for value, top, n in columns]
+        table.add_row(Text(what.labels[index], style="dim" if what.special[index] else ""), *cells)
     return table
 
 
-def _strongest(scores: np.ndarray) -> Sequence[int]:
-    order = np.argsort(-np.abs(scores), kind="stable")[:MOST_BARS]
-    return sorted(order.tolist())
-
-
-def _bar(share: float) -> str:
-    """Full blocks where a token supports the target, shaded ones where it opposes it."""
-    eighths = round(abs(share) * BAR * 8)
-    if share < 0:
-        return "\u2592" * max(1, eighths // 8)
-    return "\u2588" * (eighths // 8) + (chr(0x2590 - eighths % 8) if eighths % 8 else "")
-
-
-def _facts(attribution: Attribution) -> Text:
-    notes, cost = attribution.notes, attribution.cost
-    parts: list[Any] = []
-    if "k" in notes:
-        k = notes["k"]
-        shown = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
-        parts.append(f"k = {shown} ({notes['k_status']})")
-    parts += [f"{cost.seconds:.1f} s", f"{cost.forward_tokens:,} token-forwards", f"peak {cost.peak_bytes / 1e9:.1f} GB"]
-    return Text("\n" + " \u00b7 ".join(parts), style="dim")
-
-
-def _blend(share: float) -> Color:
-    """From grey at 0 to orange at 1 and blue at -1."""
-    end = SUPPORTS if share >= 0 else OPPOSES
-    return Color.from_rgb(*(a + (b - a) * min(1.0, abs(share)) for a, b in zip(NEUTRAL, end, strict=True)))
-
-
-def _style(share: float, special: bool) -> Style:
-    """A background for what counts; special tokens dim, tokens next to zero plain."""
-    if abs(share) < 0.04:
-        return Style(dim=special)
-    return Style(color="black", bgcolor=_blend(share), italic=special)
+def _left_out(shown: int, there: int) -> list[Text]:
+    if shown == there:
+        return []
+    return [Text(f"the strongest {shown} of {there} tokens, in the order of the prompt", style="dim")]

@@ -1,0 +1,97 @@
+"""`noiser compare`: several methods on one prompt, side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import noiser.methods
+from noiser.commands.output import Output, console
+from noiser.commands.progress import progress
+from noiser.commands.wanted import Asked, check_display, read_messages, read_settings
+from noiser.comparison import checked, compare
+from noiser.errors import OptionError
+from noiser.lm.load import load
+from noiser.lm.question import Question
+
+FORMATS = ("heatmap", "json")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to compare; everything in it is checked before any weights are read."""
+
+    prompt: str | list[Any]
+    methods: Mapping[str, Mapping[str, Any]]
+    question: Question
+    normalize: str
+    by: str | None
+
+    @classmethod
+    def checked(
+        cls,
+        source: tuple[str | None, str | None],
+        methods: str,
+        settings: Sequence[str],
+        asked: Asked,
+        seed: int | None,
+        display: tuple[str, str | None],
+    ) -> "Wanted":
+        """From text or --messages. Raises OptionError for what does not exist or fit."""
+        text, messages = source
+        if (text is None) == (messages is None):
+            raise OptionError("give either a prompt or --messages" + (", not both" if text is not None else ""))
+        check_display(*display)
+        chosen = checked(options_of(methods, settings, seed))
+        return cls(text if messages is None else read_messages(messages), chosen, asked.question(), *display)
+
+
+def options_of(methods: str, settings: Sequence[str], seed: int | None) -> dict[str, dict[str, Any]]:
+    """Each named method with its options: METHOD.NAME=VALUE for one, NAME=VALUE for all that have it."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OptionError(f"--methods wants each method once; {', '.join(twice)} came twice")
+    given: dict[str, dict[str, Any]] = {name: {} for name in names}
+    has = {name: noiser.methods.find(name).options for name in names}
+    for key, value in read_settings(settings).items():
+        method, dot, option = key.rpartition(".")
+        takers = [method] if dot else [name for name in names if option in has[name]]
+        if dot and method not in given:
+            raise OptionError(f"--set {key}: {method!r} is not among --methods {methods}")
+        if not takers:
+            raise OptionError(f"--set {key}: none of {', '.join(names)} has an option {option!r}")
+        for name in takers:
+            given[name][option] = value
+    if seed is not None:
+        for name in names:
+            given[name] |= {"seed": seed} if "seed" in has[name] else {}
+    return given
+
+
+def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Output) -> int:
+    """Compare and write; the exit status is 1 if any method failed."""
+    with progress() as watch:
+        watch.say(f"loading {model}")
+        lm = load(model, **load_options)
+        watch.follow(lm, 1)
+        found = compare(lm, wanted.prompt, wanted.methods, **vars(wanted.question))
+        for each in found.attributions:
+            each.normalized(wanted.normalize)
+            each.by(wanted.by or "token")
+    with output.opened() as sink:
+        if output.form == "json":
+            record = found.to_dict()
+            for plain, each in zip(record["attributions"], found.attributions, strict=True):
+                if wanted.by is not None:
+                    plain["by"] = each.by(wanted.by).to_dict()
+                if wanted.normalize != "none":
+                    plain["normalized"] = {"how": wanted.normalize, "scores": each.normalized(wanted.normalize).tolist()}
+            output.write_json(record, sink)
+        else:
+            from noiser.views.comparison import side_by_side
+
+            screen = console(sink)
+            if not sink.isatty():
+                screen.width = max(screen.width, 24 + 30 * len(found.attributions))
+            screen.print(side_by_side(found, wanted.normalize, wanted.by))
+    return 1 if found.failures else 0

@@ -1,0 +1,87 @@
+"""What a command line asks for, checked before any weights are read."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noiser.errors import OptionError
+from noiser.lm.question import Question
+from noiser.normalization import NORMALIZATIONS
+from noiser.units import UNITS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options about the target, as typed."""
+
+    target: str | None = None
+    foil: str | None = None
+    continuation: str | None = None
+    generate: int | None = None
+    span: str | None = None
+    quantity: str | None = None
+
+    def question(self) -> Question:
+        """Raises OptionError where they make no sense, alone or together."""
+        words = [read_words(f"--{name}", getattr(self, name)) for name in ("target", "foil", "continuation")]
+        return Question(words[0], words[1], words[2], self.generate, _span(self.span), self.quantity)
+
+
+def read_words(option: str, value: str | None) -> str | int | tuple[int, ...] | None:
+    """Text as it is; `id:7042` as an id, `id:7,8` as several."""
+    if value is None or not value.startswith("id:"):
+        return value
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", value[3:], re.ASCII):
+        raise OptionError(f"{option} id:N wants a token id, or several as id:N,M; got {value!r}")
+    ids = tuple(map(int, value[3:].split(",")))
+    return ids[0] if len(ids) == 1 else ids
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE pairs, the last of the same name counting."""
+    pairs = [setting.partition("=") for setting in settings]
+    for setting, (name, separator, _) in zip(settings, pairs, strict=True):
+        if not separator or not name:
+            raise OptionError(f"--set wants NAME=VALUE; got {setting!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def read_messages(path: str) -> list[Any]:
+    """A chat: a JSON list of {"role": ..., "content": ...}, from a file or standard input."""
+    try:
+        raw = sys.stdin.buffer.read() if path == "-" else existing(path).read_bytes()
+        messages = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise OptionError(f"--messages wants a JSON list of role and content: {error}") from error
+    wrong = not isinstance(messages, list) or not messages or not all(isinstance(message, Mapping) for message in messages)
+    if wrong:
+        raise OptionError('--messages wants a JSON list: [{"role": "user", "content": "..."}, ...]')
+    return messages
+
+
+def check_display(normalize: str, by: str | None) -> None:
+    """Raises OptionError for a normalisation or unit that does not exist."""
+    if normalize not in NORMALIZATIONS:
+        raise OptionError(f"--normalize must be one of {', '.join(NORMALIZATIONS)}; got {normalize!r}")
+    if by is not None and by not in UNITS:
+        raise OptionError(f"--by must be one of {', '.join(UNITS)}; got {by!r}")
+
+
+def existing(path: str) -> Path:
+    """The path. Raises OptionError where there is no such file."""
+    if not Path(path).exists() or Path(path).is_dir():
+        raise OptionError(f"there is no file {path}")
+    return Path(path)
+
+
+def _span(span: str | None) -> tuple[int, int] | None:
+    if span is None:
+        return None
+    found = re.fullmatch(r"([0-9]+):([0-9]+)", span, re.ASCII)
+    if not found:
+        raise OptionError(f"--span wants FROM:TO, tokens of the continuation counted from 0; got {span!r}")
+    return int(found[1]), int(found[2])
