@@ -28,8 +28,8 @@ class Method:
     cost: str = "not stated"
     """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
     check: Callable[..., None] | None = None
-    gradient: bool = False
-    """Whether the clean run should take the gradient of the top-two margin along."""
+    gradient: Literal["margin", "goal"] | None = None
+    """Which gradient the clean run takes along: of the top-two margin, or of what is explained."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def method(
     source: str,
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
-    gradient: bool = False,
+    gradient: Literal["margin", "goal"] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Enter a function into METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
 

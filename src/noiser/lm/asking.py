@@ -1,6 +1,6 @@
 """What can be asked of the engine on the way to an attribution. Whoever works on a prompt is a generator that yields these."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,8 @@ from noiser.lm.probe import Probe, Reading
 from noiser.prompts import Prompt
 
 R = TypeVar("R")
+Slopes = Callable[[Tensor], Mapping[int, Tensor]]
+"""From the logits at the ends [ends, vocab] to scalars whose gradients are wanted, each named by the end that it is kept with."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class CleanRun:
     prompt: Prompt
     ends: tuple[int, ...]
     """Positions, ascending; the last of the sequence among them."""
-    gradient: bool
+    slopes: Slopes | None = None
+    """What gradients to take along with it."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What is explained, as numbers read off the model: one or two sequences, and what to read off each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
 
 from noiser.errors import OptionError
 from noiser.lm.asking import Asking, CleanRun, Generation
@@ -43,12 +44,18 @@ class Goal:
         return self.branches[0].measure if len(self.branches) == 1 and self.branches[0].clean is clean else None
 
 
+Gradient = Literal["margin", "goal"] | None
+
 Posed = tuple[Clean, Goal]
 """The tokens that a goal is attributed to, run clean, and the goal."""
 
 
-def pose(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[list[Posed]]:
-    """Run what the question needs unperturbed, and say what to read off it: one goal for each row of the scores."""
+def pose(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[list[Posed]]:
+    """Run what the question needs unperturbed, and say what to read off it: one goal for each row of the scores.
+
+    `gradient` has the clean runs take one along: of the top-two margin after the explained tokens (`margin`), or of what
+    each branch reads (`goal`).
+    """
     if question.kind == "a continuation":
         return (yield from _rows(tokens, prompt, question, gradient))
     if question.kind == "a span":
@@ -58,58 +65,72 @@ def pose(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> 
     own = () if question.target is None else read_words(tokens, cast(Any, question.target))
     if question.foil is not None:
         return [(yield from _contrast(tokens, prompt, question, own, gradient))]
-    return [(yield from _whole(tokens, prompt, own, len(prompt), question.chosen_quantity, gradient))]
+    return [(yield from _whole(tokens, prompt, own, question.chosen_quantity, gradient))]
 
 
-def _next(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[Posed]:
-    (clean,) = yield from _run(prompt, (len(prompt) - 1,), gradient)
-    predicted = (clean.prediction,)
-    if not callable(question.target):
-        return _posed(tokens, clean, [clean], predicted, question.chosen_quantity)
-    measure = custom(question.target, len(prompt) - 1)
-    name = f"function {getattr(question.target, '__name__', 'of the logits')}"
-    return clean, Goal(_target(tokens, [clean], predicted, name, _value(measure, [clean])), (Branch(clean, measure),))
+def _next(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[Posed]:
+    end = len(prompt) - 1
+    if callable(question.target):
+        measure = custom(question.target, end)
+        clean = yield from _run_one(prompt, gradient, lambda _: measure)
+        name = f"function {getattr(question.target, '__name__', 'of the logits')}"
+        target = _target(tokens, [clean], (clean.prediction,), name, _value(measure, [clean]))
+        return clean, Goal(target, (Branch(clean, measure),))
+    quantity = question.chosen_quantity
+    clean = yield from _run_one(prompt, gradient, lambda logits: chosen(quantity, (int(logits[0].argmax()),), (end,)))
+    return _posed(tokens, clean, [clean], (clean.prediction,), quantity)
 
 
-def _rows(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[list[Posed]]:
+def _rows(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[list[Posed]]:
     ids = yield from _continuation(tokens, prompt, question)
-    cleans = yield from _run(tokens.extended(prompt, ids[:-1]), tuple(range(len(prompt) - 1, len(prompt) + len(ids) - 1)), gradient)
+    ends = tuple(range(len(prompt) - 1, len(prompt) + len(ids) - 1))
+    each = [chosen(question.chosen_quantity, (own,), (end,)) for own, end in zip(ids, ends, strict=True)]
+
+    def slopes(logits: Tensor) -> dict[int, Tensor]:
+        return {row: _margin(at) if gradient == "margin" else each[row].of(at[None, None])[0] for row, at in enumerate(logits)}
+
+    cleans = yield from _run(CleanRun(tokens.extended(prompt, ids[:-1]), ends, slopes if gradient else None))
     return [_posed(tokens, clean, [clean], (own,), question.chosen_quantity) for clean, own in zip(cleans, ids, strict=True)]
 
 
-def _span(tokens: Tokens, prompt: Prompt, question: Question, gradient: bool) -> Asking[Posed]:
+def _span(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[Posed]:
     ids = yield from _continuation(tokens, prompt, question)
     start, stop = question.span or (0, 0)
     if stop > len(ids):
         raise OptionError(f"the span {start}:{stop} reaches beyond the continuation, which has {len(ids)} tokens")
-    context = tokens.extended(prompt, ids[:start])
-    return (yield from _whole(tokens, context, ids[start:stop], len(context), question.chosen_quantity, gradient))
+    return (yield from _whole(tokens, tokens.extended(prompt, ids[:start]), ids[start:stop], question.chosen_quantity, gradient))
 
 
-def _whole(tokens: Tokens, prompt: Prompt, ids: tuple[int, ...], context: int, quantity: str, gradient: bool) -> Asking[Posed]:
+def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, gradient: Gradient) -> Asking[Posed]:
     """Several tokens as one target; they themselves are not attributed to."""
-    cleans = yield from _run(tokens.extended(prompt, ids[:-1]), tuple(range(context - 1, context + len(ids) - 1)), gradient)
+    ends = tuple(range(len(context) - 1, len(context) + len(ids) - 1))
+    measure = chosen(quantity, ids, ends)
+
+    def slopes(logits: Tensor) -> dict[int, Tensor]:
+        return {0: _margin(logits[0])} if gradient == "margin" else {len(ids) - 1: measure.of(logits[None])[0]}
+
+    cleans = yield from _run(CleanRun(tokens.extended(context, ids[:-1]), ends, slopes if gradient else None))
     return _posed(tokens, cleans[0], cleans, ids, quantity)
 
 
-def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], gradient: bool) -> Asking[Posed]:
-    foil, quantity = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity
+def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], gradient: Gradient) -> Asking[Posed]:
+    foil, quantity, end = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity, len(prompt) - 1
     if len(own) <= 1 and len(foil) == 1:
-        (clean,) = yield from _run(prompt, (len(prompt) - 1,), gradient)
+        clean = yield from _run_one(
+            prompt, gradient, lambda logits: difference(quantity, *(own or (int(logits[0].argmax()),)), foil[0], end)
+        )
         own = own or (clean.prediction,)
-        measure = difference(quantity, own[0], foil[0], len(prompt) - 1)
+        measure = difference(quantity, own[0], foil[0], end)
         against = _target(tokens, [clean], foil, quantity, None)
         target = _target(tokens, [clean], own, quantity, _value(measure, [clean]), against)
         return clean, Goal(target, (Branch(clean, measure),))
     each = "log_prob" if quantity == "log_odds" else quantity
     if not own:
-        (clean,) = yield from _run(prompt, (len(prompt) - 1,), gradient)
-        own = (clean.prediction,)
-    clean, first = yield from _whole(tokens, prompt, own, len(prompt), each, gradient)
-    _, second = yield from _whole(tokens, prompt, foil, len(prompt), each, gradient=False)
+        own = ((yield from _run(CleanRun(prompt, (end,))))[0].prediction,)
+    clean, first = yield from _whole(tokens, prompt, own, each, gradient)
+    _, second = yield from _whole(tokens, prompt, foil, each, "goal" if gradient == "goal" else None)
     target = Target(**{**vars(first.target), "quantity": quantity, "value": first.value - second.value, "foil": second.target})
-    against = [Branch(branch.clean, branch.measure, -1.0) for branch in second.branches]
-    return clean, Goal(target, (*first.branches, *against))
+    return clean, Goal(target, (*first.branches, *(Branch(branch.clean, branch.measure, -1.0) for branch in second.branches)))
 
 
 def _continuation(tokens: Tokens, prompt: Prompt, question: Question) -> Asking[tuple[int, ...]]:
@@ -122,10 +143,25 @@ def _continuation(tokens: Tokens, prompt: Prompt, question: Question) -> Asking[
     return ids
 
 
-def _run(prompt: Prompt, ends: tuple[int, ...], gradient: bool) -> Asking[list[Clean]]:
-    cleans = yield CleanRun(prompt, ends, gradient)
-    assert isinstance(cleans, list)
+def _run(run: CleanRun) -> Asking[list[Clean]]:
+    cleans = yield run
     return cast(list[Clean], cleans)
+
+
+def _run_one(prompt: Prompt, gradient: Gradient, measure: Callable[[Tensor], Measure]) -> Asking[Clean]:
+    """A clean run read at its end only; `measure` may depend on the logits there [1, vocab], as the model's prediction does."""
+
+    def slopes(logits: Tensor) -> dict[int, Tensor]:
+        return {0: _margin(logits[0]) if gradient == "margin" else measure(logits).of(logits[None])[0]}
+
+    (clean,) = yield from _run(CleanRun(prompt, (len(prompt) - 1,), slopes if gradient else None))
+    return clean
+
+
+def _margin(logits: Tensor) -> Tensor:
+    """log P(prediction) - log P(runner-up)."""
+    top = logits.topk(2).values
+    return top[0] - top[1]
 
 
 def _posed(tokens: Tokens, context: Clean, cleans: Sequence[Clean], ids: tuple[int, ...], quantity: str) -> Posed:

@@ -26,7 +26,8 @@ class Clean:
     layers: tuple[KeysValues, ...]
     """Keys and values of each layer; empty where the model keeps something else."""
     gradient: Float[Tensor, "seq dim"] | None = None
-    """Of log P(prediction) - log P(runner-up) with respect to the embeddings, float32; None where none was asked for."""
+    """With respect to the embeddings, float32, of what was asked for: the top-two margin, or what is explained. None where
+    nothing was, or where memory did not allow it."""
     whole: "Clean | None" = None
     """The longer sequence that this one is the beginning of, where both come from one run."""
 

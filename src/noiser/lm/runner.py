@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from noiser.errors import DeviceMemoryError, NonFiniteError
+from noiser.lm.asking import CleanRun
 from noiser.lm.attention import Fold, attention_maps
 from noiser.lm.batching import Collector, Sums, batches, run_batch
 from noiser.lm.check import check_embeddings, check_signature, choose_layout
@@ -20,9 +21,6 @@ from noiser.lm.prefix import Clean, KeysValues, read_cache, split_layers
 from noiser.lm.probe import Batch, Probe, Reading
 from noiser.lm.tokens import Source, Tokens
 from noiser.prompts import Prompt
-
-Run = tuple[Prompt, tuple[int, ...]]
-"""A sequence and the positions whose logits are wanted, ascending, its last among them."""
 
 
 @dataclass
@@ -77,16 +75,16 @@ class LanguageModel:
         """The layout that serves this prompt, and why where that is the full one; known once such a prompt had its clean run."""
         return self._layouts.get(self._windowed(prompt), (Full(), "the prompt is too short to tell"))
 
-    def clean(self, prompts: Sequence[Prompt], *, gradient: bool = False) -> list[Clean]:
-        """Run each prompt unperturbed; short ones share forward passes. `gradient` takes that of the top-two margin along."""
-        return [clean for (clean,) in self.beginnings(prompts, [(len(prompt) - 1,) for prompt in prompts], gradient=gradient)]
+    def clean(self, prompts: Sequence[Prompt]) -> list[Clean]:
+        """Run each prompt unperturbed; short ones share forward passes."""
+        return [clean for (clean,) in self.beginnings([CleanRun(prompt, (len(prompt) - 1,)) for prompt in prompts])]
 
-    def beginnings(self, prompts: Sequence[Prompt], ends: Sequence[Sequence[int]], *, gradient: bool = False) -> list[list[Clean]]:
-        """Run each sequence once and take the clean run of its beginning up to each of its ends, ascending, from that."""
+    def beginnings(self, runs: Sequence[CleanRun]) -> list[list[Clean]]:
+        """Run each sequence once and take the clean run of its beginning up to each of its ends from that."""
         results: list[list[Clean]] = []
         with quiet(self.model):
-            for group in self._clean_groups(list(zip(prompts, map(tuple, ends), strict=True))):
-                results += self._clean_that_fits(group, gradient)
+            for group in self._clean_groups(runs):
+                results += self._clean_that_fits(group, gradient=group[0].slopes is not None)
                 self._inspect(results[-1][-1].source)
         return results
 
@@ -156,19 +154,21 @@ class LanguageModel:
     def _windowed(self, prompt: Prompt) -> bool:
         return exceeds_window(self.model.config.get_text_config(), len(prompt))
 
-    def _clean_groups(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
+    def _clean_groups(self, runs: Sequence[CleanRun]) -> Iterator[list[CleanRun]]:
         """What runs in one pass: alone until the packed layout has proved itself, then up to the budget's length."""
-        group: list[Run] = []
-        for prompt, ends in runs:
-            packs = self.layout(prompt)[0].packs and (not group or self.layout(group[0][0])[0].packs)
-            if group and not (packs and sum(len(each) for each, _ in group) + len(prompt) <= self.budget.length):
+        group: list[CleanRun] = []
+        for run in runs:
+            packs = self.layout(run.prompt)[0].packs and (not group or self.layout(group[0].prompt)[0].packs)
+            fits = sum(len(each.prompt) for each in group) + len(run.prompt) <= self.budget.length
+            alike = not group or (run.slopes is None) == (group[0].slopes is None)
+            if group and not (packs and fits and alike):
                 yield group
                 group = []
-            group.append((prompt, ends))
+            group.append(run)
         if group:
             yield group
 
-    def _clean_that_fits(self, group: list[Run], gradient: bool) -> list[list[Clean]]:
+    def _clean_that_fits(self, group: list[CleanRun], gradient: bool) -> list[list[Clean]]:
         """The group's clean runs; one by one where memory is short or one's NaN spread; without the gradient if need be."""
         with suppress(DeviceMemoryError), memory_told_apart():
             cleans = self._clean(group, gradient)
@@ -179,14 +179,13 @@ class LanguageModel:
         with memory_told_apart():
             return self._clean(group, gradient=False)
 
-    def _clean(self, group: list[Run], gradient: bool) -> list[list[Clean]]:
-        ids = [torch.tensor(prompt.input_ids, device=self.device) for prompt, _ in group]
-        counts = [len(ends) for _, ends in group]
+    def _clean(self, group: list[CleanRun], gradient: bool) -> list[list[Clean]]:
+        ids = [torch.tensor(run.prompt.input_ids, device=self.device) for run in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(each).detach().requires_grad_(gradient) for each in ids]
-            kept, cache = self._clean_logits(embeds, [ends for _, ends in group])
-            logits = kept.float().split(counts)
-            gradients = self._margin_gradients(logits, embeds) if gradient else [[None] * count for count in counts]
+            kept, cache = self._clean_logits(embeds, [run.ends for run in group])
+            logits = kept.float().split([len(run.ends) for run in group])
+            gradients = self._slopes(group, logits, embeds) if gradient else [{} for _ in group]
         self.spent.forward_tokens += sum(map(len, ids))
         layers = split_layers(read_cache(cache), [len(each) for each in ids])
         parts = zip(group, embeds, logits, layers, gradients, strict=True)
@@ -199,17 +198,18 @@ class LanguageModel:
         logits = self.model(inputs_embeds=embeds[0][None], past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
         return logits[[end - len(embeds[0]) for end in ends[0]]], cache
 
-    def _margin_gradients(self, logits: Sequence[Tensor], embeds: list[Tensor]) -> list[list[Tensor]]:
-        """For each prompt and end. The ends of a prompt take a backward pass each, shared with the other prompts' ends."""
-        found: list[list[Tensor]] = [[] for _ in logits]
-        last = max(map(len, logits)) - 1
-        for place in range(last + 1):
-            having = [number for number, own in enumerate(logits) if len(own) > place]
-            top = torch.stack([logits[number][place].topk(2).values for number in having])
+    def _slopes(self, group: list[CleanRun], logits: Sequence[Tensor], embeds: list[Tensor]) -> list[dict[int, Tensor]]:
+        """The gradients that each run wants. A run's second and further ones take backward passes of their own."""
+        wanted = [dict(run.slopes(own)) if run.slopes else {} for run, own in zip(group, logits, strict=True)]
+        found: list[dict[int, Tensor]] = [{} for _ in group]
+        while any(wanted):
+            having = [number for number, own in enumerate(wanted) if own]
+            turn = [(number, *wanted[number].popitem()) for number in having]
+            total = torch.stack([scalar for _, _, scalar in turn]).sum()
             inputs = [embeds[number] for number in having]
-            gradients = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), inputs, retain_graph=place < last)
-            for number, gradient in zip(having, gradients, strict=True):
-                found[number].append(gradient.float())
+            gradients = torch.autograd.grad(total, inputs, retain_graph=any(wanted))
+            for (number, end, _), gradient in zip(turn, gradients, strict=True):
+                found[number][end] = gradient.float()
             self.spent.backward_tokens += sum(map(len, inputs))
         return found
 
@@ -224,15 +224,11 @@ class LanguageModel:
                 self._layouts[windowed] = choose_layout(self.model, clean)
 
 
-def _beginnings(
-    run: Run, embeds: Tensor, logits: Tensor, layers: tuple[KeysValues, ...], gradients: Sequence[Tensor | None]
-) -> list[Clean]:
-    prompt, ends = run
-    whole = Clean(prompt, embeds, logits[-1], layers, gradients[-1])
-    return [
-        whole if end == len(prompt) - 1 else whole.beginning(end + 1, own, slope)
-        for end, own, slope in zip(ends, logits, gradients, strict=True)
-    ]
+def _beginnings(run: CleanRun, embeds: Tensor, logits: Tensor, layers: tuple[KeysValues, ...], slopes: dict[int, Tensor]) -> list[Clean]:
+    last = len(run.ends) - 1
+    whole = Clean(run.prompt, embeds, logits[last], layers, slopes.get(last))
+    rest = [whole.beginning(end + 1, logits[place], slopes.get(place)) for place, end in enumerate(run.ends[:-1])]
+    return [*rest, whole]
 
 
 def _listed(ids: Any) -> list[int]:

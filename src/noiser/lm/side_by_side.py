@@ -89,23 +89,18 @@ def _alone(lm: LanguageModel, job: Job) -> None:
 
 def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     """The clean runs that are asked for, in shared passes; one by one where they do not fit together."""
-    for gradient in (False, True):
-        asking = [job for job in jobs if isinstance(job.request, CleanRun) and job.request.gradient == gradient]
-        if asking:
-            _clean_together(lm, asking, gradient)
-
-
-def _clean_together(lm: LanguageModel, jobs: Sequence[Job], gradient: bool) -> None:
+    if not jobs:
+        return
     requests = [job.request for job in jobs if isinstance(job.request, CleanRun)]
     begin = time.perf_counter()
     try:
-        found = lm.beginnings([request.prompt for request in requests], [request.ends for request in requests], gradient=gradient)
+        found = lm.beginnings(requests)
     except DeviceMemoryError as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
         else:
             for job in jobs:
-                _clean_together(lm, [job], gradient)
+                _clean_round(lm, [job])
         return
     spent = time.perf_counter() - begin
     total = sum(len(request.prompt) for request in requests)

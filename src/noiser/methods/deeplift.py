@@ -14,7 +14,7 @@ from noiser.lm.edit import Fade
 from noiser.lm.goal import Goal
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
-from noiser.methods.gradients import Aggregation, Baseline, aggregated, along, baseline_embeds, distance
+from noiser.methods.gradients import Aggregation, Baseline, aggregated, along, baseline_embeds, clean_gradient, distance
 from noiser.methods.steps import Scored, Steps, measure
 from noiser.registry import method
 
@@ -22,6 +22,7 @@ CAPTUM = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
 """Elementwise modules that Captum's DeepLIFT has a rule for; pooling and softmax modules do not occur in decoders."""
 ALL = (*CAPTUM, nn.SiLU, nn.GELU, nn.ReLU6, nn.Mish, nn.Hardswish, *{c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()})
 """Every elementwise activation module that a Hugging Face decoder may hold."""
+NO_RULE = "No activation of this model has a rule: these are gradients times the distance to the baseline. rules=all has more."
 SMALL = 1e-6
 """Below this difference of an activation's inputs its slope stands for the ratio of differences, which would be rounding."""
 
@@ -30,7 +31,8 @@ SMALL = 1e-6
     "deeplift",
     family="gradient",
     source="Shrikumar et al. 2017, arXiv:1704.02685",
-    cost="2 rows of T tokens, forward and backward",
+    cost="2 rows of T tokens, forward and backward (1 where no activation has a rule)",
+    gradient="goal",
 )
 def deeplift(
     lm: LanguageModel,
@@ -56,13 +58,15 @@ def deeplift(
     kinds = CAPTUM if rules == "captum" else ALL
     affected = sum(isinstance(module, kinds) for module in lm.model.modules())
     start = baseline_embeds(lm, clean, baseline)
+    if not affected and (plain := clean_gradient(clean, goal)) is not None:
+        return Scored(aggregated(plain * distance(clean, start), aggregation), {"rescaled_modules": 0, "warnings": [NO_RULE]})
     edit = Fade(0, along(np.array([1.0, 0.0]), len(clean.prompt)), start)
     (found,) = yield from measure(goal, [edit], weights=(1.0, 0.0), within=RULES[rules])
     assert found.gradient is not None
     product = found.gradient * distance(clean, start)
     gap = float(product.sum()) - (goal.value - float(found.values[1]))
-    warnings = [] if affected else ["No activation of this model has a rule: these are gradients times distance. rules=all has more."]
-    return Scored(aggregated(product, aggregation), {"completeness_gap": gap, "rescaled_modules": affected, "warnings": warnings})
+    notes = {"completeness_gap": gap, "rescaled_modules": affected, "warnings": [] if affected else [NO_RULE]}
+    return Scored(aggregated(product, aggregation), notes)
 
 
 class _Rescaled(torch.autograd.Function):

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from noiser.lm.goal import Goal
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
 
@@ -25,6 +26,15 @@ def distance(clean: Clean, baseline: Float[Tensor, "seq dim"] | None) -> Float[n
     """The embeddings less the baseline."""
     embeds = clean.embeds.double() if clean.embeds.device.type != "mps" else clean.embeds.float()
     return (embeds if baseline is None else embeds - baseline.to(embeds)).cpu().numpy().astype(np.float64)
+
+
+def clean_gradient(clean: Clean, goal: Goal) -> Float[np.ndarray, "seq dim"] | None:
+    """The explained quantity's gradient from the clean runs themselves; None where one of them had no memory for it."""
+    found = [branch.clean.gradient for branch in goal.branches]
+    if any(gradient is None for gradient in found):
+        return None
+    parts = [gradient[: len(clean.prompt)].cpu().double().numpy() for gradient in found if gradient is not None]
+    return np.sum([branch.sign * part for branch, part in zip(goal.branches, parts, strict=True)], axis=0)
 
 
 def aggregated(product: Float[np.ndarray, "seq dim"], aggregation: Aggregation) -> Float[np.ndarray, " seq"]:

@@ -6,7 +6,7 @@ from noiser.lm.edit import Fade
 from noiser.lm.goal import Goal
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
-from noiser.methods.gradients import Aggregation, aggregated, along, distance
+from noiser.methods.gradients import Aggregation, aggregated, along, clean_gradient, distance
 from noiser.methods.steps import Scored, Steps, measure
 from noiser.registry import method
 
@@ -16,6 +16,7 @@ from noiser.registry import method
     family="gradient",
     source="Denil et al. 2015, arXiv:1412.6815",
     cost="1 row of T tokens, forward and backward",
+    gradient="goal",
 )
 def input_x_gradient(lm: LanguageModel, clean: Clean, goal: Goal, *, aggregation: Aggregation = "l2") -> Steps[Scored]:  # noqa: ARG001
     """Each token's embedding times the gradient of the explained quantity with respect to it.
@@ -25,6 +26,9 @@ def input_x_gradient(lm: LanguageModel, clean: Clean, goal: Goal, *, aggregation
 
     Source: Denil, Demiraj & de Freitas 2015, arXiv:1412.6815.
     """
-    (found,) = yield from measure(goal, [Fade(0, along(np.ones(1), len(clean.prompt)))], weights=(1.0,))
-    assert found.gradient is not None
-    return Scored(aggregated(found.gradient * distance(clean, None), aggregation))
+    gradient = clean_gradient(clean, goal)
+    if gradient is None:
+        (found,) = yield from measure(goal, [Fade(0, along(np.ones(1), len(clean.prompt)))], weights=(1.0,))
+        assert found.gradient is not None
+        gradient = found.gradient
+    return Scored(aggregated(gradient * distance(clean, None), aggregation))
