@@ -41,16 +41,16 @@ class Prompt:
         return len(self.input_ids)
 
     def cropped(self, length: int) -> "Prompt":
-        """Its first `length` tokens; the text ends with the last of them, and turns keep what tokens are left to them."""
+        """Its first `length` tokens; the text ends with the last of them, and turns keep what tokens are left to them.
+
+        A character of which some tokens are cut off is shown as U+FFFD.
+        """
         kept = self.offsets[:length]
-        return Prompt(
-            text=self.text[: max((stop for _, stop in kept), default=0)] if self.offsets else "".join(self.tokens[:length]),
-            input_ids=self.input_ids[:length],
-            tokens=self.tokens[:length],
-            special=self.special[:length],
-            offsets=kept,
-            turns=tuple(Turn(turn.role, tuple(t for t in turn.tokens if t < length)) for turn in self.turns),
-        )
+        text = self.text[: max((stop for _, stop in kept), default=0)] if self.offsets else "".join(self.tokens[:length])
+        if kept and self.tokens[length - 1].startswith("<0x") and any(start < len(text) for start, _ in self.offsets[length : length + 1]):
+            text = text[:-1] + "\ufffd"
+        turns = tuple(Turn(turn.role, tuple(token for token in turn.tokens if token < length)) for turn in self.turns)
+        return Prompt(text, self.input_ids[:length], self.tokens[:length], self.special[:length], kept, turns)
 
 
 @dataclass(frozen=True)
