@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import noiser
 from noiser.errors import PromptError
+from noiser.lm.chat import checked
+from noiser.lm.tokens import as_ids
 from noiser.units import units
 from tests.conftest import byte_tokenizer, tiny
 from tests.test_left_as_found import same, state
@@ -120,7 +122,7 @@ def test_an_answer_under_way_is_left_open():
         (PLAIN.replace("m.content", "m.content ~ m.content"), ["", ""]),
         (PLAIN.replace("m.content", "m.content.split('|')[-1]"), ["cat", "cat"]),
         (PLAIN.replace("{{ m.content }}", "{{ m.content if loop.last else '' }}"), ["", "the|cat"]),
-        (PLAIN.replace("{{ m.content }}", "{{ '(bar) ' if '|' in m.content }}{{ m.content }}"), ["the|cat", "the|cat"]),
+        (PLAIN.replace("{{ m.content }}", "{{ '(bar) ' if '|' in m.content }}{{ m.content }}"), [" the|cat", " the|cat"]),
     ],
     ids=["upper case", "twice", "cut down", "left out", "wrapped"],
 )
@@ -141,21 +143,28 @@ def test_a_slow_tokenizer_that_loses_characters_gets_no_turns_wrong():
     ("messages", "reason"),
     [
         ([], "no tokens"),
-        ({"role": "user", "content": "a"}, "as a list"),
         ([{"role": "user"}], "message 0 needs a 'content'"),
         ([{"role": "user", "content": "a"}, {"content": "a"}], "message 1 needs a 'role'"),
         ([{"role": "user", "content": None}], "'content' that is text"),
         ([{"role": "user", "content": [{"type": "text", "text": "a"}]}], "'content' that is text"),
-        ([{"role": "user", "content": "a"}, "b"], "message 1"),
         ([{"role": "user", "content": "a\ud800"}], r"U\+D800 at character 1"),
         ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "roles must alternate"),
-        (["a"], "list of messages"),
     ],
     ids=str,
 )
 def test_what_is_no_chat_is_refused_with_its_reason(messages, reason):
     with pytest.raises(PromptError, match=reason):
         chatting(STRICT).prompt(messages)
+
+
+def test_what_has_another_type_is_refused_with_its_reason():
+    """Asked of the functions that take anything: the type checker that runs along in these tests stops it earlier otherwise."""
+    with pytest.raises(PromptError, match="as a list"):
+        checked({"role": "user", "content": "a"})
+    with pytest.raises(PromptError, match="message 1"):
+        checked([{"role": "user", "content": "a"}, "b"])
+    with pytest.raises(PromptError, match="list of messages"):
+        as_ids(["a"])
 
 
 def test_without_a_chat_template_the_text_is_asked_for():
