@@ -220,6 +220,11 @@ def test_a_token_in_several_words_goes_to_the_one_it_shares_most_with(pieces, of
     assert found.texts == texts
 
 
+def test_a_special_token_is_in_no_turn_even_if_the_turn_says_so():
+    prompt = replace(end_to_end("<s>", "hi", special=("<s>",)), turns=(Turn("user", (0, 1)),))
+    assert units(prompt, "turn").of == (None, 0)
+
+
 def test_fragments_of_a_character_are_one_word(smol):
     prompt = smol.prompt("hi \U0001f468\u200d\U0001f469 ok")
     found = units(prompt, "word")
