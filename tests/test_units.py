@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noiser.errors import OptionError, PromptError
+from noiser.lm.surfaces import fitted
 from noiser.types import Prompt, Turn
 from noiser.units import UNITS, units
 from tests.tokenizers_built_here import Characters, byte_level, metaspace, tokens, word_piece
@@ -230,6 +231,21 @@ def test_fragments_of_a_character_are_one_word(smol):
     found = units(prompt, "word")
     assert [len(members) for members in found.members][0::2] == [1, 1]
     assert len(found.members[1]) > 4
+
+
+@pytest.mark.parametrize(
+    ("lose", "text", "kept"),
+    [("", "a b", "a b"), (" ", "a  b ", "a  b "), ("b", "ab", "<s>a"), ("a", "ab", "<s>b"), ("b", "a b", "<s>a ")],
+)
+def test_a_tokenizer_without_offsets_keeps_the_text_where_only_spaces_differ(lose, text, kept):
+    prompt = tokens(Characters(lose=lose)).prompt(text)
+    assert prompt.text == kept
+    for token, span, special in zip(prompt.tokens, prompt.offsets, prompt.special, strict=True):
+        assert special or kept[slice(*span)] == token
+
+
+def test_a_space_of_the_tokenizers_own_has_no_place_in_the_text():
+    assert fitted([b" a", b" ", b"b"], "ab") == ((0, 1), (1, 1), (1, 2))
 
 
 def test_ids_and_text_give_the_same_words(smol):
