@@ -1,9 +1,9 @@
 """A chat's ids are the tokenizer's own, and each turn has the tokens of its own content, whatever that content imitates.
 
-Mutants caught (lm/chat.py, lm/tokens.py, one line each): `add_generation_prompt` always or never; `add_special_tokens` on the
-rendered text; the content's first occurrence for the marker's place; `rindex` over the whole text; `_narrowed` without its
-check of what it found; the strip left out; special tokens kept in turns; `taken` left out; a space counted in `_within`; an
-error of the template let through; `_as_found` left out of `_chat`; a slow tokenizer's turns read off another text.
+Meant to catch (lm/chat.py, lm/tokens.py, one line each): `add_generation_prompt` or `continue_final_message` never set; the
+marker's second place overlooked; a content looked for in the whole text; `_narrowed` taking what is no part of the content,
+or not stripping; special tokens kept in turns; a token in two turns; a space counted in `_within`; an error of the template
+let through; `_as_found` left out of `_chat`; a slow tokenizer's turns read off another text; special marks not looked at.
 """
 
 import numpy as np

@@ -1,11 +1,11 @@
 """Every token is in one unit or in none, sums are conserved, and units are what a reader would call words, sentences, lines.
 
-Mutants caught (units.py, spans.py, lm/surfaces.py, one line each): `<=` for `<` in `_most_shared`'s bounds, or `min` for
-`max`; whitespace to what precedes it; whitespace handed across a special token; special tokens not left out; `_numbered`
-without its gaps closed; the last bin of `sums` dropped; `spread` without the division; `_grown` left out (a word that a
-longer token swallows vanishes); `EDGES` greedy in its core, or without the mark after a sign; `DENSE` left out; the NBSP
-that makes sentencex panic; lines that keep their newline; `laid_out` with `errors="strict"`, or without `unfinished`;
-`fitted` that does not skip spaces; `extended` without `_unfinished`; `cropped` with `<=`.
+Mutants caught (units.py, spans.py, types.py, lm/surfaces.py, lm/tokens.py, one line each): `_touched` with the wrong side of
+a bound; `min` for `max` in `_most_shared`; whitespace to what precedes it; units across special tokens, or with them;
+`_numbered` without its gaps closed; the rest of `sums` dropped; `spread` without the division; `_grown` left out (a word that
+a longer token swallows vanishes); `EDGES` greedy in its core, or blind to the mark after a sign; scripts without spaces not
+divided; the NBSP that makes sentencex panic; blank lines kept; `laid_out` strict, or without `unfinished`; `fitted` that does
+not skip spaces, or takes any text; `extended` without `_unfinished` or its limit; `cropped` with `<=`, or with whole characters.
 """
 
 from dataclasses import replace
