@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 from jaxtyping import Float
@@ -113,16 +114,14 @@ def _stretches(special: tuple[bool, ...]) -> Iterator[range]:
             start = token + 1
 
 
-def shared(one: Span, other: Span) -> int:
-    """How many characters two spans have in common."""
-    return max(0, min(one[1], other[1]) - max(one[0], other[0]))
+def _touched(token: Span, spans: list[Span]) -> range:
+    """The spans that a token shares characters with, or lies in where it has none."""
+    return range(bisect_right(spans, token[0], key=itemgetter(1)), bisect_left(spans, token[1], key=itemgetter(0)))
 
 
 def _most_shared(token: Span, spans: list[Span]) -> int | None:
-    """The span with which a token shares most characters, the first of several, or that it lies in without any; else None."""
-    first = bisect_right(spans, token[0], key=lambda span: span[1])
-    last = bisect_left(spans, token[1], key=lambda span: span[0])
-    return max(range(first, last), key=lambda number: shared(token, spans[number]), default=None)
+    """The span with which a token shares most characters, the first of several."""
+    return max(_touched(token, spans), key=lambda n: min(token[1], spans[n][1]) - max(token[0], spans[n][0]), default=None)
 
 
 def _with_neighbours(chosen: list[int | None]) -> list[int | None]:
@@ -136,10 +135,9 @@ def _with_neighbours(chosen: list[int | None]) -> list[int | None]:
 
 def _grown(spans: list[Span], chosen: list[int | None], tokens: list[Span]) -> list[Span]:
     """The spans as read: one that a token of another unit swallows whole is read with that unit."""
-    left = [spans[number] for number in sorted(set(range(len(spans))) - set(chosen))]
-    grown = list(spans)
-    for unit, token in zip(chosen, tokens, strict=True) if left else ():
-        swallowed = [span for span in left if shared(span, token)]
+    owned, grown = set(chosen), list(spans)
+    for unit, token in zip(chosen, tokens, strict=True):
+        swallowed = [spans[number] for number in _touched(token, spans) if number not in owned]
         if unit is not None and swallowed:
             grown[unit] = (min(grown[unit][0], swallowed[0][0]), max(grown[unit][1], swallowed[-1][1]))
     return grown

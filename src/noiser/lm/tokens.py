@@ -136,10 +136,13 @@ class Tokens:
         return Prompt(text, tuple(ids), tuple(self.surface(i) for i in ids), special, offsets)
 
     def _placed(self, ids: Sequence[int], special: Sequence[bool], text: str | None) -> tuple[str, Offsets]:
-        """Where the tokens are in the text, special ones written out in it or not; else the tokens end to end as the text."""
+        """Where the tokens are in the text, special ones around it written out or not; else the tokens end to end as the text."""
         raws = [self._surfaces.raw(i) for i in ids]
         if text is not None:
-            for tried in (raws, [b"" if apart else raw for raw, apart in zip(raws, special, strict=True)]):
+            first = next((t for t, apart in enumerate(special) if not apart), len(ids))
+            last = next((t for t in reversed(range(first, len(ids))) if not special[t]), len(ids) - 1)
+            bare = [raw if first <= t <= last else b"" for t, raw in enumerate(raws)]
+            for tried in (raws, bare):
                 if (offsets := fitted(tried, text)) is not None:
                     return text, offsets
         return laid_out(raws)
