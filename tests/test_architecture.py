@@ -15,11 +15,11 @@ ROOMS = [
     {"methods", "views"},
     {"attribution"},
     {"commands"},
-    {"cli"},
+    {"cli", "integrations"},
 ]
 APART = {("methods", "views"), ("views", "methods"), ("views", "lm")}
 """Rooms of which the first never imports the second although it could: views show results, they do not run models."""
-SLOW = ("torch", "transformers", "matplotlib", "starlette")
+SLOW = ("torch", "transformers", "matplotlib", "starlette", "inseq")
 
 
 def imports(path):

@@ -54,12 +54,14 @@ class Job(Generic[R]):
     def resume(self, answer: Answer | NoiserError | None) -> None:
         """Hand over an answer, or an error to raise at the request, and take the next request or the end."""
         self.request = None
+        begin = time.perf_counter()
         try:
             self.request = self.asking.throw(answer) if isinstance(answer, NoiserError) else self.asking.send(answer)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration as end:
             self.result = end.value
         except NoiserError as error:
             self.error = error
+        self.seconds += time.perf_counter() - begin
 
 
 def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]]) -> Iterator[Job[R]]:
