@@ -10,11 +10,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from noiser.attribution import attribute_many
@@ -42,6 +41,9 @@ class NoiserAttribution(FeatureAttribution, Registry):
     Options are the method's, given to `load_model` for good or to `attribute` for one call.
     """
 
+    method_name: ClassVar[str]
+    """Inseq's name of the method, set by each class that is entered."""
+
     def __init__(self, attribution_model: Any, **options: Any) -> None:
         super().__init__(attribution_model)
         if attribution_model.is_encoder_decoder:
@@ -62,7 +64,9 @@ class NoiserAttribution(FeatureAttribution, Registry):
         """Explain the next token of every row of the batch; NaN where a row is padded."""
         ids, targets, attributed, mask, _, further, *_ = attribute_fn_main_args["additional_forward_args"]
         if attributed is not probability_fn or further:
-            raise OptionError(f"{self.method_name} explains the target's probability; leave attributed_fn and its arguments at their defaults")
+            raise OptionError(
+                f"{self.method_name} explains the target's probability; leave attributed_fn and its arguments at their defaults"
+            )
         scores = torch.full(ids.shape, torch.nan)
         kept = mask.bool().cpu()
         for row, attribution in self._explain(ids.cpu(), targets.flatten().tolist(), kept, attribution_args or self.options).items():
@@ -107,7 +111,9 @@ def enter() -> dict[str, type[NoiserAttribution]]:
     """Enter our methods into Inseq's registry, which finds subclasses; the names that Inseq has stay Inseq's."""
     taken = FeatureAttribution.available_classes()
     return {
-        name: type(f"{name.title().replace('_', '')}Attribution", (NoiserAttribution,), {"method_name": name, "__doc__": found.function.__doc__})
+        name: type(
+            f"{name.title().replace('_', '')}Attribution", (NoiserAttribution,), {"method_name": name, "__doc__": found.function.__doc__}
+        )
         for name, found in METHODS.items()
         if name not in taken
     }
