@@ -1,4 +1,4 @@
-"""Inseq's methods on our ids: `inseq:<name>` for every name that `inseq.list_feature_attributioninseq_methods()` gives.
+"""Inseq's methods on our ids: `inseq:<name>` for every name that `inseq.list_feature_attribution_methods()` gives.
 
 Inseq is imported when one of them is asked for, not before. It is given ids, never text, and the model, the tokenizer and
 the global random generators are put back after.
@@ -30,7 +30,8 @@ from noiser.types import Target
 PREFIX = "inseq:"
 STILL = (
     "attention", "deeplift", "discretized_integrated_gradients", "input_x_gradient", "integrated_gradients", "layer_deeplift",
-    "layer_gradient_x_activation", "layer_integrated_gradients", "occlusion", "saliency", "sequential_integrated_gradients", "value_zeroing",
+    "layer_gradient_x_activation", "layer_integrated_gradients", "occlusion", "saliency", "sequential_integrated_gradients",
+    "value_zeroing",
 )  # fmt: skip
 """Methods that draw nothing at random. The others draw from global generators, and a method unknown here may."""
 PICKLED = ("discretized_integrated_gradients", "reagent")
@@ -103,17 +104,19 @@ def _scores(
     made, asked = split_options(name, options)
     host = host_of(lm, name, made)
     method, attributed = host.attribution_method, host.get_attributed_fn(asked.pop("attributed_fn", None))
-    check_options(
-        name, method, asked, ("attributed_fn", *(("allow_pickle",) if name in PICKLED else ()), *(() if name in STILL else ("seed",)))
-    )
-    step = method.filtered_attribute_step(
-        batch_of(host, ids), torch.tensor([[target]], device=lm.device), attributed, attribution_args=asked
-    )
+    check_options(name, method, asked, _ours(name))
+    target_ids = torch.tensor([[target]], device=lm.device)
+    step = method.filtered_attribute_step(batch_of(host, ids), target_ids, attributed, attribution_args=asked)
     sequence = sequence_of(step, len(ids), method.is_final_step_method)
     scores = sequence.aggregate().target_attributions[: len(ids), 0].double().numpy()
     if not np.isfinite(scores).all():
         raise NonFiniteError(f"Inseq's {name} gave scores that are NaN or infinite")
     return scores, _notes(name, scores, sequence, step, attributed, method)
+
+
+def _ours(name: str) -> list[str]:
+    """Options of the method that are ours and not Inseq's, or that Inseq takes for every method."""
+    return ["attributed_fn", *(["allow_pickle"] if name in PICKLED else []), *(["seed"] if name not in STILL else [])]
 
 
 def _notes(name: str, scores: np.ndarray, sequence: Any, step: Any, attributed: Any, method: Any) -> dict[str, Any]:
