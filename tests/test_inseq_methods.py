@@ -179,6 +179,16 @@ def test_unknown_methods_and_options_are_told():
         noiser.attribute(lm, PROMPT, "inseq:reagent")
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "forward", "backward"),
+    [("saliency", {}, 1, 1), ("integrated_gradients", {"n_steps": 5}, 5, 5), ("occlusion", {}, 11, 0), ("attention", {}, 1, 0)],
+)
+def test_the_cost_counts_the_tokens_that_inseq_sends_through(name, options, forward, backward):
+    lm = noiser.LanguageModel(tiny("llama"), byte_tokenizer())
+    cost = noiser.attribute(lm, PROMPT, f"inseq:{name}", **options).cost
+    assert (cost.forward_tokens, cost.backward_tokens) == (len(PROMPT) * (1 + forward), len(PROMPT) * backward)
+
+
 def test_the_cost_counts_inseqs_seconds():
     found = noiser.attribute(noiser.LanguageModel(tiny("llama"), byte_tokenizer()), PROMPT, "inseq:lime", n_samples=100)
     plain = noiser.attribute(noiser.LanguageModel(tiny("llama"), byte_tokenizer()), PROMPT, "inseq:lime", n_samples=2)

@@ -104,7 +104,7 @@ def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
         job.forward_tokens += len(clean.prompt)
         job.backward_tokens += len(clean.prompt) if clean.gradient is not None else 0
         finite = bool(clean.probs.isfinite().all())
-        job.resume(clean if finite else NonFiniteError(NOT_FINITE))
+        _resume(lm, job, clean if finite else NonFiniteError(NOT_FINITE))
 
 
 def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
@@ -121,7 +121,15 @@ def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
         tokens = sum(reading.forward_tokens for reading in answer)
         job.seconds += spent * tokens / max(1, total)
         job.forward_tokens += tokens
-        job.resume(_fault(answer) or answer)
+        _resume(lm, job, _fault(answer) or answer)
+
+
+def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
+    """Resume the job; tokens that its method sends through the model by itself are the job's."""
+    forward, backward = lm.spent.forward_tokens, lm.spent.backward_tokens
+    job.resume(answer)
+    job.forward_tokens += lm.spent.forward_tokens - forward
+    job.backward_tokens += lm.spent.backward_tokens - backward
 
 
 def _fault(readings: Sequence[Reading]) -> NoiserError | None:

@@ -79,6 +79,7 @@ def inseq_scores(
     seed = int(generator(options.get("seed", 0), tuple(input_ids), PREFIX + name).integers(2**32))
     given = {key: value for key, value in options.items() if key not in ("allow_pickle", "seed")}
     with as_found(lm.model, lm.tokenizer), drawing_from(seed, lm.device), memory_told_apart(), _with_gradients():
+        lm.model.register_forward_pre_hook(partial(_count, lm), with_kwargs=True)
         try:
             return _scores(lm, input_ids, target_id, name, given)
         except Exception as error:
@@ -92,6 +93,13 @@ def inseq_scores(
 def _with_gradients() -> Iterator[None]:
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def _count(lm: LanguageModel, _module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """A hook that counts what Inseq sends through the model; where gradients are on, Inseq takes one."""
+    given = next(each for each in (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args) if each is not None)
+    lm.spent.forward_tokens += given.shape[0] * given.shape[1]
+    lm.spent.backward_tokens += given.shape[0] * given.shape[1] * torch.is_grad_enabled()
 
 
 def _run(lm: LanguageModel, clean: Clean, target: Target, *, name: str, **options: Any) -> Scored:
