@@ -10,16 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "noiser"
 ROOMS = [
-    {"errors", "seeding", "normalization", "types", "registry", "spans", "units"},
+    {"errors", "seeding", "normalization", "prompts", "spans", "units", "agreement", "types", "registry"},
     {"lm"},
     {"methods", "views"},
     {"attribution"},
+    {"comparison"},
     {"commands"},
-    {"cli"},
+    {"cli", "integrations"},
 ]
 APART = {("methods", "views"), ("views", "methods"), ("views", "lm")}
 """Rooms of which the first never imports the second although it could: views show results, they do not run models."""
-SLOW = ("torch", "transformers", "matplotlib", "starlette")
+SLOW = ("torch", "transformers", "matplotlib", "starlette", "inseq")
 
 
 def imports(path):

@@ -17,7 +17,7 @@ from noiser.lm.prefix import Clean
 from noiser.lm.probe import Reading
 from noiser.methods.search import exact_minimum, fast_minimum, separate_crossings, separate_minima
 from noiser.methods.trials import Trials
-from noiser.types import Prompt
+from noiser.prompts import Prompt
 
 LEVELS = 6
 UNIT = 2.0**-LEVELS

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from noiser.errors import OptionError, PromptError
 from noiser.lm.surfaces import fitted
-from noiser.types import Prompt, Turn
+from noiser.prompts import Prompt, Turn
 from noiser.units import UNITS, units
 from tests.tokenizers_built_here import Characters, byte_level, metaspace, tokens, word_piece
 

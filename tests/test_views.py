@@ -17,8 +17,9 @@ from rich.console import Console
 
 from noiser.errors import OptionError
 from noiser.normalization import NORMALIZATIONS, normalize
+from noiser.prompts import Prompt
 from noiser.seeding import generator
-from noiser.types import Attribution, Cost, Prompt, Target
+from noiser.types import Attribution, Cost, Target
 from noiser.views.escape import visible
 from noiser.views.terminal import BAR, heatmap, to_text
 

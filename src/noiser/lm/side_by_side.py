@@ -41,12 +41,14 @@ class Job(Generic[R]):
     def resume(self, answer: Answer | NoiserError | None) -> None:
         """Hand over an answer, or an error to raise at the request, and take the next request or the end."""
         self.request = None
+        begin = time.perf_counter()
         try:
             self.request = self.asking.throw(answer) if isinstance(answer, NoiserError) else self.asking.send(cast(Answer, answer))
         except StopIteration as end:
             self.result = end.value
         except NoiserError as error:
             self.error = error
+        self.seconds += time.perf_counter() - begin
 
 
 def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]]) -> Iterator[Job[R]]:
@@ -109,7 +111,7 @@ def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
         job.forward_tokens += len(request.prompt)
         job.backward_tokens += sum(len(request.prompt) for clean in cleans if clean.gradient is not None)
         finite = all(bool(clean.logits.isfinite().all()) for clean in cleans)
-        job.resume(cleans if finite else NonFiniteError(NOT_FINITE))
+        _resume(lm, job, cleans if finite else NonFiniteError(NOT_FINITE))
 
 
 def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
@@ -127,7 +129,15 @@ def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
         job.seconds += spent * (forward + backward) / max(1, total)
         job.forward_tokens += forward
         job.backward_tokens += backward
-        job.resume(_fault(answer) or answer)
+        _resume(lm, job, _fault(answer) or answer)
+
+
+def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
+    """Resume the job; tokens that its method sends through the model by itself are the job's."""
+    forward, backward = lm.spent.forward_tokens, lm.spent.backward_tokens
+    job.resume(answer)
+    job.forward_tokens += lm.spent.forward_tokens - forward
+    job.backward_tokens += lm.spent.backward_tokens - backward
 
 
 def _fault(readings: Sequence[Reading]) -> NoiserError | None:

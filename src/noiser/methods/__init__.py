@@ -14,10 +14,18 @@ from noiser.methods import (  # noqa: F401  (each enters itself)
     occlusion,
     sequential_integrated_gradients,
 )
-from noiser.registry import METHODS
-from noiser.registry import find_method as find
+from noiser.registry import METHODS, Method, find_method
 
 __all__ = ["METHODS", "find"]
 
 for _entry_point in entry_points(group="noiser.methods"):
     _entry_point.load()
+
+
+def find(name: str) -> Method:
+    """The method of that name, `inseq:<name>` included; OptionError lists what there is."""
+    if name.startswith("inseq:"):
+        from noiser.methods.inseq import find_inseq
+
+        return find_inseq(name)
+    return find_method(name)
