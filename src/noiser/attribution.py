@@ -12,7 +12,7 @@ import noiser.methods
 import noiser.views
 from noiser.errors import NoiserError, OptionError
 from noiser.lm.asking import Asking
-from noiser.lm.goal import Posed, pose
+from noiser.lm.goal import Posed, pose, spacing_advice
 from noiser.lm.question import Question, Words, check_words
 from noiser.lm.runner import LanguageModel
 from noiser.lm.side_by_side import Job, side_by_side
@@ -100,8 +100,8 @@ def _in_order(
     """What is wrong with the method, its options or the target is said at once, before the first result is asked for."""
     method = noiser.methods.find(name)
     options = method.resolve(given)
-    advice = check_words(lm.tokens, question)
-    return _results(lm, prompts, method, question, options, advice, errors)
+    check_words(lm.tokens, question)
+    return _results(lm, prompts, method, question, options, errors)
 
 
 def _results(
@@ -110,7 +110,6 @@ def _results(
     method: Method,
     question: Question,
     options: Mapping[str, Any],
-    advice: list[str],
     errors: str,
 ) -> Iterator[Attribution | Failure]:
     under_way: deque[Source] = deque()
@@ -123,7 +122,7 @@ def _results(
     for index, job in enumerate(side_by_side(lm, work())):
         source = under_way.popleft()
         if job.result is not None:
-            yield _attribution(lm, job, method, options, advice)
+            yield _attribution(lm, job, method, options)
         elif errors == "raise":
             raise job.error or AssertionError("a job ended with neither result nor error")
         elif job.error is not None:
@@ -137,14 +136,16 @@ class _Explained:
     """The last row's: the given one, and what of a continuation stands before its last token."""
     targets: tuple[Target, ...]
     scored: list[Scored]
+    advice: list[str]
 
 
 def _explain(lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any]) -> Asking[_Explained]:
     """One prompt: the clean runs that the question needs, then the method on every row's goal, all rows at a time."""
     prompt = lm.prompt(source)
     posed = yield from pose(lm.tokens, prompt, question, method.gradient)
+    advice = spacing_advice(lm.tokens, question, posed[0])
     scored = yield from together([_scored(lm, method, row, options) for row in posed])
-    return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored)
+    return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored, advice)
 
 
 def _scored(lm: LanguageModel, method: Method, posed: Posed, options: Mapping[str, Any]) -> Asking[Scored]:
@@ -153,7 +154,7 @@ def _scored(lm: LanguageModel, method: Method, posed: Posed, options: Mapping[st
     return (yield from cast(Asking[Scored], scored)) if isgenerator(scored) else scored
 
 
-def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any], advice: list[str]) -> Attribution:
+def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any]) -> Attribution:
     assert job.result is not None
     found = job.result
     scores = np.zeros((len(found.scored), len(found.prompt)))
@@ -171,7 +172,7 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, option
         revision=lm.revision,
         seed=options.get("seed"),
         cost=job.cost,
-        notes={**_notes(found.scored, advice), **how},
+        notes={**_notes(found.scored, found.advice), **how},
         unit=options.get("unit", "token"),
         given=found.given,
     )

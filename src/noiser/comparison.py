@@ -5,7 +5,7 @@ from typing import Any
 
 import noiser.methods
 from noiser.attribution import attribute
-from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError
+from noiser.errors import NoiserError, OptionError, PromptError
 from noiser.lm.question import Words
 from noiser.lm.runner import LanguageModel
 from noiser.lm.tokens import Source
@@ -46,7 +46,9 @@ def compare(
     for name, given in options.items():
         try:
             found.append(attribute(lm, prompt, name, target, **asked, **given))
-        except (ModelError, NonFiniteError, DeviceMemoryError) as error:
+        except (OptionError, PromptError):
+            raise
+        except NoiserError as error:
             failures[name] = str(error)
             if len(failures) == len(options):
                 raise

@@ -68,6 +68,19 @@ def pose(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient)
     return [(yield from _whole(tokens, prompt, own, question.chosen_quantity, gradient))]
 
 
+def spacing_advice(tokens: Tokens, question: Question, posed: Posed) -> list[str]:
+    """A warning where a word was likely meant with its leading space: with it, it is one token, and far more probable."""
+    clean, goal = posed
+    advice = []
+    for words, prob in ((question.target, goal.target.prob), (question.foil, goal.target.foil.prob if goal.target.foil else 1.0)):
+        if isinstance(words, str) and not words[:1].isspace():
+            spaced = tokens.ids(f" {words}")
+            meant = float(clean.probs[spaced[0]])
+            if len(spaced) == 1 and meant > 10 * prob:
+                advice.append(f"{words!r} has p = {prob:.2g} here, {' ' + words!r} with its leading space {meant:.2g}: was that meant?")
+    return advice
+
+
 def _next(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[Posed]:
     end = len(prompt) - 1
     if callable(question.target):

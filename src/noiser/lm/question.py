@@ -81,13 +81,8 @@ def read_words(tokens: Tokens, words: Words) -> tuple[int, ...]:
     return ids
 
 
-def check_words(tokens: Tokens, question: Question) -> list[str]:
-    """Raises PromptError for tokens that do not exist; warns where a word was likely meant with its leading space."""
-    words = [question.foil, question.continuation, *([] if callable(question.target) else [question.target])]
-    advice = []
-    for given in words:
-        if given is not None and len(read_words(tokens, given)) > 1 and isinstance(given, str) and not given[:1].isspace():
-            spaced = f" {given}"
-            if len(tokens.ids(spaced)) == 1:
-                advice.append(f"{given!r} is several tokens to this model, {spaced!r} is one: was the leading space meant?")
-    return advice
+def check_words(tokens: Tokens, question: Question) -> None:
+    """Raises PromptError for tokens that do not exist, before any prompt is run."""
+    for words in (question.foil, question.continuation, None if callable(question.target) else question.target):
+        if words is not None:
+            read_words(tokens, words)
