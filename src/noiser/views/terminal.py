@@ -97,11 +97,14 @@ def taken(cost: Cost) -> list[str]:
 
 
 def warnings(shown: Attribution | Comparison) -> list[Text]:
-    """What a reader has to know."""
-    each = shown.attributions if isinstance(shown, Comparison) else [shown]
-    sentences = [(one.method, sentence) for one in each for sentence in one.notes.get("warnings", ())]
-    prefix = (lambda method: f"{method}: ") if isinstance(shown, Comparison) else (lambda _: "")
-    return [Text(f"! {prefix(method)}{visible(sentence)}", style="yellow") for method, sentence in sentences]
+    """What a reader has to know, each sentence once; of several methods with the names of those it is about."""
+    each = shown.attributions if isinstance(shown, Comparison) else (shown,)
+    about: dict[str, list[str]] = {}
+    for one in each:
+        for sentence in one.notes.get("warnings", ()):
+            about.setdefault(sentence, []).append(one.method)
+    lines = [f"! {'' if len(methods) == len(each) else ', '.join(methods) + ': '}{visible(text)}" for text, methods in about.items()]
+    return [Text(line, style="yellow") for line in lines]
 
 
 def _short(prob: float) -> str:
