@@ -1,0 +1,173 @@
+"""Our methods against Inseq's, on the default model, same prompt, same run: python -m benchmarks.baselines [method ...].
+
+Both sides hold a copy of the model of their own in one process and take turns, ours first, then Inseq's, on each prompt;
+the settings (steps, samples, baseline) are equal. Peak memory is that of a process that does only the one call, above what
+it held once the model was loaded. `--occlusion` times occlusion against T batched forward passes, `--continuation` counts
+what ten generated tokens cost against the last of them alone.
+"""
+
+import argparse
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from typing import Any
+
+import torch
+
+import noiser
+from benchmarks.prompts import BY_LENGTH
+
+COMMON: dict[str, Any] = {"baseline": "unk"}
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "input_x_gradient": ({}, {}),
+    "integrated_gradients": ({**COMMON, "steps": 50}, {"n_steps": 50}),
+    "gradient_shap": ({**COMMON, "samples": 5}, {"n_samples": 5}),
+    "deeplift": (COMMON, {}),
+    "sequential_integrated_gradients": ({**COMMON, "steps": 50}, {"n_steps": 50}),
+    "lime": ({**COMMON, "samples": 50, "keep": 0.7}, {"n_samples": 50}),
+    "occlusion": (COMMON, {}),
+    "attention": ({}, {}),
+}
+OUR_NAME = {"attention": "last_attention"}
+MIB = 1 << 20
+
+
+def main() -> None:
+    """Print one table, in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=list(SETTINGS), help=f"of {', '.join(SETTINGS)}")
+    parser.add_argument("--length", default="10", choices=list(BY_LENGTH), help="about how many tokens")
+    parser.add_argument("--prompts", type=int, default=4, help="how many of that length")
+    parser.add_argument("--repeats", type=int, default=3, help="turns on each prompt")
+    parser.add_argument("--memory", choices=["ours", "inseq"], help="only print the peak memory of one call of one method, in MiB")
+    parser.add_argument("--occlusion", action="store_true", help="occlusion against T batched forward passes")
+    parser.add_argument("--continuation", action="store_true", help="ten generated tokens against the last alone")
+    chosen = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    prompts = list(BY_LENGTH[chosen.length][: chosen.prompts])
+    if chosen.memory:
+        print(peak(chosen.memory, chosen.methods[0], prompts[0]))
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, T about {chosen.length}, {len(prompts)} prompts\n")
+    if chosen.occlusion:
+        occlusion(prompts, chosen.repeats)
+    elif chosen.continuation:
+        continuation(prompts)
+    else:
+        table(chosen.methods, prompts, chosen.repeats, chosen.length)
+
+
+def table(methods: list[str], prompts: list[str], repeats: int, length: str) -> None:
+    """A line for each method: the ratio of each turn's times, both sides' seconds, tokens and peak memory."""
+    print(
+        "| method | times faster than Inseq | seconds, ours | seconds, Inseq | token-forwards, -backwards, ours | peak MiB, ours | Inseq |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    ours, theirs = noiser.load(), noiser.load()
+    for method in methods:
+        taken: tuple[list[float], list[float]] = ([], [])
+        for turn in range(-1, repeats):
+            for prompt in prompts:
+                pair = seconds_ours(ours, method, prompt), seconds_inseq(theirs, method, prompt)
+                for kept, one in zip(taken, pair, strict=True):
+                    kept.extend([one] if turn >= 0 else [])
+        ratios = [b / a for a, b in zip(*taken, strict=True)]
+        cost = run_ours(ours, method, prompts[0]).cost
+        peaks = [in_a_process(side, method, length) for side in ("ours", "inseq")]
+        spans = [spread(ratios), spread(taken[0]), spread(taken[1])]
+        print(f"| {method} | {' | '.join(spans)} | {cost.forward_tokens:,}, {cost.backward_tokens:,} | {' | '.join(peaks)} |", flush=True)
+
+
+def run_ours(lm: noiser.LanguageModel, method: str, prompt: str) -> noiser.Attribution:
+    """One prompt by our method, at the settings of the table."""
+    return noiser.attribute(lm, prompt, OUR_NAME.get(method, method), **SETTINGS[method][0])
+
+
+def seconds_ours(lm: noiser.LanguageModel, method: str, prompt: str) -> float:
+    """How long that takes."""
+    begin = time.perf_counter()
+    run_ours(lm, method, prompt)
+    return time.perf_counter() - begin
+
+
+def seconds_inseq(lm: noiser.LanguageModel, method: str, prompt: str) -> float:
+    """How long Inseq takes for the same prompt and target; wrapping the model is not counted."""
+    import inseq
+
+    lm.model.set_attn_implementation("eager" if method == "attention" else "sdpa")
+    host = inseq.load_model(lm.model, method, tokenizer=lm.tokenizer)
+    (clean,) = lm.clean([lm.prompt(prompt)])
+    whole = prompt + lm.tokens.surface(clean.prediction)
+    begin = time.perf_counter()
+    out: Any = host.attribute(prompt, whole, show_progress=False, **SETTINGS[method][1])
+    out.aggregate()
+    return time.perf_counter() - begin
+
+
+def in_a_process(side: str, method: str, length: str) -> str:
+    """The peak memory of one call, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.baselines", method, "--memory", side, "--length", length]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+def peak(side: str, method: str, prompt: str) -> int:
+    """MiB above what the process held at most once the model was loaded and had run once."""
+    lm = noiser.load()
+    noiser.attribute(lm, prompt, "uniform")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if side == "ours":
+        run_ours(lm, method, prompt)
+    else:
+        seconds_inseq(lm, method, prompt)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 // MIB
+
+
+def occlusion(prompts: list[str], repeats: int) -> None:
+    """Ours over T whole rows in one batch, logits of the last position only."""
+    lm, ratios = noiser.load(), []
+    for turn in range(-1, repeats):
+        for prompt in prompts:
+            begin = time.perf_counter()
+            noiser.attribute(lm, prompt, "occlusion")
+            middle = time.perf_counter()
+            with torch.no_grad():
+                embeds = lm.model.get_input_embeddings()(torch.tensor([lm.prompt(prompt).input_ids]))
+                rows = embeds.repeat(embeds.shape[1], 1, 1) * (1 - torch.eye(embeds.shape[1]))[..., None]
+                lm.model(inputs_embeds=rows, use_cache=False, logits_to_keep=1).logits[:, -1].softmax(-1)
+            ratios.extend([(middle - begin) / (time.perf_counter() - middle)] if turn >= 0 else [])
+    print(f"occlusion over T batched forward passes: {spread(ratios)}")
+
+
+def continuation(prompts: list[str], tokens: int = 10) -> None:
+    """Token-forwards of a continuation's rows over those of its last row alone."""
+    lm = noiser.load()
+    print("| prompt | tokens | k | token-forwards of all rows | of the last alone | ratio | ratio of the floors | ratio in seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for prompt in prompts:
+        first = lm.prompt(prompt)
+        text = [int(i) for i in lm.prompt(CONTINUATION).input_ids[:tokens]]
+        every = noiser.attribute(lm, prompt, continuation=text)
+        last = noiser.attribute(lm, [*first.input_ids, *text[:-1]], target=text[-1])
+        floors = [n * (n + 1) / 2 for n in range(len(first), len(first) + len(text))]
+        k = ", ".join(f"{row['k']:.2f}" for row in every.notes["rows"])
+        counts = every.cost.forward_tokens, last.cost.forward_tokens
+        ratios = counts[0] / counts[1], sum(floors) / floors[-1], every.cost.seconds / last.cost.seconds
+        figures = " | ".join([*(f"{count:,}" for count in counts), *(f"{ratio:.2f}" for ratio in ratios)])
+        print(f"| {prompt} | {len(text)} | {k} | {figures} |", flush=True)
+
+
+CONTINUATION = " the city that he had known as a child and loved"
+
+
+def spread(values: list[float]) -> str:
+    """Median, smallest and largest."""
+    return f"**{statistics.median(values):.2f}** ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    main()
