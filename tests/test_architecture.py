@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "noiser"
 ROOMS = [
-    {"errors", "seeding", "normalization", "types", "registry", "spans", "units"},
+    {"errors", "seeding", "normalization", "prompts", "types", "registry", "spans", "units"},
     {"lm"},
     {"methods", "views"},
     {"attribution"},
