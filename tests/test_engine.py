@@ -125,11 +125,11 @@ def test_cost_is_what_went_through_the_model(tokenizer):
 def test_a_probe_reads_the_mean_of_its_rows(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     (clean,) = lm.clean([lm.prompt(PROMPTS[0])])
-    shift = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+    shift = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(1))
     measure = chosen("prob", (9,), (len(PROMPTS[0]) - 1,))
     (reading,) = lm.read([Probe(clean, Shift(2, shift, 0.5), measure, base=4, anchor=True)])
     rows = clean.embeds.repeat(3, 1, 1)
-    rows[:, 2] += 0.5 * shift
+    rows[:, 2:3] += 0.5 * shift
     with torch.no_grad():
         each = lm.model(inputs_embeds=rows).logits[:, -1].softmax(-1)
     mean = each.mean(0)
@@ -184,7 +184,7 @@ def test_nan_stays_with_the_prompt_that_has_it(tokenizer):
 def test_nan_of_one_perturbed_row_stays_there(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     clean = lm.clean([lm.prompt(PROMPTS[0])])[0]
-    noise = torch.ones(2, 64)
+    noise = torch.ones(2, 1, 64)
     measure = chosen("prob", (4,), (len(PROMPTS[0]) - 1,))
     probes = [Probe(clean, Shift(n, noise * (torch.nan if n == 2 else 1), 0.1), measure) for n in range(5)]
     together, apart = lm.read(probes), [lm.read([probe])[0] for probe in probes]
