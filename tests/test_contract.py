@@ -1,6 +1,12 @@
 """What every method keeps, by being registered: a method of another package is tested by the same lines.
 
-MUTANTS
+Mutants caught, one line each: the attention of a configuration not set back, or its hooks not removed (lm/attention.py); the
+seed left out of the generator's key (seeding.py); GradientSHAP drawing from `np.random`; the first rows' edits in every part
+of a probe (lm/probe.py), or the first rows' weights (lm/batching.py); another probe's logits where more than five share a
+batch, and a query that sees the clean version of its edited token (lm/layout.py), both in the packed layout; noise named by
+the whole continuation instead of what comes before its token (methods/noiser.py); as many scores as the sequence has tokens
+that the target is read off (methods/controls.py); `return value` for `return int(value)` (registry.py); the foil not
+subtracted (lm/measure.py).
 """
 
 import re
@@ -143,7 +149,9 @@ def test_the_size_of_a_batch_does_not_matter(name, budget):
 
 
 def test_the_prefix_does_not_matter(name):
-    agrees(explained(name, noiser.LanguageModel(model().model, model().tokenizer, prefix=False)), alone(name))
+    full = explained(name, noiser.LanguageModel(model().model, model().tokenizer, prefix=False))
+    assert (alone(name).notes["layout"], full.notes["layout"]) == ("packed", "full: asked for")
+    agrees(full, alone(name))
 
 
 def test_prompts_beside_it_do_not_matter(name):
