@@ -122,15 +122,20 @@ def test_help_is_there_at_once():
 
 def test_json_has_the_documented_shape(run):
     record = run("abc", "--format", "json", "--seed", 4).record
-    assert list(record) == ["schema", "model", "revision", "method", "options", "seed", "prompt", "target", "scores", "notes", "cost"]
+    shape = ["schema", "model", "revision", "method", "options", "seed", "prompt", "target", "targets", "unit", "scores", "notes", "cost"]
+    assert list(record) == shape
     assert (record["schema"], record["revision"], record["method"], record["seed"]) == (1, "r1", "noiser", 4)
     assert record["options"]["samples"] == 2
     assert "seed" not in record["options"]
-    assert list(record["prompt"]) == ["text", "input_ids", "tokens"]
+    assert list(record["prompt"]) == ["text", "input_ids", "tokens", "given"]
+    assert (record["prompt"]["given"], record["unit"]) == (3, "token")
     assert record["prompt"]["text"] == "abc"
     assert record["prompt"]["tokens"] == ["a", "b", "c"]
     assert len(record["prompt"]["input_ids"]) == 3
-    assert list(record["target"]) == ["token_ids", "tokens", "prob", "rank"]
+    assert list(record["target"]) == ["token_ids", "tokens", "prob", "rank", "quantity", "value", "foil", "context"]
+    assert record["targets"] == [record["target"]]
+    assert (record["target"]["quantity"], record["target"]["foil"], record["target"]["context"]) == ("prob", None, 3)
+    assert record["target"]["value"] == pytest.approx(record["target"]["prob"])
     assert (len(record["target"]["token_ids"]), len(record["target"]["tokens"]), record["target"]["rank"]) == (1, 1, 0)
     assert 0 < record["target"]["prob"] < 1
     assert [len(row) for row in record["scores"]] == [3]
@@ -207,7 +212,13 @@ def test_a_bad_prompt_exits_with_1_and_says_why_on_standard_error_only(run):
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("target", ["xy", "id:259", "id:999999999999999999999"])
+def test_a_target_of_several_tokens_is_explained_as_a_whole(run):
+    record = run("abc", "--target", "xy", "--format", "json").record
+    assert record["target"]["tokens"] == ["x", "y"]
+    assert [len(row) for row in record["scores"]] == [3]
+
+
+@pytest.mark.parametrize("target", ["x" * 64, "", "id:259", "id:999999999999999999999"])
 def test_a_bad_target_exits_with_1(run, target):
     ended = run("abc", "--target", target)
     assert ended.code == 1
@@ -352,9 +363,17 @@ def test_a_prompt_cannot_steer_the_terminal(run, tmp_path, prompt):
     assert "Error: the prompt has" in many.out
 
 
-@pytest.mark.parametrize(
-    "arguments", [("abc", "--target", CONTROL), ("abc", "--method", CONTROL), ("abc", "--set", CONTROL), ("--file", CONTROL)]
-)
+def test_a_target_cannot_steer_the_terminal(run):
+    ended = run("abc", "--target", CONTROL)
+    assert ended.code == 0
+    assert not raw_controls(ended.out + ended.err)
+    assert "\\x1b" in ended.out
+    too_long = run("x" * 60, "--target", CONTROL)
+    assert too_long.code == 1
+    assert not raw_controls(too_long.out + too_long.err)
+
+
+@pytest.mark.parametrize("arguments", [("abc", "--method", CONTROL), ("abc", "--set", CONTROL), ("--file", CONTROL)])
 def test_an_error_cannot_steer_the_terminal(run, arguments):
     ended = run(*arguments)
     assert ended.code in (1, 2)

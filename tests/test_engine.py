@@ -10,6 +10,8 @@ import torch
 
 import noiser
 from noiser.errors import NonFiniteError, PromptError
+from noiser.lm.edit import Shift
+from noiser.lm.measure import chosen
 from noiser.lm.probe import Probe
 from tests.conftest import tiny
 
@@ -123,14 +125,18 @@ def test_cost_is_what_went_through_the_model(tokenizer):
 def test_a_probe_reads_the_mean_of_its_rows(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     (clean,) = lm.clean([lm.prompt(PROMPTS[0])])
-    shift = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
-    (reading,) = lm.read([Probe(clean, 2, shift, 0.5, (4, 9), anchor=True)])
+    shift = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(1))
+    measure = chosen("prob", (9,), (len(PROMPTS[0]) - 1,))
+    (reading,) = lm.read([Probe(clean, Shift(2, shift, 0.5), measure, base=4, anchor=True)])
     rows = clean.embeds.repeat(3, 1, 1)
-    rows[:, 2] += 0.5 * shift
+    rows[:, 2:3] += 0.5 * shift
     with torch.no_grad():
-        mean = lm.model(inputs_embeds=rows).logits[:, -1].softmax(-1).mean(0)
-    assert reading.watched == pytest.approx((mean[4].item(), mean[9].item()), abs=1e-6)
-    assert reading.anchor == pytest.approx((clean.probs[4].item(), clean.probs[9].item()), abs=1e-6)
+        each = lm.model(inputs_embeds=rows).logits[:, -1].softmax(-1)
+    mean = each.mean(0)
+    assert reading.values == pytest.approx(each[:, 9].tolist(), abs=1e-6)
+    assert reading.value == pytest.approx(mean[9].item(), abs=1e-6)
+    assert reading.anchor == pytest.approx(clean.probs[9].item(), abs=1e-6)
+    assert reading.base == pytest.approx(mean[4].item(), abs=1e-6)
     mean[4] = -1
     assert (reading.rival, reading.rival_id) == (pytest.approx(mean.max().item(), abs=1e-6), int(mean.argmax()))
     assert reading.forward_tokens == 4 * (len(PROMPTS[0]) - 2)
@@ -178,8 +184,9 @@ def test_nan_stays_with_the_prompt_that_has_it(tokenizer):
 def test_nan_of_one_perturbed_row_stays_there(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     clean = lm.clean([lm.prompt(PROMPTS[0])])[0]
-    noise = torch.ones(2, 64)
-    probes = [Probe(clean, n, noise * (torch.nan if n == 2 else 1), 0.1, (4,)) for n in range(5)]
+    noise = torch.ones(2, 1, 64)
+    measure = chosen("prob", (4,), (len(PROMPTS[0]) - 1,))
+    probes = [Probe(clean, Shift(n, noise * (torch.nan if n == 2 else 1), 0.1), measure) for n in range(5)]
     together, apart = lm.read(probes), [lm.read([probe])[0] for probe in probes]
     assert [reading.fault for reading in together] == ["", "", "nonfinite", "", ""]
-    assert [r.watched[0] for r in together if not r.fault] == pytest.approx([r.watched[0] for r in apart if not r.fault], abs=1e-6)
+    assert [r.value for r in together if not r.fault] == pytest.approx([r.value for r in apart if not r.fault], abs=1e-6)

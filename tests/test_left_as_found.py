@@ -113,7 +113,13 @@ def test_all_is_as_found_after_a_refused_prompt_or_target():
     model, tokenizer = tiny("llama").train(), byte_tokenizer()
     lm = noiser.LanguageModel(model, tokenizer)
     before = state(model, tokenizer)
-    for arguments in ({"prompt": "x" * 65}, {"prompt": "ab", "target": "xy"}, {"prompt": ""}):
+    for arguments in (
+        {"prompt": "x" * 65},
+        {"prompt": "ab", "target": ""},
+        {"prompt": "ab", "target": "x" * 64},
+        {"prompt": "ab", "target": 299},
+        {"prompt": ""},
+    ):
         with pytest.raises(PromptError):
             noiser.attribute(lm, **arguments)
     same(before, state(model, tokenizer))

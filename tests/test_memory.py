@@ -97,7 +97,7 @@ def test_a_probe_that_does_not_fit_fails_its_own_prompt_only(lm, expected):
     """The clean runs fit here; one perturbed row of the middle prompt does not."""
     noiser.attribute(lm, PROMPT)
     limit = Limit(lm.model)
-    clean_run = lm.clean
+    clean_run = lm.beginnings
 
     def unlimited(*args, **kwargs):
         limit.most = None
@@ -106,7 +106,7 @@ def test_a_probe_that_does_not_fit_fails_its_own_prompt_only(lm, expected):
         finally:
             limit.most = 12
 
-    lm.clean = unlimited
+    lm.beginnings = unlimited
     first, middle, last = noiser.attribute_many(lm, [PROMPT[:8], "x" * 20, PROMPT[:9]], errors="return")
     assert isinstance(middle.error, DeviceMemoryError)
     assert middle.index == 1
@@ -158,10 +158,10 @@ def test_logits_are_made_of_the_last_positions_only(tokenizer, monkeypatch, pref
     asked, over, made = [len(prompts)], [], []
 
     def counted(logits):
-        def count(self, model, batch):
+        def count(self, model, batch, edited):
             asked[0] = len(batch.rows) * len(batch.probes)
             try:
-                return logits(self, model, batch)
+                return logits(self, model, batch, edited)
             finally:
                 asked[0] = len(prompts)
 

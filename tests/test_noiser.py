@@ -180,12 +180,13 @@ def test_half_precision_agrees_with_single_in_rank(tokenizer, dtype):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"sample": 3}, "noiser has no option 'sample'; it has samples, steps, bound, bracket, search, variant, norm, seed"),
+        ({"sample": 3}, "noiser has no option 'sample'; it has samples, steps, bound, bracket, search, variant, norm, unit, seed"),
         ({"samples": 0}, "noiser: samples must be from 1 to 10000; got 0"),
         ({"samples": "ten"}, "noiser: samples wants int; got 'ten'"),
         ({"steps": True}, "noiser: steps wants int; got True"),
         ({"bound": "k_mean"}, "noiser: bound must be one of k_min, k_max"),
         ({"norm": "l2"}, "in the paper a norm is a bound: bound=l2"),
+        ({"variant": "official", "unit": "word"}, "disturbs single tokens; got unit=word"),
         ({"variant": "official", "bound": "none"}, "knows only bound=k_min; got bound=none"),
         ({"variant": "official", "bracket": "expand"}, "searches \\[0, 1\\] only"),
         ({"bound": "l2", "bracket": "expand"}, "widens a search, and bound=l2 has none"),

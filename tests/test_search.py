@@ -5,7 +5,6 @@ where something flipped; the growing groups stopping one short; a bracket end tr
 """
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +12,15 @@ from benchmarks.plain import bisected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noiser.lm.goal import Branch, Goal
+from noiser.lm.measure import chosen
 from noiser.lm.prefix import Clean
 from noiser.lm.probe import Reading
+from noiser.methods.noise import Noise
 from noiser.methods.search import exact_minimum, fast_minimum, separate_crossings, separate_minima
 from noiser.methods.trials import Trials
 from noiser.prompts import Prompt
+from noiser.types import Target
 
 LEVELS = 6
 UNIT = 2.0**-LEVELS
@@ -25,7 +28,14 @@ UNIT = 2.0**-LEVELS
 
 def trials_of(seq: int) -> Trials:
     prompt = Prompt("", (0,) * seq, ("",) * seq, (False,) * seq)
-    return Trials(Clean(prompt, torch.zeros(seq, 1), torch.tensor([0.7, 0.3]), ()), torch.zeros(1, 1), 0)
+    clean = Clean(prompt, torch.zeros(seq, 1), torch.tensor([0.7, 0.3]).log(), ())
+    goal = Goal(Target((0,), ("",), 0.7, 0, value=0.7), (Branch(clean, chosen("prob", (0,), (seq - 1,))),))
+    return Trials(clean, goal, Noise([(token,) for token in range(seq)], lambda _: torch.zeros(1, 1)))
+
+
+def answer(p: float) -> Reading:
+    """What the engine would read off rows in which the prediction has probability `p`, and 0.7 in the clean row."""
+    return Reading((p,), 0.7, base=p, rival=1 - p, rival_id=1, forward_tokens=1)
 
 
 def finish(steps, probability):
@@ -35,8 +45,7 @@ def finish(steps, probability):
         probes = next(steps)
         while True:
             asked += len(probes)
-            p = [probability(probe.position, probe.scale) for probe in probes]
-            probes = steps.send([Reading((x, x), (0.7, 0.7), 1 - x, 1, "", 1) for x in p])
+            probes = steps.send([answer(probability(probe.edit.start, probe.edit.scale)) for probe in probes])
     except StopIteration as end:
         return end.value, asked
 
@@ -96,9 +105,8 @@ def test_flips_that_are_seen_not_to_be_monotone_are_counted():
 
 
 def test_a_tie_flips_only_to_a_lower_id():
-    even = SimpleNamespace(watched=(0.4,), anchor=(), rival=0.4, fault="", forward_tokens=1)
-    assert Reading(**vars(even), rival_id=2).flips(3)
-    assert not Reading(**vars(even), rival_id=4).flips(3)
+    assert Reading(base=0.4, rival=0.4, rival_id=2).flips(3)
+    assert not Reading(base=0.4, rival=0.4, rival_id=4).flips(3)
 
 
 def test_groups_grow_so_that_a_sweep_of_many_tokens_takes_few_rounds():
@@ -108,7 +116,7 @@ def test_groups_grow_so_that_a_sweep_of_many_tokens_takes_few_rounds():
     with pytest.raises(StopIteration):
         while True:
             sizes.append(len(probes))
-            probes = steps.send([Reading((0.6, 0.6), (0.7, 0.7), 0.4, 1, "", 1)] * len(probes))
+            probes = steps.send([answer(0.6)] * len(probes))
     assert sum(sizes) < 330
     assert len(sizes) < 20
     assert all(later >= earlier for earlier, later in pairwise(sizes[-5:-1]))

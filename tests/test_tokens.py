@@ -3,7 +3,8 @@
 Mutants caught (lm/tokens.py, one line each): `truncation=True`; `>=` for `>` at the limit; the limit not checked; ids given
 directly tokenised again, or special tokens added to them; `raw.decode(errors="replace")` in `_read_bytes`; the branch of
 `BYTE_PIECE` or of the added tokens left out; `replace(WORD_START, "")`; `check_unicode` not called, or a position off by
-one; `len(ids) < 1` for `!= 1` in `target`; the upper bound of `_check_ids` off by one, or the check after the decoding.
+one; the refusal of an empty target left out, or the advice about its leading space given where it does not help; the upper
+bound of `_check_ids` off by one, or the check after the decoding.
 """
 
 import numpy as np
@@ -41,6 +42,16 @@ def merging_tokenizer():
     """Bytes, and `ab` as one token, so that the ids of `a` and `b` alone decode to what would be tokenised otherwise."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={piece: rank for rank, piece in enumerate([*alphabet, "ab"])}, merges=[("a", "b")]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def spacing_tokenizer():
+    """Bytes, and ` hi` as one token, while `hi` is two."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("\u0120", "h"), ("\u0120h", "i")]
+    vocabulary = {piece: rank for rank, piece in enumerate([*alphabet, *(a + b for a, b in merges)])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
@@ -252,13 +263,33 @@ def test_a_target_may_be_text_or_an_id(lm):
 
 
 def test_a_target_keeps_its_leading_space_and_gets_no_bos(smol):
-    assert smol.tokens.surface(smol.tokens.target(" Paris")) == " Paris"
-    assert smol.tokens.target(" Paris") != smol.tokens.target("Paris")
-    assert noiser.LanguageModel(tiny("llama"), bos_tokenizer()).tokens.target("q") == byte_tokenizer()("q")["input_ids"][0]
+    spaced, plain = smol.tokens.ids(" Paris"), smol.tokens.ids("Paris")
+    assert [smol.tokens.surface(token) for token in spaced] == [" Paris"]
+    assert spaced != plain
+    assert list(noiser.LanguageModel(tiny("llama"), bos_tokenizer()).tokens.ids("q")) == byte_tokenizer()("q")["input_ids"]
 
 
-def test_a_target_of_several_tokens_is_refused_with_its_pieces(lm):
-    with pytest.raises(PromptError, match=r"'xy' is 2: 'x' \(id:90\), 'y' \(id:91\)"):
-        noiser.attribute(lm, "abc", target="xy")
-    with pytest.raises(PromptError, match="'' is 0"):
-        noiser.attribute(lm, "abc", target="")
+@pytest.mark.parametrize("target", ["xy", (90, 91)], ids=["text", "ids"])
+def test_a_target_of_several_tokens_is_explained_as_a_whole(lm, target):
+    attribution = whole(noiser.attribute(lm, "abc", target=target, **QUICK))
+    assert attribution.target.token_ids == (90, 91)
+    assert attribution.target.tokens == ("x", "y")
+    first = noiser.attribute(lm, "abc", target="x", **QUICK).target.prob
+    second = noiser.attribute(lm, "abcx", target="y", **QUICK).target.prob
+    assert attribution.target.prob == pytest.approx(first * second, rel=1e-5)
+    assert attribution.notes["warnings"] == []
+
+
+@pytest.mark.parametrize("target", ["", ()], ids=["text", "ids"])
+def test_a_target_of_no_tokens_is_refused(lm, target):
+    with pytest.raises(PromptError, match="there are no tokens in"):
+        noiser.attribute(lm, "abc", target=target)
+
+
+def test_a_target_that_lacks_only_its_leading_space_is_explained_with_a_warning():
+    lm = noiser.LanguageModel(tiny("llama"), spacing_tokenizer())
+    advice = "'hi' is several tokens to this model, ' hi' is one: was the leading space meant?"
+    for target, warnings in (("hi", [advice]), (" hi", []), ("hix", []), ([107, 108], [])):
+        attribution = whole(noiser.attribute(lm, "abc", target=target, **QUICK))
+        assert [sentence for sentence in attribution.notes["warnings"] if "leading space" in sentence] == warnings, target
+    assert len(noiser.attribute(lm, "abc", target="hi", **QUICK).target.token_ids) == 2

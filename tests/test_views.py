@@ -29,7 +29,7 @@ def attribution(scores, tokens=None, **notes):
     prompt = Prompt("".join(tokens), tuple(range(len(tokens))), tokens, (False,) * len(tokens))
     shown = {"k": 0.25, "k_status": "found", "warnings": [], **notes}
     return Attribution(
-        np.array([scores]), prompt, Target((5,), (" x",), 0.5, 0), "noiser", {}, "m", "r", 0, Cost(1.5, 1234, 10, 2**30), shown
+        np.array([scores]), prompt, (Target((5,), (" x",), 0.5, 0),), "noiser", {}, "m", "r", 0, Cost(1.5, 1234, 10, 2**30), shown
     )
 
 
