@@ -32,7 +32,7 @@ SCORED = {
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def lm(request, tokenizer):
-    return noiser.LanguageModel(tiny(request.param), tokenizer)
+    return noiser.LanguageModel(tiny(request.param, vocab_size=len(tokenizer)), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,13 @@ def drops(quantity, seq):
 
 @pytest.mark.parametrize("method", SCORED)
 def test_a_contrast_is_the_difference_of_two_runs(lm, method):
-    both, target, foil = (
-        noiser.attribute(lm, PROMPT, method, **given, **SCORED[method]) for given in ({"target": 17, "foil": 9}, {"target": 17}, {"target": 9})
-    )
+    own, other = logits(lm, PROMPT)[-1].topk(3).indices.tolist()[1:]
+    asked = ({"target": own, "foil": other}, {"target": own}, {"target": other})
+    both, target, foil = (noiser.attribute(lm, PROMPT, method, **given, **SCORED[method]) for given in asked)
     np.testing.assert_allclose(both.scores, target.scores - foil.scores, atol=1e-5)
     assert np.abs(foil.scores).max() > 1e-4, "the foil must count"
     assert both.target.value == pytest.approx(target.target.prob - foil.target.prob, abs=1e-7)
-    assert both.target.foil.token_ids == (9,)
+    assert both.target.foil.token_ids == (other,)
 
 
 def test_log_odds_by_plain_forwards(lm):
@@ -142,9 +142,12 @@ def test_generation_is_the_argmax_one_by_one(lm):
 
 def test_generation_ends_with_the_token_that_ends_the_answer(tokenizer):
     model = tiny("llama")
-    second = int(logits(noiser.LanguageModel(model, tokenizer), (*PROMPT, int(model(torch.tensor([PROMPT])).logits[0, -1].argmax())))[-1].argmax())
+    lm = noiser.LanguageModel(model, tokenizer)
+    first = int(logits(lm, PROMPT)[-1].argmax())
+    second = int(logits(lm, (*PROMPT, first))[-1].argmax())
+    assert first != second
     model.generation_config.eos_token_id = [2, second]
-    found = noiser.attribute(noiser.LanguageModel(model, tokenizer), PROMPT, "occlusion", generate=6)
+    found = noiser.attribute(lm, PROMPT, "occlusion", generate=6)
     assert len(found.targets) == 2
     assert found.targets[-1].token_ids == (second,)
 
@@ -226,8 +229,17 @@ def test_a_continuation_may_fill_the_context(llama):
 
 @pytest.mark.parametrize("search", ["fast", "exact"])
 def test_noiser_keeps_the_bound_of_the_models_own_prediction(lm, search):
-    k = noiser.attribute(lm, PROMPT, search="exact").notes["k"]
-    assert 0 < k < 1023 / 1024
+    own = noiser.attribute(lm, PROMPT, search="exact", bracket="expand")
+    assert own.notes["k_status"] == "found"
     asked = [{"target": 17}, {"target": (17, 40)}, {"foil": 9}, {"target": 17, "foil": (9, 33)}, {"target": lambda row: row[3]}]
     for given in (*asked, {"continuation": MORE, "span": (0, 2)}):
-        assert noiser.attribute(lm, PROMPT, search=search, **given).notes["k"] == k, given
+        found = noiser.attribute(lm, PROMPT, search=search, bracket="expand", **given)
+        assert found.notes["k"] == own.notes["k"], given
+        assert found.notes["flipped"] == []
+
+
+@pytest.mark.parametrize("bound", ["l2", "random", "none", "k_max", "k_max_per_token"])
+def test_noisers_other_bounds_know_what_flips_whatever_is_explained(llama, bound):
+    own, whole = (noiser.attribute(llama, PROMPT, bound=bound, **given) for given in ({}, {"target": (17, 40)}))
+    assert own.notes["k"] == whole.notes["k"]
+    assert own.notes["flipped"] == whole.notes["flipped"]
