@@ -91,8 +91,8 @@ def test_gradient_shap_is_integrated_gradients_in_expectation(tokenizer):
 
 
 BASELINES = [("gpt2", "zero"), ("llama", "unk"), ("gemma3_text", "unk")]
-"""Where a model divides embeddings by their length (RMSNorm), all of the way to zero happens in its last thousandth, so that
-no reasonable number of steps is enough."""
+"""A model that divides embeddings by their length (RMSNorm) does not notice them shrink until they are all but zero, so that no
+reasonable number of steps is enough on the way to zeros."""
 
 
 @pytest.mark.parametrize(("family", "baseline"), BASELINES)
