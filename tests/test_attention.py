@@ -1,7 +1,7 @@
 """Attention as explanation against the weights that transformers itself returns, multiplied by hand.
 
 Mutants caught: the first layer instead of the last; the layers multiplied in the wrong order; the identity left out; one head
-instead of their mean; the row of another position; eager attention not switched back.
+instead of their mean; eager attention not switched back.
 """
 
 import numpy as np

@@ -1,9 +1,6 @@
 """The baselines against Inseq, on which the paper built them, and against Captum, on which Inseq builds.
 
-Mutants caught: the zero baseline where the unknown token's is asked for; the distance to the baseline left out or taken from
-zero; left rectangles instead of Gauss-Legendre points; one share per position instead of one per row; the L2 norm taken of
-the gradient alone; the gradient of another token; the rescale rule's ratio upside down, or applied to no module;
-the path's own token and all before it moved together in sequential integrated gradients.
+Mutants caught, among others: quadrature weights that add up to 2; the rescale rule's ratio upside down.
 """
 
 import numpy as np

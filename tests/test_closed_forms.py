@@ -1,8 +1,8 @@
 """The baselines where the answer is known: linear and bilinear models, one hidden layer, and completeness.
 
-Mutants caught: gradients not multiplied by the distance; quadrature weights that do not add up to 1; the gradient averaged over
-rows twice; occlusion with its sign turned; LIME's intercept not fitted, its shares transposed, or the whole prompt not among
-its subsets; the sample weights dropped; the rescale rule's slope where its ratio belongs.
+Mutants caught: the distance taken from zero whatever the baseline; zero for the unknown token's embedding; left rectangles
+instead of Gauss-Legendre points; coefficients not uniform in GradientSHAP; the rescale rule's slope where its ratio belongs;
+occlusion with its sign turned; LIME's sample weights dropped, or its intercept.
 """
 
 import numpy as np

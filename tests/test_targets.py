@@ -1,8 +1,8 @@
 """What is explained: words, answers, contrasts, continuations, spans, functions; against plain full forwards.
 
-Mutants caught: the foil added instead of subtracted; a foil of several tokens read at its last only; a continuation's rows
-reading the position after theirs; a row seeing the token it explains; the span's own tokens attributed to; the sum of the
-probabilities instead of their mean; generation that goes on after the end; the bound sought for the target or the foil.
+Mutants caught: the foil added instead of subtracted; a continuation's rows read one position late; the sum of a span's
+probabilities instead of their mean; generation that goes on after the end; the bound sought for the target instead of the
+model's own prediction; flips asked for at a scale that was never tried.
 """
 
 import numpy as np

@@ -1,7 +1,6 @@
 """Whole words and sentences perturbed at once, against plain full forwards.
 
-Mutants caught: a unit's first token only; the unit's value given to each of its tokens undivided; special tokens perturbed;
-the same noise vector on each of a word's tokens; noise counted from the prompt's start instead of the word's.
+Mutants caught: a unit's first token only; the same noise vector on each of a word's tokens.
 """
 
 import numpy as np
