@@ -18,7 +18,8 @@ from noiser.methods import METHODS
 from tests.conftest import tiny
 
 ROOT = Path(__file__).parents[1]
-README, CONTRIBUTING, METHOD = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/method.md"))
+NAMES = ("README.md", "CONTRIBUTING.md", "docs/method.md", "docs/baselines.md")
+README, CONTRIBUTING, METHOD, BASELINES = ((ROOT / name).read_text() for name in NAMES)
 PROMPT = (7, 200, 31, 150, 31, 99)
 
 
@@ -63,6 +64,15 @@ def test_the_readme_names_every_option_of_the_command():
 def test_the_method_page_names_every_option_with_its_default():
     for name, default in METHODS["noiser"].options.items():
         assert f"| `{name}` | {'none' if default is None else f'`{default}`' if isinstance(default, str) else default} |" in METHOD
+
+
+def test_the_baselines_page_names_every_other_method_with_its_options_and_defaults():
+    rows = [line.split("|") for line in BASELINES.split("\n## ")[0].splitlines() if line.startswith("| `")]
+    options = {name: row[3] for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
+    assert set(METHODS) - {"noiser"} <= set(options)
+    for name in set(METHODS) - {"noiser"}:
+        named = re.findall(r"`(\w+)` \((\w[\w.]*)\)", options[name])
+        assert named == [(option, str(default)) for option, default in METHODS[name].options.items()], name
 
 
 def test_the_example_in_contributing_is_a_method(tokenizer):

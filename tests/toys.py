@@ -47,3 +47,51 @@ class BrokenLM(ToyLM):
     def answer(self, embeds: Tensor) -> Tensor:
         broken = (embeds.norm(dim=(1, 2), keepdim=False) > 0) | torch.tensor(self.when_clean)
         return super().answer(embeds).masked_fill(broken[:, None], torch.nan)
+
+
+class EmbeddedLM(ToyLM):
+    """A toy whose tokens have random embeddings; what it makes of them is the subclass's."""
+
+    def __init__(self, seq: int, seed: int = 0) -> None:
+        super().__init__([0.0] * seq)
+        self.drawn = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.embedding.weight.normal_(generator=self.drawn)
+
+
+class LinearLM(EmbeddedLM):
+    """Token 0's logit is sum_i w_i . x_i: what token i contributes is w_i . x_i, whoever asks."""
+
+    def __init__(self, seq: int, seed: int = 0) -> None:
+        super().__init__(seq, seed)
+        self.slope = torch.randn(seq, DIM, generator=self.drawn)
+
+    def answer(self, embeds: Tensor) -> Tensor:
+        first = (embeds * self.slope).sum((-2, -1))
+        return torch.stack([first, torch.zeros_like(first)], dim=-1)
+
+
+class PairLM(LinearLM):
+    """Token 0's logit is the product of what the first two tokens contribute: neither counts without the other."""
+
+    def answer(self, embeds: Tensor) -> Tensor:
+        parts = (embeds * self.slope).sum(-1)
+        first = parts[:, 0] * parts[:, 1]
+        return torch.stack([first, torch.zeros_like(first)], dim=-1)
+
+
+class ActivationLM(LinearLM):
+    """Token 0's logit is sum_h v_h f(b_h + sum_i u_h . x_i), f an activation module: one hidden layer."""
+
+    def __init__(self, seq: int, activation: nn.Module, hidden: int = 6) -> None:
+        super().__init__(seq)
+        self.activation = activation
+        self.inward = torch.randn(hidden, seq, DIM, generator=self.drawn) / 4
+        self.outward, self.offset = torch.randn(2, hidden, generator=self.drawn)
+
+    def hidden(self, embeds: Tensor) -> Tensor:
+        return torch.einsum("rsd,hsd->rh", embeds, self.inward) + self.offset
+
+    def answer(self, embeds: Tensor) -> Tensor:
+        first = self.activation(self.hidden(embeds)) @ self.outward
+        return torch.stack([first, torch.zeros_like(first)], dim=-1)

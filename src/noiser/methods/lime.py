@@ -60,15 +60,16 @@ def ridge(
     present: Bool[np.ndarray, "samples units"], values: Float[np.ndarray, " samples"], width: float, alpha: float
 ) -> tuple[Float[np.ndarray, " units"], float]:
     """The coefficients, and how much of the weighted variance they explain (R^2, at most 1)."""
-    from sklearn.linear_model import Ridge
-
     away = 1 - np.sqrt(present.mean(-1))
     weight = np.exp(-((away / width) ** 2) / 2)
     features = present.astype(np.float64)
-    model = Ridge(alpha=alpha, solver="svd" if alpha == 0 else "auto").fit(features, values, sample_weight=weight)
-    spread = float(np.average((values - np.average(values, weights=weight)) ** 2, weights=weight))
-    missed = float(np.average((values - model.predict(features)) ** 2, weights=weight))
-    return np.asarray(model.coef_, dtype=np.float64), 1 - missed / spread if spread > 0 else 1.0
+    centred = features - np.average(features, axis=0, weights=weight)  # so the intercept is not shrunk
+    left = values - np.average(values, weights=weight)
+    root, units = np.sqrt(weight), present.shape[1]
+    rows = np.concatenate([centred * root[:, None], np.sqrt(alpha) * np.eye(units)])
+    coefficients = np.linalg.lstsq(rows, np.concatenate([left * root, np.zeros(units)]), rcond=None)[0]
+    spread, missed = (float(np.average(each**2, weights=weight)) for each in (left, left - centred @ coefficients))
+    return coefficients, 1 - missed / spread if spread > 0 else 1.0
 
 
 def _shares(present: Bool[np.ndarray, "samples units"], of: tuple[int | None, ...]) -> Float[torch.Tensor, "samples seq"]:

@@ -72,6 +72,7 @@ class Trials:
                 assert reading.anchor is not None
                 drops[token] = reading.anchor - reading.value
             return drops
+        yield from self.run(pairs)  # whether each flips the prediction there is noted
         found = yield from measure(self.goal, [self._edit(token, k) for token, k in pairs], anchor=True)
         for (token, _), each in zip(pairs, found, strict=True):
             assert each.anchor is not None
