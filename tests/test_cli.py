@@ -320,13 +320,16 @@ def test_the_seed_decides_the_numbers(run):
 
 
 def test_options_reach_the_model_and_the_method(run, loads):
-    record = run("abc", "--model", "here", "--dtype", "float16", "--token-budget", 9, "--allow-pickle", "--format", "json").record
+    record = run(
+        "abc", "--model", "here", "--dtype", "float16", "--attention", "eager", "--token-budget", 9, "--allow-pickle", "--format", "json"
+    ).record
     ((model, options),) = loads
     assert model == "here"
     assert options == {
         "revision": None,
         "device": "auto",
         "dtype": "float16",
+        "attention": "eager",
         "trust_remote_code": False,
         "allow_pickle": True,
         "token_budget": 9,

@@ -137,5 +137,5 @@ def test_activations_without_a_rule_pass_plain_gradients(tokenizer):
     model = ActivationLM(len(IDS), nn.SiLU())
     found, plain = (ask(tokenizer, model, method, aggregation="sum") for method in ("deeplift", "input_x_gradient"))
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
-    assert abs(found.notes["completeness_gap"]) > 0.05
+    assert found.notes["rescaled_modules"] == 0
     assert "rules=all" in found.notes["warnings"][0]

@@ -43,8 +43,7 @@ class Wanted:
         """From text, --messages and --file, of which there is one. Raises OptionError for what does not exist or fit."""
         text, messages, file = source
         if sum(each is not None for each in source) != 1:
-            given = [name for name, each in zip(("a prompt", "--messages", "--file"), source, strict=True) if each is not None]
-            raise OptionError(f"give either a prompt, --messages or --file{', not ' + ' and '.join(given) if given else ''}")
+            raise OptionError(f"give either a prompt, --messages or --file{', not both' if any(source) else ''}")
         if file not in (None, "-"):
             existing(str(file))
         check_display(*display)

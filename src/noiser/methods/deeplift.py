@@ -46,7 +46,7 @@ def deeplift(
     """Gradients in which each activation's slope is the ratio of differences between prompt and baseline, times the distance.
 
     Rescale rule on activation modules; attention, normalisation and products of activations pass plain gradients, so
-    contributions need not add up: `notes["completeness_gap"]` says by how much they miss.
+    contributions need not add up: `notes["completeness_gap"]` says by how much they miss (where any activation has a rule).
 
     rules        which activations have the rule: captum: those that Captum's has it for (ReLU, Tanh, Sigmoid ..., and not
                  SiLU or GELU, so that on most of today's models this is input x gradient); all: every activation module.

@@ -42,12 +42,6 @@ def aggregated(product: Float[np.ndarray, "seq dim"], aggregation: Aggregation) 
     return np.linalg.norm(product, axis=-1) if aggregation == "l2" else product.sum(-1)
 
 
-def path(steps: int) -> tuple[Float[np.ndarray, " steps"], tuple[float, ...]]:
-    """Points in (0, 1) and weights of the Gauss-Legendre quadrature, exact for polynomials of degree 2 steps - 1."""
-    points, weights = np.polynomial.legendre.leggauss(steps)
-    return (points + 1) / 2, tuple((weights / 2).tolist())
-
-
 def along(shares: Float[np.ndarray, " rows"], span: int) -> Float[Tensor, "rows span"]:
     """The same share at every position of a row."""
     return torch.from_numpy(shares.astype(np.float32))[:, None].expand(-1, span)
