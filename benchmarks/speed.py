@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from noiser.methods.bounds import released_noise
 from noiser.types import Attribution
 
 SAMPLES, STEPS = 10, 10
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "official, exact": {"variant": "official", "search": "exact"},
     "paper, exact": {"search": "exact"},
     "paper, fast": {"search": "fast"},

@@ -142,7 +142,7 @@ class _Explained:
 def _explain(lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any]) -> Asking[_Explained]:
     """One prompt: the clean runs that the question needs, then the method on every row's goal, all rows at a time."""
     prompt = lm.prompt(source)
-    posed = yield from pose(lm.tokens, prompt, question, method.gradient)
+    posed = yield from pose(lm.tokens, prompt, question, method.along)
     advice = spacing_advice(lm.tokens, question, posed[0])
     scored = yield from together([_scored(lm, method, row, options) for row in posed])
     return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored, advice)

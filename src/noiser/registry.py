@@ -28,8 +28,9 @@ class Method:
     cost: str = "not stated"
     """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
     check: Callable[..., None] | None = None
-    gradient: Literal["margin", "goal"] | None = None
-    """Which gradient the clean run takes along: of the top-two margin, or of what is explained."""
+    along: Literal["margin", "goal"] | Callable[..., Any] | None = None
+    """What the clean run takes along: the gradient of the top-two margin, or of what is explained; or its attention weights,
+    folded by this function (see `noiser.lm.attention.Fold`)."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,12 +65,12 @@ def method(
     source: str,
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
-    gradient: Literal["margin", "goal"] | None = None,
+    along: Literal["margin", "goal"] | Callable[..., Any] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Enter a function into METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
 
     def enter(function: Callable) -> Callable:
-        METHODS[name] = Method(name, family, source, function, cost, check, gradient)
+        METHODS[name] = Method(name, family, source, function, cost, check, along)
         return function
 
     return enter

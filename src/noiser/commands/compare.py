@@ -42,7 +42,7 @@ class Wanted:
             raise OptionError("give either a prompt or --messages" + (", not both" if text is not None else ""))
         check_display(*display)
         chosen = checked(options_of(methods, settings, seed))
-        return cls(text if messages is None else read_messages(messages), chosen, asked.question(), *display)
+        return cls(text or "" if messages is None else read_messages(messages), chosen, asked.question(), *display)
 
 
 def options_of(methods: str, settings: Sequence[str], seed: int | None) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from noiser.lm.probe import Probe, Reading
 from noiser.prompts import Prompt
 
 R = TypeVar("R")
+Along = Literal["margin", "goal"] | Fold | None
+"""What a method has its clean runs take along: the gradient of the top-two margin, or of what is explained; or their
+attention weights, folded."""
 Slopes = Callable[[Tensor], Mapping[int, Tensor]]
 """From the logits at the ends [ends, vocab] to scalars whose gradients are wanted, each named by the end that it is kept with."""
 
@@ -25,6 +28,8 @@ class CleanRun:
     """Positions, ascending; the last of the sequence among them."""
     slopes: Slopes | None = None
     """What gradients to take along with it."""
+    fold: Fold | None = None
+    """What to make of its attention weights."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,6 @@ class Generation:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionRun:
-    """The attention weights of a clean sequence. Answered by what `fold` made of its layers."""
-
-    clean: Clean
-    fold: Fold
-
-
-Request = CleanRun | Generation | AttentionRun | list[Probe]
-Answer = list[Clean] | tuple[int, ...] | Tensor | list[Reading]
+Request = CleanRun | Generation | list[Probe]
+Answer = list[Clean] | tuple[int, ...] | list[Reading]
 Asking = Generator[Request, Answer, R]

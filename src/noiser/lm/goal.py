@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from noiser.errors import OptionError
-from noiser.lm.asking import Asking, CleanRun, Generation
+from noiser.lm.asking import Along, Asking, CleanRun, Generation
+from noiser.lm.attention import Fold
 from noiser.lm.measure import Measure, chosen, custom, difference
 from noiser.lm.prefix import Clean
 from noiser.lm.question import Question, read_words
@@ -44,28 +45,26 @@ class Goal:
         return self.branches[0].measure if len(self.branches) == 1 and self.branches[0].clean is clean else None
 
 
-Gradient = Literal["margin", "goal"] | None
-
 Posed = tuple[Clean, Goal]
 """The tokens that a goal is attributed to, run clean, and the goal."""
 
 
-def pose(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[list[Posed]]:
+def pose(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Asking[list[Posed]]:
     """Run what the question needs unperturbed, and say what to read off it: one goal for each row of the scores.
 
-    `gradient` has the clean runs take one along: of the top-two margin after the explained tokens (`margin`), or of what
-    each branch reads (`goal`).
+    `along` has the clean runs take something along: the gradient of the top-two margin after the explained tokens
+    (`margin`), or of what each branch reads (`goal`); or the first branch's attention weights, folded.
     """
     if question.kind == "a continuation":
-        return (yield from _rows(tokens, prompt, question, gradient))
+        return (yield from _rows(tokens, prompt, question, along))
     if question.kind == "a span":
-        return [(yield from _span(tokens, prompt, question, gradient))]
+        return [(yield from _span(tokens, prompt, question, along))]
     if question.foil is None and (question.target is None or callable(question.target)):
-        return [(yield from _next(tokens, prompt, question, gradient))]
+        return [(yield from _next(tokens, prompt, question, along))]
     own = () if question.target is None else read_words(tokens, cast(Any, question.target))
     if question.foil is not None:
-        return [(yield from _contrast(tokens, prompt, question, own, gradient))]
-    return [(yield from _whole(tokens, prompt, own, question.chosen_quantity, gradient))]
+        return [(yield from _contrast(tokens, prompt, question, own, along))]
+    return [(yield from _whole(tokens, prompt, own, question.chosen_quantity, along))]
 
 
 def spacing_advice(tokens: Tokens, question: Question, posed: Posed) -> list[str]:
@@ -81,57 +80,59 @@ def spacing_advice(tokens: Tokens, question: Question, posed: Posed) -> list[str
     return advice
 
 
-def _next(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[Posed]:
+def _next(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Asking[Posed]:
     end = len(prompt) - 1
     if callable(question.target):
         measure = custom(question.target, end)
-        clean = yield from _run_one(prompt, gradient, lambda _: measure)
+        clean = yield from _run_one(prompt, along, lambda _: measure)
         name = f"function {getattr(question.target, '__name__', 'of the logits')}"
         target = _target(tokens, [clean], (clean.prediction,), name, _value(measure, [clean]))
         return clean, Goal(target, (Branch(clean, measure),))
     quantity = question.chosen_quantity
-    clean = yield from _run_one(prompt, gradient, lambda logits: chosen(quantity, (int(logits[0].argmax()),), (end,)))
+    clean = yield from _run_one(prompt, along, lambda logits: chosen(quantity, (int(logits[0].argmax()),), (end,)))
     return _posed(tokens, clean, [clean], (clean.prediction,), quantity)
 
 
-def _rows(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[list[Posed]]:
+def _rows(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Asking[list[Posed]]:
     ids = yield from _continuation(tokens, prompt, question)
     ends = tuple(range(len(prompt) - 1, len(prompt) + len(ids) - 1))
     each = [chosen(question.chosen_quantity, (own,), (end,)) for own, end in zip(ids, ends, strict=True)]
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {row: _margin(at) if gradient == "margin" else each[row].of(at[None, None])[0] for row, at in enumerate(logits)}
+        return {row: _margin(at) if along == "margin" else each[row].of(at[None, None])[0] for row, at in enumerate(logits)}
 
-    cleans = yield from _run(CleanRun(tokens.extended(prompt, ids[:-1]), ends, slopes if gradient else None))
+    cleans = yield from _run(CleanRun(tokens.extended(prompt, ids[:-1]), ends, slopes if isinstance(along, str) else None, _fold(along)))
     return [_posed(tokens, clean, [clean], (own,), question.chosen_quantity) for clean, own in zip(cleans, ids, strict=True)]
 
 
-def _span(tokens: Tokens, prompt: Prompt, question: Question, gradient: Gradient) -> Asking[Posed]:
+def _span(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Asking[Posed]:
     ids = yield from _continuation(tokens, prompt, question)
     start, stop = question.span or (0, 0)
     if stop > len(ids):
         raise OptionError(f"the span {start}:{stop} reaches beyond the continuation, which has {len(ids)} tokens")
-    return (yield from _whole(tokens, tokens.extended(prompt, ids[:start]), ids[start:stop], question.chosen_quantity, gradient))
+    return (yield from _whole(tokens, tokens.extended(prompt, ids[:start]), ids[start:stop], question.chosen_quantity, along))
 
 
-def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, gradient: Gradient) -> Asking[Posed]:
+def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, along: Along) -> Asking[Posed]:
     """Several tokens as one target; they themselves are not attributed to."""
     ends = tuple(range(len(context) - 1, len(context) + len(ids) - 1))
     measure = chosen(quantity, ids, ends)
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {0: _margin(logits[0])} if gradient == "margin" else {len(ids) - 1: measure.of(logits[None])[0]}
+        return {0: _margin(logits[0])} if along == "margin" else {len(ids) - 1: measure.of(logits[None])[0]}
 
-    cleans = yield from _run(CleanRun(tokens.extended(context, ids[:-1]), ends, slopes if gradient else None))
+    cleans = yield from _run(CleanRun(tokens.extended(context, ids[:-1]), ends, slopes if isinstance(along, str) else None, _fold(along)))
     return _posed(tokens, cleans[0], cleans, ids, quantity)
 
 
-def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], gradient: Gradient) -> Asking[Posed]:
+def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], along: Along) -> Asking[Posed]:
     foil, quantity, end = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity, len(prompt) - 1
     if len(own) <= 1 and len(foil) == 1:
-        clean = yield from _run_one(
-            prompt, gradient, lambda logits: difference(quantity, *(own or (int(logits[0].argmax()),)), foil[0], end)
-        )
+
+        def of(logits: Tensor) -> Measure:
+            return difference(quantity, own[0] if own else int(logits[0].argmax()), foil[0], end)
+
+        clean = yield from _run_one(prompt, along, of)
         own = own or (clean.prediction,)
         measure = difference(quantity, own[0], foil[0], end)
         against = _target(tokens, [clean], foil, quantity, None)
@@ -140,8 +141,8 @@ def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int
     each = "log_prob" if quantity == "log_odds" else quantity
     if not own:
         own = ((yield from _run(CleanRun(prompt, (end,))))[0].prediction,)
-    clean, first = yield from _whole(tokens, prompt, own, each, gradient)
-    _, second = yield from _whole(tokens, prompt, foil, each, "goal" if gradient == "goal" else None)
+    clean, first = yield from _whole(tokens, prompt, own, each, along)
+    _, second = yield from _whole(tokens, prompt, foil, each, "goal" if along == "goal" else None)
     target = Target(**{**vars(first.target), "quantity": quantity, "value": first.value - second.value, "foil": second.target})
     return clean, Goal(target, (*first.branches, *(Branch(branch.clean, branch.measure, -1.0) for branch in second.branches)))
 
@@ -161,14 +162,18 @@ def _run(run: CleanRun) -> Asking[list[Clean]]:
     return cast(list[Clean], cleans)
 
 
-def _run_one(prompt: Prompt, gradient: Gradient, measure: Callable[[Tensor], Measure]) -> Asking[Clean]:
+def _run_one(prompt: Prompt, along: Along, measure: Callable[[Tensor], Measure]) -> Asking[Clean]:
     """A clean run read at its end only; `measure` may depend on the logits there [1, vocab], as the model's prediction does."""
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {0: _margin(logits[0]) if gradient == "margin" else measure(logits).of(logits[None])[0]}
+        return {0: _margin(logits[0]) if along == "margin" else measure(logits).of(logits[None])[0]}
 
-    (clean,) = yield from _run(CleanRun(prompt, (len(prompt) - 1,), slopes if gradient else None))
+    (clean,) = yield from _run(CleanRun(prompt, (len(prompt) - 1,), slopes if isinstance(along, str) else None, _fold(along)))
     return clean
+
+
+def _fold(along: str | Fold | None) -> Fold | None:
+    return None if isinstance(along, str) else along
 
 
 def _margin(logits: Tensor) -> Tensor:

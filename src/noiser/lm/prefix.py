@@ -28,6 +28,8 @@ class Clean:
     gradient: Float[Tensor, "seq dim"] | None = None
     """With respect to the embeddings, float32, of what was asked for: the top-two margin, or what is explained. None where
     nothing was, or where memory did not allow it."""
+    attention: Tensor | None = None
+    """Its attention weights as folded; None where nobody asked. Of a beginning: see `source`."""
     whole: "Clean | None" = None
     """The longer sequence that this one is the beginning of, where both come from one run."""
 
@@ -45,7 +47,7 @@ class Clean:
         """The first `length` positions, with what the model says there."""
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
         cut = None if gradient is None else gradient[:length]
-        return Clean(self.prompt.cropped(length), self.embeds[:length], logits, layers, cut, self.source)
+        return Clean(self.prompt.cropped(length), self.embeds[:length], logits, layers, cut, whole=self.source)
 
     @property
     def prediction(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ class Batch:
                 Batch(self.probes[:middle], self.numbers[:middle], self.rows),
                 Batch(self.probes[middle:], self.numbers[middle:], self.rows),
             )
-        if len(self.rows) > 1 and self.probes[0].within is None:
+        if len(self.rows) > 1 and next(iter(self.probes)).within is None:
             middle = len(self.rows) // 2
             return Batch(self.probes, self.numbers, self.rows[:middle]), Batch(self.probes, self.numbers, self.rows[middle:])
         return None
@@ -126,7 +127,4 @@ class Batch:
 
     def offsets(self) -> list[int]:
         """Where each probe's ends begin among all kept logits; one more than there are probes."""
-        places = [0]
-        for probe in self.probes:
-            places.append(places[-1] + len(probe.measure.ends))
-        return places
+        return [0, *accumulate(len(probe.measure.ends) for probe in self.probes)]

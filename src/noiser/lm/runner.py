@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from noiser.errors import DeviceMemoryError, NonFiniteError
 from noiser.lm.asking import CleanRun
-from noiser.lm.attention import Fold, attention_maps
+from noiser.lm.attention import folding
 from noiser.lm.batching import Collector, Sums, batches, run_batch
 from noiser.lm.check import check_embeddings, check_signature, choose_layout
 from noiser.lm.layout import Full, Layout, exceeds_window, packed_clean
@@ -107,16 +107,6 @@ class LanguageModel:
             ids.append(int(logits.argmax()))
         return tuple(ids)
 
-    def attention(self, clean: Clean, fold: Fold) -> Tensor:
-        """The attention weights of each layer, mean over heads [seq, seq], folded from the first layer to the last.
-
-        Raises ModelError, with the remedy, where the model does not give its weights away.
-        """
-        with quiet(self.model), memory_told_apart():
-            folded = attention_maps(self.model, clean, fold)
-        self.spent.forward_tokens += len(clean.prompt)
-        return folded
-
     def read(self, probes: Sequence[Probe]) -> list[Reading]:
         """Run every probe, batched by the budget, and read its numbers. The order is the caller's."""
         collector = Collector(len(probes))
@@ -160,7 +150,7 @@ class LanguageModel:
         for run in runs:
             packs = self.layout(run.prompt)[0].packs and (not group or self.layout(group[0].prompt)[0].packs)
             fits = sum(len(each.prompt) for each in group) + len(run.prompt) <= self.budget.length
-            alike = not group or (run.slopes is None) == (group[0].slopes is None)
+            alike = not group or ((run.slopes is None) == (group[0].slopes is None) and not (run.fold or group[0].fold))
             if group and not (packs and fits and alike):
                 yield group
                 group = []
@@ -183,13 +173,14 @@ class LanguageModel:
         ids = [torch.tensor(run.prompt.input_ids, device=self.device) for run in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(each).detach().requires_grad_(gradient) for each in ids]
-            kept, cache = self._clean_logits(embeds, [run.ends for run in group])
+            with folding(self.model, len(embeds[0]), group[0].fold) as folded:
+                kept, cache = self._clean_logits(embeds, [run.ends for run in group])
             logits = kept.float().split([len(run.ends) for run in group])
             gradients = self._slopes(group, logits, embeds) if gradient else [{} for _ in group]
         self.spent.forward_tokens += sum(map(len, ids))
         layers = split_layers(read_cache(cache), [len(each) for each in ids])
         parts = zip(group, embeds, logits, layers, gradients, strict=True)
-        return [_beginnings(run, e.detach(), found.detach(), kv, slopes) for run, e, found, kv, slopes in parts]
+        return [_beginnings(run, e.detach(), found.detach(), kv, slopes, folded.value) for run, e, found, kv, slopes in parts]
 
     def _clean_logits(self, embeds: list[Tensor], ends: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "kept vocab"], DynamicCache]:
         if len(embeds) > 1:
@@ -224,9 +215,11 @@ class LanguageModel:
                 self._layouts[windowed] = choose_layout(self.model, clean)
 
 
-def _beginnings(run: CleanRun, embeds: Tensor, logits: Tensor, layers: tuple[KeysValues, ...], slopes: dict[int, Tensor]) -> list[Clean]:
+def _beginnings(
+    run: CleanRun, embeds: Tensor, logits: Tensor, layers: tuple[KeysValues, ...], slopes: dict[int, Tensor], attention: Tensor | None
+) -> list[Clean]:
     last = len(run.ends) - 1
-    whole = Clean(run.prompt, embeds, logits[last], layers, slopes.get(last))
+    whole = Clean(run.prompt, embeds, logits[last], layers, slopes.get(last), attention)
     rest = [whole.beginning(end + 1, logits[place], slopes.get(place)) for place, end in enumerate(run.ends[:-1])]
     return [*rest, whole]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar, cast
 
-from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError
-from noiser.lm.asking import Answer, Asking, AttentionRun, CleanRun, Generation, Request
+from noiser.errors import DeviceMemoryError, ModelError, NoiserError, NonFiniteError
+from noiser.lm.asking import Answer, Asking, CleanRun, Generation, Request
 from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.probe import Reading
 from noiser.lm.runner import LanguageModel
@@ -66,27 +66,24 @@ def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]]) -> Iterator[Job[R
             jobs[0].peak_bytes = peak_bytes(lm.device)
             yield jobs.pop(0)
         for job in jobs:
-            if isinstance(job.request, Generation | AttentionRun):
-                _alone(lm, job)
+            if isinstance(job.request, Generation):
+                _generate(lm, job)
         _clean_round(lm, [job for job in jobs if isinstance(job.request, CleanRun)])
         _probe_round(lm, [job for job in jobs if isinstance(job.request, list)])
 
 
-def _alone(lm: LanguageModel, job: Job) -> None:
-    """What cannot share a batch."""
+def _generate(lm: LanguageModel, job: Job) -> None:
+    """A continuation shares no batch."""
+    assert isinstance(job.request, Generation)
     begin, spent = time.perf_counter(), lm.spent.forward_tokens
     answer: Answer | NoiserError
     try:
-        if isinstance(job.request, Generation):
-            answer = lm.generate(job.request.prompt, job.request.count)
-        else:
-            assert isinstance(job.request, AttentionRun)
-            answer = lm.attention(job.request.clean, job.request.fold)
+        answer = lm.generate(job.request.prompt, job.request.count)
     except NoiserError as error:
         answer = error
     job.seconds += time.perf_counter() - begin
     job.forward_tokens += lm.spent.forward_tokens - spent
-    job.resume(answer)
+    _resume(lm, job, answer)
 
 
 def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
@@ -97,7 +94,7 @@ def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     begin = time.perf_counter()
     try:
         found = lm.beginnings(requests)
-    except DeviceMemoryError as error:
+    except (DeviceMemoryError, ModelError) as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
         else:

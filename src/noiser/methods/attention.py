@@ -1,26 +1,33 @@
 """Attention as explanation: the last layer's, and all layers multiplied through."""
 
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.lm.asking import AttentionRun
-from noiser.lm.attention import Fold
 from noiser.lm.goal import Goal
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
-from noiser.methods.steps import Scored, Steps
+from noiser.methods.steps import Scored
 from noiser.registry import method
 
 Variant = Literal["paper", "official"]
 SAME_FOR_ALL = "Attention does not know the target: these scores are the same for any target, and for the foil."
 
 
-@method("last_attention", family="attention", source="Jain et al. 2020, arXiv:2005.00115", cost="1 row of T tokens")
-def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Steps[Scored]:  # noqa: ARG001
+def _last(_: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[Tensor, "seq seq"]:
+    return layer
+
+
+def _rolled(before: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[Tensor, "seq seq"]:
+    mixed = 0.5 * layer + 0.5 * torch.eye(len(layer), device=layer.device)
+    return mixed if before is None else mixed @ before
+
+
+@method("last_attention", family="attention", source="Jain et al. 2020, arXiv:2005.00115", cost="1 row of T tokens", along=_last)
+def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Scored:  # noqa: ARG001
     """How much the last position attends to each token: last layer, mean over heads. In [0, 1], adds up to 1.
 
     The target has no say in it. A target of several tokens gets the mean over the positions that predict them.
@@ -29,11 +36,11 @@ def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Vari
 
     Source: Jain et al. 2020, arXiv:2005.00115.
     """
-    return (yield from _attended(clean, goal, lambda _, layer: layer, variant))
+    return _attended(clean, goal, variant)
 
 
-@method("attention_rollout", family="attention", source="Abnar & Zuidema 2020, arXiv:2005.00928", cost="1 row of T tokens")
-def attention_rollout(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Steps[Scored]:  # noqa: ARG001
+@method("attention_rollout", family="attention", source="Abnar & Zuidema 2020, arXiv:2005.00928", cost="1 row of T tokens", along=_rolled)
+def attention_rollout(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Scored:  # noqa: ARG001
     """How much of each token flows into the last position through all layers. In [0, 1], adds up to 1.
 
     Each layer is 0.5 A + 0.5 I, A its attention weights, mean over heads; the layers are multiplied through. The target has
@@ -43,19 +50,14 @@ def attention_rollout(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: V
 
     Source: Abnar & Zuidema 2020, arXiv:2005.00928.
     """
-    return (yield from _attended(clean, goal, _rolled, variant))
+    return _attended(clean, goal, variant)
 
 
-def _rolled(before: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[Tensor, "seq seq"]:
-    mixed = 0.5 * layer + 0.5 * torch.eye(len(layer), device=layer.device)
-    return mixed if before is None else mixed @ before
-
-
-def _attended(clean: Clean, goal: Goal, fold: Fold, variant: Variant) -> Steps[Scored]:
+def _attended(clean: Clean, goal: Goal, variant: Variant) -> Scored:
     branch = goal.branches[0]
-    answer = yield AttentionRun(branch.clean, fold)
-    folded = cast(Tensor, answer).cpu().double().numpy()
-    scores = folded[list(branch.measure.ends), : len(clean.prompt)].mean(0)
+    folded = branch.clean.source.attention
+    assert folded is not None
+    scores = folded[list(branch.measure.ends), : len(clean.prompt)].cpu().double().numpy().mean(0)
     if variant == "official":
         scores = np.exp(scores) / np.exp(scores).sum()
     return Scored(scores, {"warnings": [SAME_FOR_ALL] if goal.target.foil else []})

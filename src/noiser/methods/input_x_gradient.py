@@ -16,7 +16,7 @@ from noiser.registry import method
     family="gradient",
     source="Denil et al. 2015, arXiv:1412.6815",
     cost="1 row of T tokens, forward and backward",
-    gradient="goal",
+    along="goal",
 )
 def input_x_gradient(lm: LanguageModel, clean: Clean, goal: Goal, *, aggregation: Aggregation = "l2") -> Steps[Scored]:  # noqa: ARG001
     """Each token's embedding times the gradient of the explained quantity with respect to it.

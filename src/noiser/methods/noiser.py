@@ -43,7 +43,7 @@ def check(*, bound: Bound, bracket: str, variant: str, norm: Norm | None, unit: 
     source="Ghasemi Madani et al. 2025, arXiv:2504.02911",
     cost="1.4 to 2.1 times T x samples rows of T/2 tokens, measured (fewer with unit)",
     check=check,
-    gradient="margin",
+    along="margin",
 )
 def noiser(
     lm: LanguageModel,
