@@ -7,15 +7,17 @@ what ten generated tokens cost against the last of them alone.
 """
 
 import argparse
+import gc
 import logging
-import resource
 import statistics
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 import noiser
@@ -28,11 +30,13 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gradient_shap": ({**COMMON, "samples": 5}, {"n_samples": 5}),
     "deeplift": (COMMON, {}),
     "sequential_integrated_gradients": ({**COMMON, "steps": 50}, {"n_steps": 50}),
+    "sequential_integrated_gradients, adaptive": ({**COMMON, "tolerance": 0.2}, {"n_steps": 50}),
     "lime": ({**COMMON, "samples": 50, "keep": 0.7}, {"n_samples": 50}),
     "occlusion": (COMMON, {}),
     "attention": ({}, {}),
 }
 OUR_NAME = {"attention": "last_attention"}
+"""Where the names differ. What follows a comma in a name is another setting of the same method."""
 MIB = 1 << 20
 
 
@@ -85,7 +89,7 @@ def table(methods: list[str], prompts: list[str], repeats: int, length: str) -> 
 
 def run_ours(lm: noiser.LanguageModel, method: str, prompt: str) -> noiser.Attribution:
     """One prompt by our method, at the settings of the table."""
-    return noiser.attribute(lm, prompt, OUR_NAME.get(method, method), **SETTINGS[method][0])
+    return noiser.attribute(lm, prompt, OUR_NAME.get(method, method).split(",")[0], **SETTINGS[method][0])
 
 
 def seconds_ours(lm: noiser.LanguageModel, method: str, prompt: str) -> float:
@@ -100,7 +104,7 @@ def seconds_inseq(lm: noiser.LanguageModel, method: str, prompt: str) -> float:
     import inseq
 
     lm.model.set_attn_implementation("eager" if method == "attention" else "sdpa")
-    host = inseq.load_model(lm.model, method, tokenizer=lm.tokenizer)
+    host = inseq.load_model(lm.model, method.split(",")[0], tokenizer=lm.tokenizer)
     (clean,) = lm.clean([lm.prompt(prompt)])
     whole = prompt + lm.tokens.surface(clean.prediction)
     begin = time.perf_counter()
@@ -116,15 +120,20 @@ def in_a_process(side: str, method: str, length: str) -> str:
 
 
 def peak(side: str, method: str, prompt: str) -> int:
-    """MiB above what the process held at most once the model was loaded and had run once."""
+    """MiB that the process held at most during the call, above what it held before it; imports and a first run come before."""
     lm = noiser.load()
-    noiser.attribute(lm, prompt, "uniform")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    other = SETTINGS["input_x_gradient"]
+    noiser.attribute(lm, prompt, "input_x_gradient", **other[0])
+    seconds_inseq(lm, "input_x_gradient", prompt)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is held now
+    before = psutil.Process().memory_info().rss
     if side == "ours":
         run_ours(lm, method, prompt)
     else:
         seconds_inseq(lm, method, prompt)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 // MIB
+    highest = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return (int(highest.split()[1]) * 1024 - before) // MIB
 
 
 def occlusion(prompts: list[str], repeats: int) -> None:

@@ -122,7 +122,7 @@ def evaluation_times(lm: noiser.LanguageModel, text: str, count: int = 3) -> lis
     return times
 
 
-def counted(lm: noiser.LanguageModel, text: str, options: dict[str, str]) -> tuple[Attribution, int]:
+def counted(lm: noiser.LanguageModel, text: str, options: dict[str, Any]) -> tuple[Attribution, int]:
     """The result, and how many forward passes it took."""
     passes: list[int] = []
     handle = lm.model.register_forward_hook(lambda *_: passes.append(1))

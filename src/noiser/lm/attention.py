@@ -34,12 +34,12 @@ def folding(model: Any, seq: int, fold: Fold | None) -> Iterator[Folded]:
         return
 
     def take(_module: Any, _arguments: Any, output: Any) -> Any:
-        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        attended, weights, *rest = output if isinstance(output, tuple) and len(output) > 1 else (None, None)
         if not isinstance(weights, Tensor) or weights.dim() != 4 or tuple(weights.shape[-2:]) != (seq, seq):
             return None
         found.layers += 1
         found.value = fold(found.value, weights[0].float().mean(0))
-        return (output[0], None, *output[2:])
+        return (attended, None, *rest)
 
     with _eager(model), _hooked(_innermost(model), take):
         yield found
