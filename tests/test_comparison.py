@@ -53,9 +53,11 @@ def test_agreement_is_spearmans_and_the_share_of_the_top_three():
     assert top_overlap(one, other, [5]) == pytest.approx(2 / 3)
     assert top_overlap(one, other, [4]) == 1
     assert top_overlap(one, other, [2]) == 1
+    assert top_overlap(one, other, [1]) is None
     assert spearman(one, np.ones((1, 5)), [5]) is None
-    ties = np.zeros((1, 5))
+    ties = np.array([[1.0, 1.0, 1.0, 1.0, 0.0]])
     assert top_overlap(ties, np.array([[3.0, 2.0, 1.0, 0.0, 0.0]]), [5]) == 1, "ties go to the earlier token"
+    assert top_overlap(np.zeros((1, 5)), one, [5]) is None
 
 
 def test_one_refusal_costs_the_others_nothing(tokenizer):

@@ -6,12 +6,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from noiser.attribution import Failure, attribute, attribute_many
     from noiser.comparison import compare
+    from noiser.errors import NoiserError
     from noiser.lm.load import load
     from noiser.lm.runner import LanguageModel
     from noiser.methods import METHODS
     from noiser.types import Attribution, Comparison
 
-__all__ = ["METHODS", "Attribution", "Comparison", "Failure", "LanguageModel", "attribute", "attribute_many", "compare", "load"]
+__all__ = [
+    "METHODS",
+    "Attribution",
+    "Comparison",
+    "Failure",
+    "LanguageModel",
+    "NoiserError",
+    "attribute",
+    "attribute_many",
+    "compare",
+    "load",
+]
 __version__ = "0.1.0"
 
 _HOME = {
@@ -20,6 +32,7 @@ _HOME = {
     "Comparison": "noiser.types",
     "Failure": "noiser.attribution",
     "LanguageModel": "noiser.lm.runner",
+    "NoiserError": "noiser.errors",
     "attribute": "noiser.attribution",
     "attribute_many": "noiser.attribution",
     "compare": "noiser.comparison",

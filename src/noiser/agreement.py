@@ -24,10 +24,13 @@ def spearman(one: Scores, other: Scores, lengths: list[int]) -> float | None:
     return float(np.mean(found))
 
 
-def top_overlap(one: Scores, other: Scores, lengths: list[int]) -> float:
-    """Which share of the TOP highest tokens both have in common, mean over the targets; in [0, 1]. Ties go to the earlier token."""
+def top_overlap(one: Scores, other: Scores, lengths: list[int]) -> float | None:
+    """Which share of the TOP highest tokens both have in common, mean over the targets; in [0, 1]. Ties go to the earlier token;
+    None where a row has no order at all."""
     shares = []
     for a, b, length in zip(one, other, lengths, strict=True):
+        if np.ptp(a[:length]) == 0 or np.ptp(b[:length]) == 0:
+            return None
         tops = [set(np.argsort(-row[:length], kind="stable")[:TOP].tolist()) for row in (a, b)]
         shares.append(len(tops[0] & tops[1]) / max(1, min(TOP, length)))
     return float(np.mean(shares))

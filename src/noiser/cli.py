@@ -26,6 +26,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has left; exit without a second error
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"Error: cannot read or write: {where}{error.strerror or error}\n")
+        sys.stdout = None  # what it still holds cannot be written either
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -6,7 +6,7 @@ from typing import Any
 import noiser.methods
 from noiser.attribution import attribute
 from noiser.errors import NoiserError, OptionError, PromptError
-from noiser.lm.question import Words
+from noiser.lm.question import Question, Words
 from noiser.lm.runner import LanguageModel
 from noiser.lm.tokens import Source
 from noiser.types import Attribution, Comparison
@@ -35,6 +35,7 @@ def compare(
     `failures` and costs the others nothing. Raises OptionError and PromptError, and what the last one refused for where
     none is left.
     """
+    Question(target, foil, continuation, generate, span, quantity)
     options = checked(methods)
     prompt = lm.prompt(prompt)
     if generate is not None:
@@ -46,7 +47,7 @@ def compare(
     for name, given in options.items():
         try:
             found.append(attribute(lm, prompt, name, target, **asked, **given))
-        except (OptionError, PromptError):
+        except PromptError:
             raise
         except NoiserError as error:
             failures[name] = str(error)
@@ -64,4 +65,4 @@ def checked(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[st
     if not methods:
         raise OptionError("give at least one method to compare")
     given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
-    return {name: noiser.methods.find(name).resolve(options) for name, options in given.items()}
+    return {name: noiser.methods.find(name).resolve(options or {}) for name, options in given.items()}

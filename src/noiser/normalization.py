@@ -30,11 +30,11 @@ def _share(mass: Scores) -> Scores:
 
 
 def _softmax(scores: Scores) -> Scores:
-    return _share(np.exp(scores - scores.max(-1, keepdims=True)))
+    return _share(np.exp(scores - scores.max(-1, keepdims=True, initial=-np.inf)))
 
 
 def _minmax(scores: Scores) -> Scores:
-    low, high = scores.min(-1, keepdims=True), scores.max(-1, keepdims=True)
+    low, high = scores.min(-1, keepdims=True, initial=np.inf), scores.max(-1, keepdims=True, initial=-np.inf)
     return np.divide(scores - low, high - low, out=np.zeros_like(scores), where=high > low)
 
 

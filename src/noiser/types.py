@@ -175,7 +175,7 @@ class Comparison:
         return self._pairs(spearman)
 
     @property
-    def top_overlap(self) -> list[list[float]]:
+    def top_overlap(self) -> list[list[float | None]]:
         """Share of the three highest tokens that every two methods have in common."""
         return self._pairs(top_overlap)
 

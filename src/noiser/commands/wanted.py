@@ -35,7 +35,7 @@ def read_words(option: str, value: str | None) -> str | int | tuple[int, ...] | 
     """Text as it is; `id:7042` as an id, `id:7,8` as several."""
     if value is None or not value.startswith("id:"):
         return value
-    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", value[3:], re.ASCII):
+    if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", value[3:], re.ASCII):
         raise OptionError(f"{option} id:N wants a token id, or several as id:N,M; got {value!r}")
     ids = tuple(map(int, value[3:].split(",")))
     return ids[0] if len(ids) == 1 else ids
@@ -55,7 +55,7 @@ def read_messages(path: str) -> list[Any]:
     try:
         raw = sys.stdin.buffer.read() if path == "-" else existing(path).read_bytes()
         messages = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"--messages wants a JSON list of role and content: {error}") from error
     wrong = not isinstance(messages, list) or not messages or not all(isinstance(message, Mapping) for message in messages)
     if wrong:
@@ -81,7 +81,7 @@ def existing(path: str) -> Path:
 def _span(span: str | None) -> tuple[int, int] | None:
     if span is None:
         return None
-    found = re.fullmatch(r"([0-9]+):([0-9]+)", span, re.ASCII)
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", span, re.ASCII)
     if not found:
         raise OptionError(f"--span wants FROM:TO, tokens of the continuation counted from 0; got {span!r}")
     return int(found[1]), int(found[2])

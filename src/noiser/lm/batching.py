@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.lm.layout import Layout
-from noiser.lm.measure import wide
+from noiser.lm.measure import check_slope, wide
 from noiser.lm.memory import Budget
 from noiser.lm.probe import Batch, Probe, Reading
 
@@ -129,6 +129,7 @@ def _measured(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[T
 def _gradients(batch: Batch, values: Float[Tensor, "rows probes"], edited: list[Tensor]) -> list[Tensor]:
     weights = [(probe.weights or ())[batch.rows.start : batch.rows.stop] for probe in batch.probes]
     total = (values * torch.tensor(weights, dtype=values.dtype, device=values.device).T).sum()
+    check_slope(total)
     found = torch.autograd.grad(total, edited, allow_unused=True)
     return [torch.zeros_like(e[0]).float() if g is None else g.float().sum(0) for e, g in zip(edited, found, strict=True)]
 

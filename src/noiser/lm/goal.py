@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from noiser.errors import OptionError
+from noiser.errors import OptionError, PromptError
 from noiser.lm.asking import Along, Asking, CleanRun, Generation
 from noiser.lm.attention import Fold
 from noiser.lm.measure import Measure, chosen, custom, difference
@@ -127,6 +127,8 @@ def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str,
 
 def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], along: Along) -> Asking[Posed]:
     foil, quantity, end = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity, len(prompt) - 1
+    if own == foil:
+        raise OptionError(f"target and foil are the same tokens, {foil}: there is nothing between them")
     if len(own) <= 1 and len(foil) == 1:
 
         def of(logits: Tensor) -> Measure:
@@ -151,7 +153,10 @@ def _continuation(tokens: Tokens, prompt: Prompt, question: Question) -> Asking[
     if question.generate is None:
         assert question.continuation is not None
         return read_words(tokens, question.continuation)
-    tokens.extended(prompt, [prompt.input_ids[-1]] * (question.generate - 1))  # too long? say so before the model runs
+    if tokens.limit is not None and len(prompt) + question.generate - 1 > tokens.limit:
+        raise PromptError(
+            f"{len(prompt)} tokens of prompt and {question.generate} generated are more than the {tokens.limit:,} that the model takes"
+        )
     ids = yield Generation(prompt, question.generate)
     assert isinstance(ids, tuple)
     return ids

@@ -55,6 +55,8 @@ def load(
     chosen = pick_device(device)
     with _quiet_loading():
         path, name, found_revision = _locate(str(model))
+    if revision is not None and Path(path).exists():
+        raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
     if Path(path).is_dir() and not allow_pickle:
         _refuse_pickle(Path(path))
     offline = not Path(path).exists() and not _hub_answers()

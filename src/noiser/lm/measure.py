@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import OptionError
+from noiser.errors import NonFiniteError, OptionError
 
 Scalar = Callable[[Tensor], Tensor]
 """A user's own quantity: the next token's logits [vocab], float32, to a scalar tensor."""
@@ -50,12 +50,22 @@ def difference(quantity: str, token: int, foil: int, end: int) -> Measure:
 
 
 def custom(function: Scalar, end: int) -> Measure:
-    """Whatever the user's function makes of the next token's logits. Raises OptionError where that is no scalar tensor."""
+    """Whatever the user's function makes of the next token's logits. Raises OptionError where that is no scalar tensor,
+    NonFiniteError where it is NaN or infinite; what the function itself raises passes through."""
 
     def of(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
-        return wide(torch.stack([_scalar(function(row)) for row in logits[:, 0].float()]))
+        values = wide(torch.stack([_scalar(function(row)) for row in logits[:, 0].float()]))
+        if logits.isfinite().all() and not values.isfinite().all():
+            raise NonFiniteError("the function gave NaN or infinity for finite logits: there is nothing to score")
+        return values
 
     return Measure((end,), of)
+
+
+def check_slope(scalar: Tensor) -> None:
+    """Raises OptionError where there is no gradient to take."""
+    if not scalar.requires_grad:
+        raise OptionError("the function's result has no gradient: gradient methods need one that is differentiable, the others do not")
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -34,13 +34,13 @@ class Question:
             raise OptionError(f"give one of target, continuation and generate; got {' and '.join(several)}")
         if self.foil is not None and (callable(self.target) or several not in ([], ["target"])):
             raise OptionError("a foil is held against a target (the model's own next token by default), not against anything else")
-        if self.generate is not None and (isinstance(self.generate, bool) or self.generate < 1):
-            raise OptionError(f"generate wants how many tokens, from 1 on; got {self.generate}")
+        if self.generate is not None and (not isinstance(self.generate, int) or isinstance(self.generate, bool) or self.generate < 1):
+            raise OptionError(f"generate wants how many tokens, from 1 on; got {self.generate!r}")
         if self.span is not None:
             if not {"continuation", "generate"} & set(several):
                 raise OptionError("a span is part of a continuation: give continuation or generate with it")
-            if not 0 <= self.span[0] < self.span[1]:
-                raise OptionError(f"a span goes from a token up to a later one, counted from 0; got {self.span[0]}:{self.span[1]}")
+            if not _is_span(self.span):
+                raise OptionError(f"a span is (from, up to) a later token, counted from 0; got {self.span!r}")
         if self.quantity is not None and self.quantity not in self.allowed:
             wanted = " or ".join(self.allowed) if self.allowed else "none: the function says what is explained"
             raise OptionError(f"the quantity of {self.kind} is {wanted}; got {self.quantity!r}")
@@ -71,6 +71,12 @@ class Question:
     def chosen_quantity(self) -> str:
         """The quantity asked for, or the default."""
         return self.quantity or self.allowed[0]
+
+
+def _is_span(span: Any) -> bool:
+    if not isinstance(span, tuple | list) or len(span) != 2 or not all(isinstance(end, int) for end in span):
+        return False
+    return 0 <= span[0] < span[1]
 
 
 def read_words(tokens: Tokens, words: Words) -> tuple[int, ...]:

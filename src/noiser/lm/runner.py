@@ -16,6 +16,7 @@ from noiser.lm.attention import folding
 from noiser.lm.batching import Collector, Sums, batches, run_batch
 from noiser.lm.check import check_embeddings, check_signature, choose_layout
 from noiser.lm.layout import Full, Layout, exceeds_window, packed_clean
+from noiser.lm.measure import check_slope
 from noiser.lm.memory import Budget, memory_told_apart, plan_budget, plan_gradient_budget
 from noiser.lm.prefix import Clean, KeysValues, read_cache, split_layers
 from noiser.lm.probe import Batch, Probe, Reading
@@ -197,6 +198,7 @@ class LanguageModel:
             having = [number for number, own in enumerate(wanted) if own]
             turn = [(number, *wanted[number].popitem()) for number in having]
             total = torch.stack([scalar for _, _, scalar in turn]).sum()
+            check_slope(total)
             inputs = [embeds[number] for number in having]
             gradients = torch.autograd.grad(total, inputs, retain_graph=any(wanted))
             for (number, end, _), gradient in zip(turn, gradients, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar, cast
 
-from noiser.errors import DeviceMemoryError, ModelError, NoiserError, NonFiniteError
+from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError
 from noiser.lm.asking import Answer, Asking, CleanRun, Generation, Request
 from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.probe import Reading
@@ -94,7 +94,7 @@ def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     begin = time.perf_counter()
     try:
         found = lm.beginnings(requests)
-    except (DeviceMemoryError, ModelError) as error:
+    except NoiserError as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
         else:
@@ -115,7 +115,15 @@ def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     """Everything that the jobs ask for, in shared batches."""
     probes = [probe for job in jobs if isinstance(job.request, list) for probe in job.request]
     begin = time.perf_counter()
-    readings = lm.read(probes)
+    try:
+        readings = lm.read(probes)
+    except NoiserError as error:  # a user's function that fails for one prompt
+        if len(jobs) == 1:
+            jobs[0].resume(error)
+        else:
+            for job in jobs:
+                _probe_round(lm, [job])
+        return
     spent = time.perf_counter() - begin
     total = sum(reading.forward_tokens + reading.backward_tokens for reading in readings)
     answers = iter(readings)

@@ -79,7 +79,7 @@ class Tokens:
             check_unicode(words)
             found: Sequence[int] = self._encoded(words, add_special_tokens=False)[0]
         else:
-            found = [index(words)] if isinstance(words, SupportsIndex) else [index(each) for each in words]
+            found = _listed(words)
         self._check_ids(found)
         return tuple(found)
 
@@ -180,6 +180,15 @@ def as_ids(source: Iterable[Any]) -> list[int]:
         return [index(i) for i in source]
     except TypeError as error:
         raise PromptError("a prompt is text, a list of token ids, or a list of messages with role and content") from error
+
+
+def _listed(words: Any) -> list[int]:
+    """An id, or ids in a list, tuple, array or tensor."""
+    plain = words.tolist() if hasattr(words, "tolist") else words
+    listed = list(plain) if isinstance(plain, list | tuple) else [plain]
+    if not all(isinstance(each, SupportsIndex) and not isinstance(each, bool) for each in listed):
+        raise OptionError(f"tokens are given as text, as an id or as ids; got {words!r}")
+    return [index(each) for each in listed]
 
 
 def _offsets(found: Mapping[str, Any]) -> Offsets | None:

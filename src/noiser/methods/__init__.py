@@ -2,6 +2,7 @@
 
 from importlib.metadata import entry_points
 
+from noiser.errors import OptionError
 from noiser.methods import (  # noqa: F401  (each enters itself)
     attention,
     controls,
@@ -24,6 +25,8 @@ for _entry_point in entry_points(group="noiser.methods"):
 
 def find(name: str) -> Method:
     """The method of that name, `inseq:<name>` included; OptionError lists what there is."""
+    if not isinstance(name, str):
+        raise OptionError(f"a method is given by its name; got {name!r}")
     if name.startswith("inseq:"):
         from noiser.methods.inseq import find_inseq
 

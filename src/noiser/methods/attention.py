@@ -60,4 +60,4 @@ def _attended(clean: Clean, goal: Goal, variant: Variant) -> Scored:
     scores = folded[list(branch.measure.ends), : len(clean.prompt)].cpu().double().numpy().mean(0)
     if variant == "official":
         scores = np.exp(scores) / np.exp(scores).sum()
-    return Scored(scores, {"warnings": [SAME_FOR_ALL] if goal.target.foil else []})
+    return Scored(scores, {"warnings": [SAME_FOR_ALL] if goal.target.foil or goal.target.rank else []})

@@ -105,9 +105,7 @@ def _count(lm: LanguageModel, _module: Any, args: Sequence[Any], kwargs: Mapping
 def _run(lm: LanguageModel, clean: Clean, goal: Goal, *, name: str, **options: Any) -> Scored:
     target = goal.target
     if len(target.token_ids) != 1 or target.foil is not None or target.quantity != "prob":
-        raise OptionError(
-            f"{PREFIX}{name} explains one next token at a time: no foil, span, function or quantity. attributed_fn is Inseq's own way"
-        )
+        raise OptionError(f"{PREFIX}{name} explains the probability of one next token: no target of several, foil, span or function")
     return Scored(*inseq_scores(lm, clean.prompt.input_ids, target.token_ids[0], name, options))
 
 

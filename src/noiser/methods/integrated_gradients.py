@@ -4,7 +4,7 @@ from noiser.lm.goal import Goal
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
 from noiser.methods.gradients import Aggregation, Baseline, aggregated, baseline_embeds, distance
-from noiser.methods.quadrature import Path, Points, Tolerance, integrate
+from noiser.methods.quadrature import Path, Points, Tolerance, advice, integrate
 from noiser.methods.steps import Scored, Steps
 from noiser.registry import method
 
@@ -43,14 +43,14 @@ def integrated_gradients(
     """
     start = baseline_embeds(lm, clean, baseline)
     (found,) = yield from integrate(goal, [Path(0, distance(clean, start), start)], steps, tolerance)
-    notes = completeness(float(found.product.sum()), goal.value, found.at_baseline)
+    notes = completeness(float(found.product.sum()), goal.value, found.at_baseline, advice(steps, baseline))
     return Scored(aggregated(found.product, aggregation), {**notes, "points": found.points})
 
 
-def completeness(total: float, value: float, at_baseline: float) -> dict[str, object]:
+def completeness(total: float, value: float, at_baseline: float, hint: str) -> dict[str, object]:
     """Notes on how far contributions are from adding up to what they should."""
     gap = total - (value - at_baseline)
     missed = f"The contributions miss what they should add up to, {value - at_baseline:.3g}, by {gap:.2g}: "
     wide = abs(gap) > WIDE * abs(value - at_baseline)
-    warnings = [missed + "steps=adaptive, more steps or baseline=unk may help."] if wide else []
+    warnings = [missed + hint] if wide else []
     return {"completeness_gap": gap, "baseline_value": at_baseline, "warnings": warnings}

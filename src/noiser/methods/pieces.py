@@ -13,5 +13,5 @@ def pieces(prompt: Prompt, unit: Unit) -> Units:
     """The prompt's units. Raises OptionError where it has none."""
     found = units(prompt, unit)
     if not found.texts:
-        raise OptionError(f"this prompt has no {unit}s to perturb, special tokens only: use unit=token")
+        raise OptionError(f"this prompt has no {unit}s to perturb: use unit=token")
     return found

@@ -22,7 +22,7 @@ Points = Annotated[int, Range(1, 10_000)] | Literal["adaptive"]
 Tolerance = Annotated[float, Range(1e-6, 1.0)]
 ORDER = 8
 """Points on a stretch."""
-DEEPEST = 7
+DEEPEST = 12
 """How often a stretch is halved at most."""
 
 
@@ -92,6 +92,13 @@ def integrate(goal: Goal, paths: Sequence[Path], steps: int | str, tolerance: fl
                 products[stretch.path] += product
         ends = again
     return [Integral(*parts) for parts in zip(products, begins, points_taken, strict=True)]
+
+
+def advice(steps: int | str, baseline: str) -> str:
+    """What to try where completeness misses."""
+    ways = ["steps=adaptive or more steps"] if not isinstance(steps, str) else ["a smaller tolerance"]
+    ways += ["baseline=unk, as the way to a zero embedding can end in a jump"] if baseline == "zero" else []
+    return f"try {', or '.join(ways)}."
 
 
 def gauss_legendre(steps: int) -> tuple[Float[np.ndarray, " steps"], tuple[float, ...]]:

@@ -9,7 +9,7 @@ from noiser.lm.goal import Goal
 from noiser.lm.prefix import Clean
 from noiser.lm.runner import LanguageModel
 from noiser.methods.gradients import Aggregation, Baseline, aggregated, baseline_embeds, distance
-from noiser.methods.quadrature import Path, Points, Tolerance, integrate
+from noiser.methods.quadrature import Path, Points, Tolerance, advice, integrate
 from noiser.methods.steps import Scored, Steps
 from noiser.registry import method
 
@@ -53,15 +53,15 @@ def sequential_integrated_gradients(
     found = yield from integrate(goal, paths, steps, tolerance)
     product = np.concatenate([each.product for each in found])
     wanted = goal.value - np.array([each.at_baseline for each in found])
-    notes = _completeness(clean, product.sum(-1), wanted)
+    notes = _completeness(clean, product.sum(-1), wanted, advice(steps, baseline))
     return Scored(aggregated(product, aggregation), {**notes, "points": [each.points for each in found]})
 
 
-def _completeness(clean: Clean, found: Float[np.ndarray, " seq"], wanted: Float[np.ndarray, " seq"]) -> dict[str, Any]:
+def _completeness(clean: Clean, found: Float[np.ndarray, " seq"], wanted: Float[np.ndarray, " seq"], hint: str) -> dict[str, Any]:
     """Notes on how far each token's contribution is from the change in the quantity that it should be."""
     gaps = found - wanted
     wide = np.flatnonzero(np.abs(gaps) > WIDE * np.abs(wanted).max())
     named = ", ".join(f"{clean.prompt.tokens[token]!r} by {gaps[token]:+.2g}" for token in wide[:3])
     missed = f"{len(wide)} of {len(gaps)} tokens miss the change that theirs should add up to, {named}: "
-    warnings = [missed + "steps=adaptive, more steps or baseline=unk may help."] if len(wide) else []
+    warnings = [missed + hint] if len(wide) else []
     return {"completeness_gaps": gaps.tolist(), "warnings": warnings}

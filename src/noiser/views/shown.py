@@ -25,7 +25,7 @@ class Shown:
     of: tuple[int | None, ...]
     """The label of each token; None where it has none."""
     rest: Float[np.ndarray, " targets"] | None
-    """What belongs to no unit; None for tokens."""
+    """What belongs to no unit; None for tokens, and after a normalisation."""
 
 
 def shown(attribution: Attribution, by: str | None = None, normalization: str = "none") -> Shown:
@@ -41,14 +41,20 @@ def shown(attribution: Attribution, by: str | None = None, normalization: str = 
         roles = [turn.role for turn in attribution.prompt.turns if turn.tokens]
         texts = [f"{visible(role)}: {text}" for role, text in zip(roles, texts, strict=True)]
     labels = tuple(text if len(text) <= LONGEST else text[: LONGEST - 1] + "\u2026" for text in texts)
-    return Shown(labels, normalize(sums.scores, normalization), (False,) * len(labels), sums.units.of, sums.rest)
+    rest = sums.rest if normalization == "none" else None
+    return Shown(labels, normalize(sums.scores, normalization), (False,) * len(labels), sums.units.of, rest)
 
 
 def strongest(scores: np.ndarray, most: int) -> Sequence[int]:
     """The labels with the largest scores of either sign, in the order of the prompt; for several rows each row's largest share."""
     largest = np.abs(np.atleast_2d(scores))
-    largest = (largest / np.maximum(largest.max(-1, keepdims=True), 1e-300)).max(0)
+    largest = (largest / np.maximum(largest.max(-1, keepdims=True, initial=0.0), 1e-300)).max(0, initial=0.0)
     return sorted(np.argsort(-largest, kind="stable")[:most].tolist())
+
+
+def number(score: float) -> str:
+    """A score with its sign; what four decimals would show as zero with an exponent."""
+    return f"{score:+.4f}" if abs(score) >= 5e-5 or score == 0 else f"{score:+.1e}"
 
 
 def spaced(label: str) -> str:

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from noiser.types import Attribution, Comparison, Cost, Target
 from noiser.views.colour import BAR, bar, blend, style
-from noiser.views.escape import visible
-from noiser.views.shown import Shown, shown, spaced, strongest
+from noiser.views.escape import joined, visible
+from noiser.views.shown import Shown, number, shown, spaced, strongest
 
 MOST_BARS = 40
 """A longer prompt gets bars for its strongest tokens only."""
@@ -40,10 +40,11 @@ def heatmap(attribution: Attribution, normalization: str = "none", by: str | Non
     unit = by or attribution.unit
     blocks: list[RenderableType] = []
     for row, target in enumerate(attribution.targets):
-        blocks += [question(target, attribution.model), Text(), line(attribution, what, row), Text()]
+        blocks.append(question(target, attribution.model))
+        blocks += [Text(), line(attribution, what, row), Text()] if len(attribution.targets) <= MOST_COLUMNS else []
     blocks.append(_bars(what) if len(attribution.targets) == 1 else _columns(what, attribution.targets))
     if what.rest is not None and np.any(what.rest != 0):
-        blocks.append(Text(f"in no {unit}: " + ", ".join(f"{rest:+.4f}" for rest in what.rest), style="dim"))
+        blocks.append(Text(f"in no {unit}: " + ", ".join(map(number, what.rest)), style="dim"))
     if normalization != "none":
         blocks.append(Text(f"scores after {normalization}", style="dim"))
     return Group(*blocks, Text(), facts(attribution), *warnings(attribution))
@@ -51,16 +52,16 @@ def heatmap(attribution: Attribution, normalization: str = "none", by: str | Non
 
 def question(target: Target, model: str) -> Text:
     """What is explained, in a line."""
-    answer = visible("".join(target.tokens))
+    answer = visible(joined(target.tokens))
     value = target.prob if target.value is None else target.value
     if target.quantity.startswith("function"):
         return Text.assemble("Why ", (visible(target.quantity), "bold"), f" = {value:.4g}?  {visible(model)}")
     if target.foil is not None:
-        other = repr(visible("".join(target.foil.tokens)))
+        other = repr(visible(joined(target.foil.tokens)))
         what = {"prob": "difference in probability", "log_odds": "log odds"}[target.quantity]
-        odds = f"p = {_short(target.prob)} against {_short(target.foil.prob)}, {what} {value:+.3f}, {visible(model)}"
+        odds = f"p = {_short(target.prob)} against {_short(target.foil.prob)}, {what} {number(value)}, {visible(model)}"
         return Text.assemble("Why ", (repr(answer), "bold"), " and not ", (other, "bold"), f"?  {odds}")
-    rank = "its own prediction" if target.rank == 0 else f"its choice number {target.rank + 1}"
+    rank = "the first choice" if target.rank == 0 else f"choice number {target.rank + 1}"
     also = "" if target.quantity == "prob" else f", {target.quantity} {value:.3f}"
     which = rank if len(target.tokens) == 1 or target.rank == 0 else f"at the least likely step {rank}"
     return Text.assemble("Why ", (repr(answer), "bold"), f"?  p = {_short(target.prob)}{also}, {which} of {visible(model)}")
@@ -72,11 +73,22 @@ def line(attribution: Attribution, what: Shown, row: int) -> Text:
     largest = float(np.abs(what.scores[row]).max(initial=0.0)) or 1.0
     text = Text("  ")
     seen = target.context or len(attribution.prompt)
-    for token, label, special in zip(attribution.tokens[:seen], what.of, attribution.prompt.special, strict=False):
+    for token, piece in enumerate(_readable(attribution)[:seen]):
+        label = what.of[token]
         share = 0.0 if label is None else what.scores[row, label] / largest
-        text.append(visible(token), style(share, special))
-    foil = f" (not {visible(''.join(target.foil.tokens))})" if target.foil else ""
-    return text.append("  \u2192", "dim").append(visible("".join(target.tokens)), "bold").append(foil, "dim")
+        text.append(visible(piece), style(share, attribution.prompt.special[token]))
+    foil = f" (not {visible(joined(target.foil.tokens))})" if target.foil else ""
+    return text.append("  \u2192", "dim").append(visible(joined(target.tokens)), "bold").append(foil, "dim")
+
+
+def _readable(attribution: Attribution) -> list[str]:
+    """The tokens; where several are the bytes of one character, the first of them reads as that and the others as nothing."""
+    tokens, done = list(attribution.tokens), 0
+    for token, (start, stop) in enumerate(attribution.prompt.offsets):
+        if tokens[token].startswith("<0x"):
+            tokens[token] = attribution.prompt.text[max(start, done) : stop]
+        done = max(done, stop)
+    return tokens
 
 
 def facts(attribution: Attribution) -> Text:
@@ -122,7 +134,7 @@ def _bars(what: Shown) -> RenderableType:
     for index in chosen:
         share = scores[index] / largest
         label = Text(what.labels[index], style="dim" if what.special[index] else "")
-        table.add_row(f"{scores[index]:+.4f}", Text(bar(share), style=Style(color=blend(share))), label)
+        table.add_row(number(scores[index]), Text(bar(share), style=Style(color=blend(share))), label)
     return Group(table, *_left_out(len(chosen), len(scores)))
 
 
@@ -132,9 +144,10 @@ def _columns(what: Shown, targets: tuple[Target, ...]) -> RenderableType:
     chosen = strongest(what.scores, MOST_BARS)
     for first in range(0, len(targets), MOST_COLUMNS):
         some = targets[first : first + MOST_COLUMNS]
-        heads = [spaced(visible("".join(target.tokens))) for target in some]
+        heads = [spaced(visible(joined(target.tokens))) for target in some]
         scores = what.scores[first : first + MOST_COLUMNS]
-        blocks.append(score_table(what, chosen, heads, scores, [target.context or len(what.of) for target in some]))
+        seen = [target.context or len(what.of) for target in some]
+        blocks.append(score_table(what, [index for index in chosen if what.of.index(index) < max(seen)], heads, scores, seen))
     return Group(*blocks, *_left_out(len(chosen), len(what.labels)))
 
 
@@ -151,7 +164,7 @@ def score_table(what: Shown, chosen: Sequence[int], heads: list[str], scores: np
     for index in chosen:
         begins = what.of.index(index)
         columns = zip(scores[:, index], largest, seen, strict=True)
-        cells = [Text(f"{value:+.4f}", style(value / top, special=False)) if begins < n else Text() for value, top, n in columns]
+        cells = [Text(number(value), style(value / top, special=False)) if begins < n else Text() for value, top, n in columns]
         table.add_row(Text(what.labels[index], style="dim" if what.special[index] else ""), *cells)
     return table
 
