@@ -219,7 +219,7 @@ def test_what_does_not_go_together_is_refused(llama, given, sentence):
 
 @pytest.mark.parametrize("given", [{"continuation": (5,) * 58}, {"generate": 58}, {"target": (5,) * 58}, {"foil": (5,) * 58}])
 def test_a_continuation_must_fit_the_context(llama, given):
-    with pytest.raises(PromptError, match="65 tokens and the model takes 64|58 generated are more than the 64"):
+    with pytest.raises(PromptError, match=r"65 tokens and the model takes 64|58 generated are more than the 64"):
         noiser.attribute(llama, PROMPT, "occlusion", **given)
 
 

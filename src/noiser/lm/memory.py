@@ -54,14 +54,14 @@ def plan_budget(model: Any, device: torch.device, tokens: int | None = None) -> 
 
 def plan_gradient_budget(model: Any, device: torch.device, plain: Budget, tokens: int | None = None) -> Budget:
     """The same where gradients are taken, so that every layer's activations are kept: half of what is free on a GPU, an
-    sixteenth (1 GiB at most) on a CPU."""
+    eighth (2 GiB at most) on a CPU."""
     config = model.config.get_text_config()
     bytes_each = next(model.parameters()).element_size()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     per_token = bytes_each * (12 * config.hidden_size + 4 * inner) * config.num_hidden_layers
     per_row = config.vocab_size * (bytes_each + 20)
     gpu = device.type == "cuda"
-    room = free_bytes(device) // 2 if gpu else min(free_bytes(device) // 16, 1024 * MIB)
+    room = free_bytes(device) // 2 if gpu else min(free_bytes(device) // 8, 2048 * MIB)
     found = max(1, min(plain.tokens, room // 2 // per_token))
     return Budget(tokens=tokens or found, rows=max(1, room // 2 // per_row), length=plain.length)
 
