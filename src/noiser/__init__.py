@@ -7,35 +7,46 @@ if TYPE_CHECKING:
     from noiser.attribution import Failure, attribute, attribute_many
     from noiser.comparison import compare
     from noiser.errors import NoiserError
+    from noiser.evaluation import evaluate
+    from noiser.evidence import Evaluation, Example
     from noiser.lm.load import load
     from noiser.lm.runner import LanguageModel
     from noiser.methods import METHODS
+    from noiser.metrics import METRICS
     from noiser.types import Attribution, Comparison
 
 __all__ = [
     "METHODS",
+    "METRICS",
     "Attribution",
     "Comparison",
+    "Evaluation",
+    "Example",
     "Failure",
     "LanguageModel",
     "NoiserError",
     "attribute",
     "attribute_many",
     "compare",
+    "evaluate",
     "load",
 ]
 __version__ = "0.1.0"
 
 _HOME = {
     "METHODS": "noiser.methods",
+    "METRICS": "noiser.metrics",
     "Attribution": "noiser.types",
     "Comparison": "noiser.types",
+    "Evaluation": "noiser.evidence",
+    "Example": "noiser.evidence",
     "Failure": "noiser.attribution",
     "LanguageModel": "noiser.lm.runner",
     "NoiserError": "noiser.errors",
     "attribute": "noiser.attribution",
     "attribute_many": "noiser.attribution",
     "compare": "noiser.comparison",
+    "evaluate": "noiser.evaluation",
     "load": "noiser.lm.load",
 }
 

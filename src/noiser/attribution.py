@@ -101,21 +101,17 @@ def _in_order(
     method = noiser.methods.find(name)
     options = method.resolve(given)
     check_words(lm.tokens, question)
-    return _results(lm, prompts, method, question, options, errors)
+    return attribute_each(lm, ((prompt, question) for prompt in prompts), method, options, errors)
 
 
-def _results(
-    lm: LanguageModel,
-    prompts: Iterable[Source],
-    method: Method,
-    question: Question,
-    options: Mapping[str, Any],
-    errors: str,
+def attribute_each(
+    lm: LanguageModel, asked: Iterable[tuple[Source, Question]], method: Method, options: Mapping[str, Any], errors: str
 ) -> Iterator[Attribution | Failure]:
+    """`attribute_many` where each prompt comes with a question of its own; the options are complete."""
     under_way: deque[Source] = deque()
 
     def work() -> Iterator[Asking[_Explained]]:
-        for source in prompts:
+        for source, question in asked:
             under_way.append(source)
             yield _explain(lm, source, method, question, options)
 

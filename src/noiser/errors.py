@@ -23,3 +23,7 @@ class NonFiniteError(NoiserError):
 
 class DeviceMemoryError(NoiserError):
     """Even one row does not fit into the device's memory."""
+
+
+class ForeignError(NoiserError):
+    """A method or metric raised an exception of its own, kept as the cause: one sample's failure, not everyone's."""

@@ -1,4 +1,4 @@
-"""The table of methods. An option is a keyword-only parameter of the method's function; its annotation is its check."""
+"""The tables of methods and metrics. An option is a keyword-only parameter of the function; its annotation is its check."""
 
 import inspect
 import types
@@ -17,31 +17,25 @@ class Range:
     high: int | float
 
 
-@dataclass(frozen=True)
-class Method:
-    """One attribution method: its name, family, source and the function that computes it."""
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a method and a metric have in common: a name, a source, a function and its options."""
 
     name: str
-    family: str
     source: str
     function: Callable[..., Any]
-    cost: str = "not stated"
-    """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
     check: Callable[..., None] | None = None
-    along: Literal["margin", "goal"] | Callable[..., Any] | None = None
-    """What the clean run takes along: the gradient of the top-two margin, or of what is explained; or its attention weights,
-    folded by this function (see `noiser.lm.attention.Fold`)."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option with its default, `seed` included where the method draws at random."""
+        """Every option with its default, `seed` included where something is drawn at random."""
         return {name: parameter.default for name, parameter in _keyword_only(self.function).items()}
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults overlaid with `given`, each value (or its text, as from `--set`) checked against its annotation.
 
         Raises OptionError for an unknown name, a value of the wrong type or outside its range, or a combination that
-        the method's own check refuses.
+        the entry's own check refuses.
         """
         parameters = _keyword_only(self.function)
         unknown = sorted(set(given) - set(parameters))
@@ -55,7 +49,41 @@ class Method:
         return resolved
 
 
+Released = Literal["signed_sum", "abs_l1", "softmax", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Entry):
+    """One attribution method."""
+
+    family: str
+    cost: str = "not stated"
+    """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
+    along: Literal["margin", "goal"] | Callable[..., Any] | None = None
+    """What the clean run takes along: the gradient of the top-two margin, or of what is explained; or its attention weights,
+    folded by this function (see `noiser.lm.attention.Fold`)."""
+    released: Released = "abs_l1"
+    """What the authors' released code does to scores of this kind before it judges them: division by their signed sum, by the
+    sum of their absolute values, one more softmax, or nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Entry):
+    """One measure of how faithful scores are to the model."""
+
+    better: Literal["higher", "lower"]
+    measures: str
+    """What it measures, in a sentence."""
+    fools: str
+    """What gets a good value without being a good explanation, in a sentence."""
+    relative: bool = False
+    """Whether it is also reported as the logarithm of its mean over that of random scores."""
+    cost: str = "not stated"
+    """How many rows of how many tokens go through the model for one method and target."""
+
+
 METHODS: dict[str, Method] = {}
+METRICS: dict[str, Metric] = {}
 
 
 def method(
@@ -66,14 +94,47 @@ def method(
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
     along: Literal["margin", "goal"] | Callable[..., Any] | None = None,
+    released: Released = "abs_l1",
 ) -> Callable[[Callable], Callable]:
     """Enter a function into METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
 
     def enter(function: Callable) -> Callable:
-        METHODS[name] = Method(name, family, source, function, cost, check, along)
+        METHODS[name] = Method(
+            name=name, family=family, source=source, function=function, cost=cost, check=check, along=along, released=released
+        )
         return function
 
     return enter
+
+
+def metric(
+    name: str,
+    *,
+    source: str,
+    better: Literal["higher", "lower"],
+    measures: str,
+    fools: str,
+    relative: bool = False,
+    cost: str = "not stated",
+    check: Callable[..., None] | None = None,
+) -> Callable[[Callable], Callable]:
+    """Enter a function into METRICS under `name`. `check` takes some of the options by name and raises OptionError."""
+
+    def enter(function: Callable) -> Callable:
+        METRICS[name] = Metric(
+            name=name, source=source, function=function, better=better, measures=measures, fools=fools, relative=relative,
+            cost=cost, check=check,
+        )  # fmt: skip
+        return function
+
+    return enter
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of that name; OptionError lists what there is."""
+    if name not in METRICS:
+        raise OptionError(f"there is no metric {name!r}; there are {', '.join(sorted(METRICS))}")
+    return METRICS[name]
 
 
 def find_method(name: str) -> Method:

@@ -51,7 +51,7 @@ class Cost:
 
 Show = Callable[[Any], str]
 VIEWS: dict[str, Show] = {}
-"""How an Attribution (`text`) and a Comparison (`comparison`) print; `noiser.views` fills it, because imports point one way."""
+"""How an Attribution (`text`), a Comparison and an Evaluation print; `noiser.views` fills it, because imports point one way."""
 
 
 @dataclass(frozen=True, eq=False)

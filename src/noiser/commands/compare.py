@@ -7,7 +7,7 @@ from typing import Any
 import noiser.methods
 from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
-from noiser.commands.wanted import Asked, check_display, read_messages, read_settings
+from noiser.commands.wanted import Asked, assigned, check_display, read_messages, read_names
 from noiser.comparison import checked, compare
 from noiser.errors import OptionError
 from noiser.lm.load import load
@@ -47,24 +47,11 @@ class Wanted:
 
 def options_of(methods: str, settings: Sequence[str], seed: int | None) -> dict[str, dict[str, Any]]:
     """Each named method with its options: METHOD.NAME=VALUE for one, NAME=VALUE for all that have it."""
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise OptionError(f"--methods wants each method once; {', '.join(twice)} came twice")
-    given: dict[str, dict[str, Any]] = {name: {} for name in names}
-    has = {name: noiser.methods.find(name).options for name in names}
-    for key, value in read_settings(settings).items():
-        method, dot, option = key.rpartition(".")
-        takers = [method] if dot else [name for name in names if option in has[name]]
-        if dot and method not in given:
-            raise OptionError(f"--set {key}: {method!r} is not among --methods {methods}")
-        if not takers:
-            raise OptionError(f"--set {key}: none of {', '.join(names)} has an option {option!r}")
-        for name in takers:
-            given[name][option] = value
+    has = {name: noiser.methods.find(name).options for name in read_names("--methods", methods)}
+    given: dict[str, dict[str, Any]] = {**assigned(settings, has, f"--methods {methods}")}
     if seed is not None:
-        for name in names:
-            given[name] |= {"seed": seed} if "seed" in has[name] else {}
+        for name, options in has.items():
+            given[name] |= {"seed": seed} if "seed" in options else {}
     return given
 
 

@@ -50,6 +50,33 @@ def read_settings(settings: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def assigned(settings: Sequence[str], has: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, dict[str, str]]:
+    """For each name in `has` what is set for it: NAME.OPTION=VALUE for one, OPTION=VALUE for all that have it.
+
+    Raises OptionError for a name or an option that is not there; `where` says where the names come from.
+    """
+    given: dict[str, dict[str, str]] = {name: {} for name in has}
+    for key, value in read_settings(settings).items():
+        name, dot, option = key.rpartition(".")
+        takers = [name] if dot else [each for each in has if option in has[each]]
+        if dot and name not in has:
+            raise OptionError(f"--set {key}: {name!r} is not among {where}")
+        if not takers:
+            raise OptionError(f"--set {key}: none of {', '.join(has)} has an option {option!r}")
+        for taker in takers:
+            given[taker][option] = value
+    return given
+
+
+def read_names(option: str, names: str) -> list[str]:
+    """Names separated by commas. Raises OptionError where one came twice."""
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise OptionError(f"{option} wants each {option.strip('-').removesuffix('s')} once; {', '.join(twice)} came twice")
+    return found
+
+
 def read_messages(path: str) -> list[Any]:
     """A chat: a JSON list of {"role": ..., "content": ...}, from a file or standard input."""
     try:

@@ -63,4 +63,33 @@ class Fade:
         return torch.lerp(self.baseline.to(wide).expand_as(wide), wide, share).to(embeds)
 
 
-Edit = Shift | Fade
+@dataclass(frozen=True, eq=False)
+class Thin:
+    """Set single elements of the embeddings to zero: each stays where its draw is below its token's share, or, `inside`
+    being False, where it is not. The two are complements: what one keeps the other drops."""
+
+    start: int
+    """The first position that changes."""
+    draws: Float[Tensor, "rows span dim"]
+    """Uniform in [0, 1)."""
+    share: Float[Tensor, "rows span"]
+    """0 or less keeps nothing (inside), 1 or more everything."""
+    inside: bool = True
+
+    @property
+    def rows(self) -> int:
+        """How many versions of the prompt there are."""
+        return len(self.share)
+
+    @property
+    def span(self) -> int:
+        """How many positions may change."""
+        return self.share.shape[1]
+
+    def of(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
+        """The new embeddings of those rows."""
+        draws, share = (each[rows.start : rows.stop].to(embeds.device) for each in (self.draws, self.share))
+        return embeds * ((draws < share[..., None]) == self.inside)
+
+
+Edit = Shift | Fade | Thin

@@ -49,6 +49,13 @@ class Clean:
         cut = None if gradient is None else gradient[:length]
         return Clean(self.prompt.cropped(length), self.embeds[:length], logits, layers, cut, whole=self.source)
 
+    def only(self, positions: Sequence[int]) -> "Clean":
+        """Some of its tokens as a sequence of their own. It has not been run: no logits (NaN), and no keys to reuse, so only
+        edits from position 0 on make sense of it."""
+        ids, tokens, special = self.prompt.input_ids, self.prompt.tokens, self.prompt.special
+        parts = (tuple(each[place] for place in positions) for each in (ids, tokens, special))
+        return Clean(Prompt("", *parts), self.embeds[list(positions)], torch.full_like(self.logits, torch.nan), self.layers)
+
     @property
     def prediction(self) -> int:
         """The most probable token; among equals the lowest id."""

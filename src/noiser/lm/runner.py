@@ -63,10 +63,10 @@ class LanguageModel:
         """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`."""
         return self.tokens.prompt(source)
 
-    def embedding(self, token_id: int) -> Float[Tensor, " dim"]:
-        """What the model's embedding module makes of one token."""
+    def embeddings(self, token_ids: Sequence[int]) -> Float[Tensor, "tokens dim"]:
+        """What the model's embedding module makes of these tokens."""
         with quiet(self.model):
-            return self.model.get_input_embeddings()(torch.tensor([token_id], device=self.device))[0]
+            return self.model.get_input_embeddings()(torch.tensor(token_ids, device=self.device))
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor on the model's device; float64 stays on the CPU where the device has none (Apple's GPU)."""

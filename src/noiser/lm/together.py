@@ -1,8 +1,9 @@
-"""Several generators that ask the engine, run as one, so that their rows share batches."""
+"""Several generators that ask the engine, run as one, so that their rows share batches and none runs twice."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from noiser.lm.asking import Asking, Request
 from noiser.lm.probe import Probe, Reading
@@ -16,11 +17,12 @@ def together(parts: Sequence[Asking[R]]) -> Asking[list[R]]:
     waiting: dict[int, Request] = {}
 
     def advance(number: int, answer: Any) -> None:
-        try:
-            waiting[number] = parts[number].send(answer)
-        except StopIteration as end:
+        request = next_request(parts[number], answer)
+        if isinstance(request, Ended):
             waiting.pop(number, None)
-            results[number] = end.value
+            results[number] = request.result
+        else:
+            waiting[number] = request
 
     for number in range(len(parts)):
         advance(number, None)
@@ -34,3 +36,40 @@ def together(parts: Sequence[Asking[R]]) -> Asking[list[R]]:
         for number, request in requests.items():
             advance(number, list(islice(readings, len(request))))
     return [results[number] for number in range(len(parts))]
+
+
+def once(asking: Asking[R]) -> Asking[R]:
+    """The same, with every probe (this edit of this sequence, read this way) run only the first time that it is asked for."""
+    known: dict[tuple[int, ...], tuple[Probe, Reading]] = {}
+    request = next_request(asking)
+    while not isinstance(request, Ended):
+        if isinstance(request, list):
+            fresh = {_key(probe): probe for probe in request if _key(probe) not in known}
+            readings = cast(list[Reading], (yield list(fresh.values()))) if fresh else []
+            known |= {key: (probe, reading) for (key, probe), reading in zip(fresh.items(), readings, strict=True)}
+            request = next_request(asking, [known[_key(probe)][1] for probe in request])
+        else:
+            request = next_request(asking, (yield request))
+    return request.result
+
+
+@dataclass(frozen=True)
+class Ended(Generic[R]):
+    """A generator's end."""
+
+    result: R
+
+
+def next_request(asking: Asking[R], answer: Any = None) -> Request | Ended[R]:
+    """What a generator asks for next, once it has that answer; or its end."""
+    try:
+        return asking.send(answer)
+    except StopIteration as end:
+        return Ended(end.value)
+
+
+def _key(probe: Probe) -> tuple[int, ...]:
+    """What tells probes apart: they hold what they are made of, so identities last as long as they do."""
+    assert probe.weights is None
+    assert probe.within is None
+    return id(probe.clean), id(probe.edit), id(probe.measure), probe.base if probe.base is not None else -1, probe.anchor

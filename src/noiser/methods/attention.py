@@ -26,7 +26,14 @@ def _rolled(before: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[Ten
     return mixed if before is None else mixed @ before
 
 
-@method("last_attention", family="attention", source="Jain et al. 2020, arXiv:2005.00115", cost="1 row of T tokens", along=_last)
+@method(
+    "last_attention",
+    family="attention",
+    source="Jain et al. 2020, arXiv:2005.00115",
+    cost="1 row of T tokens",
+    along=_last,
+    released="softmax",
+)
 def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Scored:  # noqa: ARG001
     """How much the last position attends to each token: last layer, mean over heads. In [0, 1], adds up to 1.
 
@@ -39,7 +46,14 @@ def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Vari
     return _attended(clean, goal, variant)
 
 
-@method("attention_rollout", family="attention", source="Abnar & Zuidema 2020, arXiv:2005.00928", cost="1 row of T tokens", along=_rolled)
+@method(
+    "attention_rollout",
+    family="attention",
+    source="Abnar & Zuidema 2020, arXiv:2005.00928",
+    cost="1 row of T tokens",
+    along=_rolled,
+    released="softmax",
+)
 def attention_rollout(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Scored:  # noqa: ARG001
     """How much of each token flows into the last position through all layers. In [0, 1], adds up to 1.
 

@@ -19,7 +19,7 @@ def baseline_embeds(lm: LanguageModel, clean: Clean, baseline: Baseline) -> Floa
     """What stands for an absent token at each position: None for zeros, or the embedding of the unknown token (as in Inseq)."""
     if baseline == "zero":
         return None
-    return lm.embedding(lm.tokens.unknown)[None].expand(len(clean.prompt), -1)
+    return lm.embeddings([lm.tokens.unknown]).expand(len(clean.prompt), -1)
 
 
 def distance(clean: Clean, baseline: Float[Tensor, "seq dim"] | None) -> Float[np.ndarray, "seq dim"]:

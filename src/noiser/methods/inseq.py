@@ -62,7 +62,7 @@ def find_inseq(name: str) -> InseqMethod:
     wanted, known = name.removeprefix(PREFIX), inseq_methods()
     if wanted not in known:
         raise OptionError(f"Inseq has no method {wanted!r}; it has {', '.join(sorted(known))}")
-    return InseqMethod(name, "inseq", f"Inseq {version('inseq')}", partial(_run, name=wanted))
+    return InseqMethod(name=name, family="inseq", source=f"Inseq {version('inseq')}", function=partial(_run, name=wanted))
 
 
 def inseq_scores(

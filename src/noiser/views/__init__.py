@@ -1,7 +1,8 @@
 """How results show themselves. Importing this package tells `print` how."""
 
 from noiser.types import VIEWS
-from noiser.views import comparison, terminal
+from noiser.views import comparison, evaluation, terminal
 
 VIEWS["text"] = terminal.to_text
 VIEWS["comparison"] = comparison.to_text
+VIEWS["evaluation"] = evaluation.to_text

@@ -1,0 +1,119 @@
+"""All methods and metrics on one example: one generator, whose rows share batches and none of which runs twice."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import isgenerator
+from typing import Any
+
+import numpy as np
+
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError
+from noiser.evaluation.plan import Measuring
+from noiser.evidence import OK, Record
+from noiser.lm.asking import Asking
+from noiser.lm.goal import pose
+from noiser.lm.question import Question
+from noiser.lm.runner import LanguageModel
+from noiser.lm.side_by_side import Job, side_by_side
+from noiser.lm.together import once, together
+from noiser.metrics.sample import Candidate, Sample, Value
+from noiser.prompts import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One example with every method's scores, ready to be judged."""
+
+    name: str
+    group: str
+    prompt: Prompt
+    question: Question
+    candidates: Mapping[str, Sequence[Candidate]]
+    """By the method's label; one for each explained token."""
+    pool: Sequence[int]
+    """Ids of tokens of the other examples' prompts."""
+
+
+Task = tuple[Case, tuple[str, ...], tuple[Measuring, ...]]
+"""An example, and which methods and metrics of it."""
+
+
+def judged(lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measuring]) -> Iterator[tuple[list[Record], Job]]:
+    """The records of each case, in order, and the job that made them.
+
+    Where something fails in a case, its methods and metrics are run one by one, so that each failure is its own.
+    """
+    tasks: list[Task] = [(case, tuple(case.candidates), tuple(measurings)) for case in cases]
+    for (case, labels, columns), job in zip(tasks, side_by_side(lm, (_judge(lm, *task) for task in tasks)), strict=True):
+        if job.error is None:
+            yield _records((case, labels, columns), job), job
+            continue
+        alone: list[Task] = [(case, (label,), (column,)) for label in labels for column in columns]
+        jobs = list(side_by_side(lm, (_judge(lm, *task) for task in alone)))
+        for each in jobs:
+            job.seconds += each.seconds
+            job.forward_tokens += each.forward_tokens
+        yield [record for task, each in zip(alone, jobs, strict=True) for record in _records(task, each)], job
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method's or metric's function as a generator whose own exceptions come as a ForeignError."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            found = function(*arguments, **options)
+            return (yield from found) if isgenerator(found) else found
+        except NoiserError:
+            raise
+        except Exception as error:
+            raise ForeignError(f"{type(error).__name__}: {error}") from error
+
+    return run
+
+
+def status_of(error: NoiserError) -> str:
+    """What a record says of an error."""
+    if isinstance(error, NonFiniteError):
+        return "nonfinite"
+    if isinstance(error, DeviceMemoryError):
+        return "oom"
+    return f"error({type(error.__cause__ if isinstance(error, ForeignError) else error).__name__})"
+
+
+def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequence[Measuring]) -> Asking[list[Value]]:
+    """The values of every method, metric and explained token, in this order."""
+    posed = yield from pose(lm.tokens, case.prompt, case.question, None)
+    samples = [Sample(lm, clean, goal, case.pool) for clean, goal in posed]
+    parts = [
+        guarded(column.metric.function)(lm, sample, candidate, **column.gauge.options)
+        for label in labels
+        for column in columns
+        for sample, candidate in zip(samples, case.candidates[label], strict=True)
+    ]
+    return (yield from once(together(parts)))
+
+
+def _records(task: Task, job: Job[list[Value]]) -> Iterator[Record]:
+    case, labels, columns = task
+    cells = [(label, column.gauge.label) for label in labels for column in columns]
+    if job.error is not None:
+        for label, column in cells:
+            yield Record(case.name, case.group, label, column, status_of(job.error), message=str(job.error))
+        return
+    assert job.result is not None
+    steps = len(job.result) // len(cells)
+    for place, (label, column) in enumerate(cells):
+        own = job.result[place * steps : (place + 1) * steps]
+        yield Record(case.name, case.group, label, column, *_outcome(own))
+
+
+def _outcome(values: Sequence[Value]) -> tuple[str, float | None, str, tuple[dict[str, Any], ...]]:
+    """Status, mean over the explained tokens, why there is none, and what it is made of."""
+    steps = tuple({"value": each.value, **each.detail} for each in values)
+    lacking = next((each for each in values if each.value is None), None)
+    if lacking is not None:
+        return "undefined", None, lacking.reason, steps
+    mean = float(np.mean([each.value for each in values]))
+    if not np.isfinite(mean):
+        return "nonfinite", None, "the metric gave NaN or infinity", ()
+    return OK, mean, "", steps

@@ -1,0 +1,142 @@
+"""What is to be evaluated: examples, methods, controls and metrics, all checked before the model runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import noiser.methods
+from noiser.errors import OptionError
+from noiser.evidence import Contender, Example, Gauge
+from noiser.lm.chat import is_chat
+from noiser.metrics import find_metric
+from noiser.registry import Method, Metric
+from noiser.types import Attribution
+
+DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
+DEFAULT_METRICS = ("soft_ns", "soft_nc")
+CONTROLS = ("random", "uniform", "constant", "recency", "permuted")
+PERMUTED = "permuted"
+Chosen = Sequence[str] | Mapping[str, Any]
+"""Names, or names with each one's options; a name may carry options itself: `noiser:bound=l2+steps=5`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entrant:
+    """A row of the table, and where its scores come from."""
+
+    contender: Contender
+    method: Method | None
+    """None where they come from another row, or were given."""
+    of: str = ""
+    """The row whose scores are permuted."""
+    given: Sequence[Attribution] | None = None
+    """Attributions that are there already, one for each example."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """A column of the table, and what measures it."""
+
+    gauge: Gauge
+    metric: Metric
+
+
+def read_label(label: str) -> tuple[str, dict[str, str]]:
+    """`noiser:bound=l2+steps=5` as the name and the options in their text form; a colon without options is part of the name."""
+    name, colon, rest = label.rpartition(":")
+    if not colon or "=" not in rest:
+        return label, {}
+    pairs = [part.partition("=") for part in rest.split("+")]
+    if not name or not all(key and separator for key, separator, _ in pairs):
+        raise OptionError(f"options in a name read NAME:OPTION=VALUE+OPTION=VALUE; got {label!r}")
+    return name, {key: value for key, _, value in pairs}
+
+
+def entrants(methods: Chosen, controls: Sequence[str], seed: int, examples: int) -> list[Entrant]:
+    """The methods and then the controls that are not among them. Raises OptionError for what does not exist or fit."""
+    chosen = _mapping(methods, "methods")
+    found = [_entrant(label, given, seed, examples) for label, given in chosen.items()]
+    for label in _mapping(controls, "controls", empty=True):
+        if label.split(":")[0] == PERMUTED:
+            found.append(_permuted(label, list(chosen)))
+        elif label not in chosen:
+            found.append(_entrant(label, {}, seed, examples, control=True))
+    return found
+
+
+def measurings(metrics: Chosen, seed: int) -> list[Measuring]:
+    """The metrics with their options in full. Raises OptionError for what does not exist or fit."""
+    found = []
+    for label, given in _mapping(metrics, "metrics").items():
+        name, own = read_label(label)
+        metric = find_metric(name)
+        options = metric.resolve(_seeded(metric.options, {**own, **(given or {})}, seed))
+        found.append(Measuring(Gauge(label, name, options, metric.better, metric.relative), metric))
+    return found
+
+
+def as_examples(given: Iterable[Any]) -> list[Example]:
+    """Examples as they are; prompts of any form, or mappings with `prompt` and whatever else an Example has, made into some.
+
+    Each gets a name of its own, its place where it has none, and is a group of its own where it has none. Raises OptionError
+    for an unknown field and for names that occur twice.
+    """
+    if isinstance(given, str | Mapping | Example):
+        raise OptionError("examples are a list of prompts, Examples or mappings with a prompt")
+    made = [_example(each) for each in given]
+    if not made:
+        raise OptionError("there are no examples: give at least one prompt")
+    named = [
+        Example(each.prompt, each.target, each.id if each.id is not None else str(place), each.group) for place, each in enumerate(made)
+    ]
+    names = [str(each.id) for each in named]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise OptionError(f"each example needs an id of its own; {', '.join(twice[:3])} came twice")
+    return named
+
+
+def _example(given: Any) -> Example:
+    if isinstance(given, Example):
+        return given
+    if not isinstance(given, Mapping) or is_chat([given]) is False:
+        return Example(given)
+    if "prompt" not in given:
+        raise OptionError(f"an example needs a prompt; got {', '.join(map(str, given))}")
+    known = {field.name for field in fields(Example)}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise OptionError(f"an example has {', '.join(sorted(known))}; got {', '.join(map(str, unknown))}")
+    return Example(**given)
+
+
+def _mapping(chosen: Any, what: str, *, empty: bool = False) -> dict[str, Any]:
+    if isinstance(chosen, str):
+        raise OptionError(f"{what} are a sequence of names; got the single text {chosen!r}")
+    if not isinstance(chosen, Mapping) and len(set(chosen)) < len(chosen):
+        raise OptionError(f"{what}: each once; got {', '.join(chosen)}")
+    if not chosen and not empty:
+        raise OptionError(f"{what}: give at least one")
+    return dict(chosen) if isinstance(chosen, Mapping) else {name: {} for name in chosen}
+
+
+def _entrant(label: str, given: Any, seed: int, examples: int, *, control: bool = False) -> Entrant:
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        if len(given) != examples or not all(isinstance(each, Attribution) for each in given):
+            raise OptionError(f"{label}: wanted {examples} Attributions, one for each example; got {len(given)}")
+        return Entrant(Contender(label, given[0].method, dict(given[0].options), control), None, given=given)
+    name, own = read_label(label)
+    method = noiser.methods.find(name)
+    options = method.resolve(_seeded(method.options, {**own, **(given or {})}, seed))
+    return Entrant(Contender(label, name, options, control or method.family == "control"), method)
+
+
+def _permuted(label: str, methods: Sequence[str]) -> Entrant:
+    of = label.partition(":")[2] or methods[0]
+    if of not in methods:
+        raise OptionError(f"{label} permutes the scores of {of!r}, which is not among the methods")
+    return Entrant(Contender(f"{PERMUTED}:{of}", PERMUTED, {}, True), None, of=of)
+
+
+def _seeded(has: Mapping[str, Any], given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    return {**({"seed": seed} if "seed" in has else {}), **given}

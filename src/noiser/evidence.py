@@ -1,0 +1,168 @@
+"""What an evaluation is made of: examples in, a record for each of them, each method and each metric, and tables out."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from noiser.types import VIEWS, Cost
+
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt to judge methods on."""
+
+    prompt: Any
+    """Text, token ids, a Prompt, or a chat; or a NoiserError that says why there is none."""
+    target: Any = None
+    """The token to explain, as text with its leading space or as an id; None: the model's own prediction."""
+    id: str | None = None
+    """A name; its place among the examples where there is none."""
+    group: str | None = None
+    """What it was made from (a template, a relation, a document): samples of one group are not independent of each other."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table: a method with its options, or a control."""
+
+    label: str
+    method: str
+    options: Mapping[str, Any]
+    control: bool
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A column of the table: a metric with its options."""
+
+    label: str
+    metric: str
+    options: Mapping[str, Any]
+    better: str
+    relative: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one example, method and metric."""
+
+    sample: str
+    group: str
+    method: str
+    metric: str
+    status: str
+    """`ok`, `undefined`, `nonfinite`, `oom`, or `error(CLASS)`; nothing is ever dropped."""
+    value: float | None = None
+    """Mean over the steps of a continuation; None unless `ok`."""
+    message: str = ""
+    """Why it is not `ok`."""
+    steps: tuple[Mapping[str, Any], ...] = ()
+    """For each explained token what the value is made of: values of single masks, shares, d0."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A statistic and its 95 % interval; None where it has none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        return vars(self).copy()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method or control under one metric."""
+
+    method: str
+    control: bool
+    mean: Number
+    """Over the samples that every row has."""
+    log_ratio: Number | None
+    """log(mean / mean of random); None where the metric is not reported so. For `faithfulness` there is only this."""
+    group: str
+    """Letters: methods that share one do not differ after Holm's correction. Empty for controls."""
+    statuses: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        numbers = {name: getattr(self, name).to_dict() if getattr(self, name) else None for name in ("mean", "log_ratio")}
+        return {**vars(self), **numbers, "statuses": dict(self.statuses)}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric's table, best row first among the methods; then the controls."""
+
+    metric: str
+    better: str
+    rows: tuple[Row, ...]
+    samples: int
+    """How many every row has a value for: the ones that are compared."""
+    clusters: int
+    differences: tuple[Mapping[str, Any], ...] = ()
+    """Of every two methods: the difference of their means with its interval, p after Holm's correction."""
+    remarks: tuple[str, ...] = ()
+    """What has to be said in words: controls that beat methods, samples that are missing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        rest = {"rows": [row.to_dict() for row in self.rows], "differences": [dict(each) for each in self.differences]}
+        return {**vars(self), **rest, "remarks": list(self.remarks)}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How faithful several methods are to a model, on the same samples and the same masks."""
+
+    model: str
+    revision: str
+    seed: int
+    contenders: tuple[Contender, ...]
+    gauges: tuple[Gauge, ...]
+    samples: int
+    records: tuple[Record, ...]
+    summaries: tuple[Summary, ...]
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """Of the attributions, by method, and under `metrics` of all metrics together."""
+
+    @property
+    def planned(self) -> int:
+        """How many records there have to be."""
+        return self.samples * len(self.contenders) * len(self.gauges)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many records have each status; they add up to `planned`."""
+        return dict(Counter(record.status for record in self.records))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as plain Python values, in the shape of the command line's JSON (schema 1)."""
+        return {
+            "schema": 1,
+            "model": self.model,
+            "revision": self.revision,
+            "seed": self.seed,
+            "samples": self.samples,
+            "planned": self.planned,
+            "statuses": self.statuses,
+            "methods": [{**vars(each), "options": dict(each.options)} for each in self.contenders],
+            "metrics": [{**vars(each), "options": dict(each.options)} for each in self.gauges],
+            "summary": [each.to_dict() for each in self.summaries],
+            "costs": {name: vars(cost).copy() for name, cost in self.costs.items()},
+            "records": [{**vars(each), "steps": [dict(step) for step in each.steps]} for each in self.records],
+        }
+
+    def to_json(self) -> str:
+        """One line of strict JSON: no NaN, no infinity."""
+        return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return VIEWS.get("evaluation", repr)(self)

@@ -1,0 +1,21 @@
+"""Measures of faithfulness, one file each. Importing this package enters them into METRICS, and those of other packages too."""
+
+from importlib.metadata import entry_points
+
+from noiser.metrics import (  # noqa: F401  (each enters itself)
+    aopc,
+    comprehensiveness,
+    deletion,
+    insertion,
+    log_odds,
+    naopc,
+    soft_nc,
+    soft_ns,
+    sufficiency,
+)
+from noiser.registry import METRICS, find_metric
+
+__all__ = ["METRICS", "find_metric"]
+
+for _entry_point in entry_points(group="noiser.metrics"):
+    _entry_point.load()

@@ -1,0 +1,42 @@
+"""Deletion: the curve as the highest tokens go first."""
+
+from noiser.lm.runner import LanguageModel
+from noiser.lm.steps import Steps
+from noiser.metrics.erasure import NONE_LEFT, Draws, area, curve, most
+from noiser.metrics.sample import Candidate, Operator, Sample, Value
+from noiser.registry import metric
+
+
+@metric(
+    "deletion",
+    source="Petsiuk et al. 2018, arXiv:1806.07421",
+    better="lower",
+    measures="the area under the target's probability as tokens are left out, highest first",
+    fools="the operator, as for comprehensiveness; and it is low for every method where the model is unsure from the start",
+    cost="T rows of T tokens (x draws)",
+)
+def deletion(
+    lm: LanguageModel,  # noqa: ARG001
+    sample: Sample,
+    candidate: Candidate,
+    *,
+    operator: Operator = "zero",
+    draws: Draws = 4,
+    seed: int = 0,
+) -> Steps[Value]:
+    """Area under the target's probability as tokens are left out, highest first; in [0, 1], lower is better.
+
+    From the whole prompt (left) to none of it (right), by trapezoids over a width of 1; with operator=delete one token
+    stays, and it is undefined where there is only one. Tokens with equal scores come in an order drawn at random, the same
+    for every method.
+
+    operator  what becomes of a token that is left out: zero: a zero embedding; delete: it is not there; resample: a token of
+              another prompt stands there.
+    draws     with resample, how many replacements are averaged over; the same ones for every method.
+
+    Source: Petsiuk et al. 2018, arXiv:1806.07421.
+    """
+    if not most(sample, operator):
+        return NONE_LEFT
+    probs = yield from curve(sample, sample.ranked(candidate.scores, seed), operator, draws, seed)
+    return Value(area(probs), {"values": probs.tolist()})
