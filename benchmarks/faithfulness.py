@@ -25,17 +25,17 @@ from noiser.types import Attribution, Cost, Target
 
 METHODS = [
     "noiser", "occlusion", "lime", "input_x_gradient", "integrated_gradients", "gradient_shap", "deeplift",
-    "sequential_integrated_gradients", "last_attention", "attention_rollout",
+    "sequential_integrated_gradients:steps=16", "last_attention", "attention_rollout",
 ]  # fmt: skip
 BOUNDS = ["random", "none", "l2", "linf", "k_max_per_token", "k_max", "k_min"]
 ROWS = {
     "methods": METHODS,
-    "quick": [name for name in METHODS if name != "sequential_integrated_gradients"],
+    "quick": [name for name in METHODS if not name.startswith("sequential")],
     "bounds": [f"noiser:bound={bound}" for bound in BOUNDS],
     "steps": ["noiser", "noiser:steps=5", "occlusion"],
 }
 CONTROLS = {
-    "methods": [*CONTROLS_ALL, "permuted:occlusion"],
+    "methods": CONTROLS_ALL,
     "quick": CONTROLS_ALL,
     "bounds": ["random", "constant"],
     "steps": ["random"],
@@ -93,7 +93,8 @@ def explained(lm: noiser.LanguageModel, examples: Sequence[dict[str, Any]], labe
     lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
     stored = {line["id"]: line["record"] for line in lines if line["label"] == label}
     missing = [example for example in examples if example["id"] not in stored]
-    name, options = read_label(label)
+    name, texts = read_label(label)
+    options: dict[str, Any] = dict(texts)
     found = noiser.attribute_many(lm, [example["prompt"] for example in missing], name, **options)
     with file.open("a") as sink:
         for example, attribution in zip(missing, found, strict=True):

@@ -11,11 +11,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "noiser"
 ROOMS = [
-    {"errors", "seeding", "normalization", "prompts", "spans", "units", "agreement", "types", "registry", "stats", "evidence", "summary"},
+    {
+        "errors",
+        "seeding",
+        "normalization",
+        "prompts",
+        "spans",
+        "units",
+        "agreement",
+        "types",
+        "registry",
+        "stats",
+        "evidence",
+        "summary",
+        "verdicts",
+    },
     {"lm"},
     {"methods", "metrics", "views"},
     {"attribution"},
     {"comparison", "evaluation"},
+    {"sanity"},
     {"commands"},
     {"cli", "integrations"},
 ]

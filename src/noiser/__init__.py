@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from noiser.lm.runner import LanguageModel
     from noiser.methods import METHODS
     from noiser.metrics import METRICS
+    from noiser.sanity import check
     from noiser.types import Attribution, Comparison
+    from noiser.verdicts import Checkup
 
 __all__ = [
     "METHODS",
     "METRICS",
     "Attribution",
+    "Checkup",
     "Comparison",
     "Evaluation",
     "Example",
@@ -27,6 +30,7 @@ __all__ = [
     "NoiserError",
     "attribute",
     "attribute_many",
+    "check",
     "compare",
     "evaluate",
     "load",
@@ -37,6 +41,7 @@ _HOME = {
     "METHODS": "noiser.methods",
     "METRICS": "noiser.metrics",
     "Attribution": "noiser.types",
+    "Checkup": "noiser.verdicts",
     "Comparison": "noiser.types",
     "Evaluation": "noiser.evidence",
     "Example": "noiser.evidence",
@@ -45,6 +50,7 @@ _HOME = {
     "NoiserError": "noiser.errors",
     "attribute": "noiser.attribution",
     "attribute_many": "noiser.attribution",
+    "check": "noiser.sanity",
     "compare": "noiser.comparison",
     "evaluate": "noiser.evaluation",
     "load": "noiser.lm.load",

@@ -205,6 +205,37 @@ def evaluate(
 
 
 @app.command()
+def check(
+    methods: Annotated[str, typer.Option(help="Names, separated by commas; noiser:bound=l2+steps=5 carries options.")] = (
+        "noiser,occlusion,integrated_gradients"
+    ),
+    model: Model = "smollm2-135m",
+    prompts: Annotated[str | None, typer.Option(help="Prompts to check on, one a line. (default: four of our own)")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="[NAME.]OPTION=VALUE", help="An option of one method, or of all that have it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+    format_: Annotated[str, typer.Option("--format", help="table, json.")] = "table",
+    out: Out = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    attention: Attention = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+    token_budget: TokenBudget = None,
+) -> None:
+    """Sanity checks: what any attribution has to pass, on your model and on models whose answer is known."""
+    from noiser.commands.check import FORMATS, Wanted, run
+    from noiser.commands.output import Output
+
+    wanted = Wanted.checked(methods, set_ or [], prompts, seed)
+    written = Output.checked(format_, out, FORMATS)
+    loading = _loading(revision, device, dtype, attention, trust_remote_code, allow_pickle, token_budget)
+    raise typer.Exit(run(model, loading, wanted, written))
+
+
+@app.command()
 def methods(
     format_: Annotated[str, typer.Option("--format", help="table, json.")] = "table",
     out: Out = None,

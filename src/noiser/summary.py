@@ -60,11 +60,12 @@ def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: S
     plain = [each[..., 0] for each in means] if len(gauges) == 1 else None
     ranked = plain or ratios
     assert ranked is not None
-    comparing = _Comparing(found.rows, boot, *ranked, 1.0 if better == "higher" else -1.0)
+    comparing = _Comparing(found.rows, boot, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
     letters, differences = comparing.groups()
 
     def row(place: int) -> Row:
-        own, numbers = found.rows[place], [_number(boot, *(each[..., place] for each in of)) if of else None for of in (plain, ratios)]
+        own = found.rows[place]
+        numbers = [_number(boot, float(of[0][place]), of[1][:, place]) if of else None for of in (plain, ratios)]
         return Row(own.label, own.control, numbers[0] or Number(None), numbers[1], letters.get(place, ""), statuses[own.label])
 
     rows = [row(place) for place in comparing.order()] + [_empty(each, statuses) for each in contenders if each not in found.rows]
@@ -87,9 +88,9 @@ def _complete(records: Sequence[Record], contenders: Sequence[Contender], gauges
         [[[value.get((sample, row.label, label), np.nan) for label in labels] for row in contenders] for sample in samples],
         dtype=np.float64,
     ).reshape(len(samples), len(contenders), len(labels))
-    there = ~np.isnan(cells).any(-1)
-    having = there.any(0)
-    full = there[:, having].all(1)
+    there = np.atleast_2d(np.isfinite(cells).all(-1))
+    having = np.atleast_1d(there.any(0))
+    full = np.atleast_1d(there[:, having].all(1))
     remarks = [f"{row.label} has no value at all" for row, has in zip(contenders, having, strict=True) if not has]
     for row, own in zip(contenders, there.T, strict=True):
         lacking = int((~own).sum())

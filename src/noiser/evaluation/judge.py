@@ -46,7 +46,7 @@ def judged(lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measur
     tasks: list[Task] = [(case, tuple(case.candidates), tuple(measurings)) for case in cases]
     for (case, labels, columns), job in zip(tasks, side_by_side(lm, (_judge(lm, *task) for task in tasks)), strict=True):
         if job.error is None:
-            yield _records((case, labels, columns), job), job
+            yield list(_records((case, labels, columns), job)), job
             continue
         alone: list[Task] = [(case, (label,), (column,)) for label in labels for column in columns]
         jobs = list(side_by_side(lm, (_judge(lm, *task) for task in alone)))
@@ -113,7 +113,7 @@ def _outcome(values: Sequence[Value]) -> tuple[str, float | None, str, tuple[dic
     lacking = next((each for each in values if each.value is None), None)
     if lacking is not None:
         return "undefined", None, lacking.reason, steps
-    mean = float(np.mean([each.value for each in values]))
+    mean = float(np.mean([each.value for each in values if each.value is not None]))
     if not np.isfinite(mean):
         return "nonfinite", None, "the metric gave NaN or infinity", ()
     return OK, mean, "", steps

@@ -121,13 +121,13 @@ def _mapping(chosen: Any, what: str, *, empty: bool = False) -> dict[str, Any]:
 
 
 def _entrant(label: str, given: Any, seed: int, examples: int, *, control: bool = False) -> Entrant:
-    if isinstance(given, Sequence) and not isinstance(given, str):
+    if isinstance(given, list | tuple):
         if len(given) != examples or not all(isinstance(each, Attribution) for each in given):
             raise OptionError(f"{label}: wanted {examples} Attributions, one for each example; got {len(given)}")
         return Entrant(Contender(label, given[0].method, dict(given[0].options), control), None, given=given)
     name, own = read_label(label)
     method = noiser.methods.find(name)
-    options = method.resolve(_seeded(method.options, {**own, **(given or {})}, seed))
+    options = method.resolve(_seeded(method.options, {**own, **dict(given or {})}, seed))
     return Entrant(Contender(label, name, options, control or method.family == "control"), method)
 
 

@@ -52,9 +52,11 @@ class Clean:
     def only(self, positions: Sequence[int]) -> "Clean":
         """Some of its tokens as a sequence of their own. It has not been run: no logits (NaN), and no keys to reuse, so only
         edits from position 0 on make sense of it."""
-        ids, tokens, special = self.prompt.input_ids, self.prompt.tokens, self.prompt.special
-        parts = (tuple(each[place] for place in positions) for each in (ids, tokens, special))
-        return Clean(Prompt("", *parts), self.embeds[list(positions)], torch.full_like(self.logits, torch.nan), self.layers)
+        whole = self.prompt
+        ids, special = (tuple(each[place] for place in positions) for each in (whole.input_ids, whole.special))
+        tokens = tuple(whole.tokens[place] for place in positions)
+        part = Prompt("".join(tokens), tuple(map(int, ids)), tokens, tuple(map(bool, special)))
+        return Clean(part, self.embeds[list(positions)], torch.full_like(self.logits, torch.nan), self.layers)
 
     @property
     def prediction(self) -> int:

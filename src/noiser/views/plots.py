@@ -10,7 +10,7 @@ from noiser.views.colour import OPPOSES, SUPPORTS
 
 METHOD, CONTROL = (tuple(channel / 255 for channel in colour) for colour in (SUPPORTS, OPPOSES))
 GREY = "0.45"
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "noiser",
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],
