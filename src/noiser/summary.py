@@ -52,7 +52,7 @@ def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: S
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
     if len(gauges) > 1 and reference is None:
         return None
-    if not len(found.values):
+    if not found.values.size:
         return Summary(label, better, tuple(_empty(each, statuses) for each in contenders), 0, 0, (), tuple(found.remarks))
     boot = ClusterBootstrap(found.clusters)
     means = found.values.mean(0), boot.means(found.values)

@@ -61,7 +61,7 @@ def naopc(
     detail = {"aopc": own, "worst": low, "best": high, "limits": "exact" if sample.seq <= exact else f"beam {beam}"}
     if high - low <= SAME:
         return Value(None, detail, "every order of the tokens has the same AOPC")
-    return Value((own - low) / (high - low), detail)
+    return Value(float((own - low) / (high - low)), detail)
 
 
 How = tuple[Operator, int, int]
@@ -85,7 +85,7 @@ def _exact_limits(sample: Sample, steps: int, how: How) -> Steps[tuple[float, fl
         low[chosen] = drop[chosen] + min(low[part] for part in parts)
         high[chosen] = drop[chosen] + max(high[part] for part in parts)
     ends = [chosen for chosen in sets if chosen.bit_count() == steps]
-    return min(low[end] for end in ends) / steps, max(high[end] for end in ends) / steps
+    return float(min(low[end] for end in ends) / steps), float(max(high[end] for end in ends) / steps)
 
 
 def _beam_limit(sample: Sample, steps: int, how: How, beam: int, sign: int) -> Steps[float]:

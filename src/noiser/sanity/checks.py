@@ -79,7 +79,7 @@ def null_token(subject: Subject) -> Found:
         ids = [*prompt.input_ids[:place], subject.prompts[0].input_ids[0], *prompt.input_ids[place:]]
         scores = np.abs(subject.scores(ignoring(subject.lm, place), ids))
         if scores.max() > 0:
-            shares.append(scores[place] / scores.max())
+            shares.append(float(scores[place] / scores.max()))
     if not shares:
         return 0.0, False, "every score is 0"
     return max(shares), max(shares) <= NOTHING, f"it gets {max(shares):.2g} of the largest score"
