@@ -31,14 +31,12 @@ BOUNDS = ["random", "none", "l2", "linf", "k_max_per_token", "k_max", "k_min"]
 ROWS = {
     "methods": METHODS,
     "quick": [name for name in METHODS if not name.startswith("sequential")],
-    "bounds": [f"noiser:bound={bound}" for bound in BOUNDS],
-    "steps": ["noiser", "noiser:steps=5", "occlusion"],
+    "bounds": [*(f"noiser:bound={bound}" for bound in BOUNDS), "noiser:steps=5"],
 }
 CONTROLS = {
     "methods": CONTROLS_ALL,
     "quick": CONTROLS_ALL,
     "bounds": ["random", "constant"],
-    "steps": ["random"],
 }
 PROTOCOLS = ["matched", "proportional", "paper", "official"]
 SLICE = 4
@@ -53,7 +51,7 @@ def main() -> None:
     examples = chosen(lm, options)
     attributions = {label: explained(lm, examples, label, options.store / "attributions.jsonl") for label in ROWS[options.rows]}
     metrics = [f"soft_{part}:protocol={protocol}+masks={options.masks}" for protocol in PROTOCOLS for part in ("ns", "nc")]
-    if options.rows == "steps":
+    if options.rows == "bounds":
         metrics += [f"soft_{part}:masks={options.masks}+seed=1" for part in ("ns", "nc")]
     file = options.store / f"{options.name}-{options.rows}.jsonl"
     done = {record.sample for record in read(file)}

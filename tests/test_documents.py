@@ -15,11 +15,13 @@ import torch
 
 import noiser
 from noiser.methods import METHODS
+from noiser.metrics import METRICS
+from noiser.sanity.checks import CHECKS
 from tests.conftest import tiny
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("README.md", "CONTRIBUTING.md", "docs/method.md", "docs/baselines.md")
-README, CONTRIBUTING, METHOD, BASELINES = ((ROOT / name).read_text() for name in NAMES)
+NAMES = ("README.md", "CONTRIBUTING.md", "docs/method.md", "docs/baselines.md", "docs/faithfulness.md")
+README, CONTRIBUTING, METHOD, BASELINES, FAITHFULNESS = ((ROOT / name).read_text() for name in NAMES)
 PROMPT = (7, 200, 31, 150, 31, 99)
 
 
@@ -37,8 +39,8 @@ def test_the_first_two_commands_are_targets_that_make_knows():
 
 def test_the_readme_is_short_and_links_to_what_is_there():
     assert README.count("\n") <= 150
-    for document in (README, CONTRIBUTING, METHOD):
-        base = ROOT / "docs" if document is METHOD else ROOT
+    for document in (README, CONTRIBUTING, METHOD, FAITHFULNESS):
+        base = ROOT / "docs" if document in (METHOD, FAITHFULNESS) else ROOT
         for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document):
             assert link.startswith("https://") or (base / link).exists(), link
 
@@ -92,3 +94,26 @@ def test_the_example_in_contributing_is_a_method(tokenizer):
             assert ours.scores[0, token] == pytest.approx(drop.item(), abs=1e-6)
     assert ours.seed is None
     assert np.abs(ours.scores).max() > 1e-3
+
+
+def test_the_faithfulness_page_names_every_metric_with_its_direction_and_every_option():
+    rows = {row[1].strip(" `"): row for line in FAITHFULNESS.splitlines() if line.startswith("| `") for row in [line.split("|")]}
+    options = {option for entry in METRICS.values() for option in entry.options}
+    for name, entry in METRICS.items():
+        assert rows[name][2].strip() == entry.better
+    for option in options:
+        assert f"`{option}`" in FAITHFULNESS, option
+    for name in CHECKS:
+        assert name in rows
+
+
+def test_a_cell_can_be_recomputed_as_the_page_says(smol, capsys, monkeypatch):
+    monkeypatch.setattr(noiser, "load", lambda: smol)
+    _, example = blocks(FAITHFULNESS, "python")
+    exec(example, {})
+    printed = capsys.readouterr().out
+    assert printed in FAITHFULNESS
+    names = ["soft_ns:masks=2", "soft_nc:masks=2"]
+    found = noiser.evaluate(smol, ["The capital of France is"], ["occlusion"], names, controls=[])
+    for record in found.records:
+        assert f"**{record.value:.4f}**" in FAITHFULNESS

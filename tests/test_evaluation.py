@@ -90,7 +90,9 @@ def test_the_tables_are_the_records_summed_up(found):
 
 def test_company_order_and_batches_change_nothing(lm, found):
     small = noiser.LanguageModel(lm.model, lm.tokenizer, token_budget=16, prefix=False)
-    again = evaluate(small, EXAMPLES[::-1], FAST[::-1], ["deletion", "comprehensiveness", "soft_nc", "soft_ns"], controls=["permuted:occlusion"])
+    again = evaluate(
+        small, EXAMPLES[::-1], FAST[::-1], ["deletion", "comprehensiveness", "soft_nc", "soft_ns"], controls=["permuted:occlusion"]
+    )
     other = values(again)
     for key, value in values(found).items():
         if key in other:
@@ -210,10 +212,14 @@ def test_attributions_that_are_there_already_are_taken_as_they_are(lm, found):
 
 
 def test_permuted_scores_are_a_methods_own_in_another_order(lm):
-    result = evaluate(lm, EXAMPLES, ["occlusion", "recency"], ["soft_ns:protocol=paper"], controls=["permuted", "permuted:recency", "random"])
+    result = evaluate(
+        lm, EXAMPLES, ["occlusion", "recency"], ["soft_ns:protocol=paper"], controls=["permuted", "permuted:recency", "random"]
+    )
     labels = [each.label for each in result.contenders]
     assert labels == ["occlusion", "recency", "permuted:occlusion", "permuted:recency", "random"]
-    assert values(result)["e0", "permuted:occlusion", "soft_ns:protocol=paper"] != values(result)["e0", "occlusion", "soft_ns:protocol=paper"]
+    assert (
+        values(result)["e0", "permuted:occlusion", "soft_ns:protocol=paper"] != values(result)["e0", "occlusion", "soft_ns:protocol=paper"]
+    )
     again = evaluate(lm, EXAMPLES, ["occlusion"], ["soft_ns:protocol=paper"], controls=["permuted"], seed=0)
     for each in EXAMPLES:
         key = each.id, "permuted:occlusion", "soft_ns:protocol=paper"

@@ -33,7 +33,17 @@ def lm():
 
 @pytest.fixture(scope="module")
 def checkup(lm):
-    chosen = ["noiser", "occlusion", "integrated_gradients", "input_x_gradient", "last_attention", "random", "uniform", "constant", "recency"]
+    chosen = [
+        "noiser",
+        "occlusion",
+        "integrated_gradients",
+        "input_x_gradient",
+        "last_attention",
+        "random",
+        "uniform",
+        "constant",
+        "recency",
+    ]
     return check(lm, {name: SMALL.get(name, {}) for name in chosen}, prompts=PROMPTS)
 
 
@@ -91,7 +101,10 @@ SPOILED = {
     "shifted": (lambda scores, clean: np.roll(scores, 1), {"null_token", "copied_token", "shortcut_word", "linear_truth"}),
     "inverted": (lambda scores, clean: -scores, {"copied_token", "shortcut_word"}),
     "drawn": (lambda scores, clean: scores + 1e-9 * np.random.default_rng().normal(size=len(scores)), {"same_seed"}),
-    "by the ids": (lambda scores, clean: np.cos(np.array(clean.prompt.input_ids, dtype=float)), {"shuffled_weights", "other_target", "null_token"}),
+    "by the ids": (
+        lambda scores, clean: np.cos(np.array(clean.prompt.input_ids, dtype=float)),
+        {"shuffled_weights", "other_target", "null_token"},
+    ),
     "raising": (lambda scores, clean: 1 / 0, set(CHECKS)),
     "without numbers": (lambda scores, clean: scores * np.nan, {"null_token", "copied_token", "shortcut_word", "linear_truth"}),
 }

@@ -91,8 +91,10 @@ def _example(number: int, line: bytes, *, objects: bool) -> Example:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         return Example(PromptError(f"line {number} is not JSON: {error}"), id=name)
-    if not isinstance(found, dict) or "prompt" not in found:
-        return Example(PromptError(f'line {number} wants an object with "prompt"; got {text[:80]}'), id=name)
+    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str | list):
+        return Example(
+            PromptError(f'line {number} wants an object with a "prompt" that is text, ids or messages; got {text[:80]}'), id=name
+        )
     own = {key: found[key] for key in FIELDS if found.get(key) is not None}
     return Example(**{"id": name, **own, **{key: str(own[key]) for key in ("id", "group") if key in own}})
 

@@ -112,7 +112,7 @@ def _accounting(evaluation: Evaluation) -> list[Text]:
 
 
 def _costs(evaluation: Evaluation) -> list[Text]:
-    metrics = evaluation.costs.get("metrics", Cost(0, 0, 0, 0))
+    metrics = evaluation.costs.get("metrics", Cost(0.0, 0, 0, 0))
     methods = [cost for name, cost in evaluation.costs.items() if name != "metrics"]
     seconds = sum(cost.seconds for cost in methods)
     forward, backward = (sum(getattr(cost, name) for cost in methods) for name in ("forward_tokens", "backward_tokens"))
