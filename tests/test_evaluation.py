@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import noiser
-from noiser.errors import NonFiniteError, OptionError
+from noiser.errors import NoiserError, NonFiniteError, OptionError
 from noiser.evaluation import evaluate
 from noiser.evaluation.plan import read_label
 from noiser.evidence import Contender, Example, Gauge, Record
@@ -187,6 +187,30 @@ def test_a_method_of_somebodys_that_breaks_fails_alone(lm, found):
     table = mixed.summaries[0]
     assert table.samples == 2, "compared on what both have"
     assert "breaks lacks 2 of 4 samples" in table.remarks
+
+
+@pytest.mark.parametrize("wrong", ["short", "long", "nothing", "numbers"])
+def test_what_a_method_may_not_return_is_its_own_failure(lm, wrong):
+    from noiser.methods.steps import Scored
+
+    @method("wrong", family="perturbation", source="a test", cost="none")
+    def returns(lm, clean, goal):
+        size = len(clean.prompt)
+        made = {"short": size - 1, "long": size + 1}
+        return Scored(np.ones(made[wrong])) if wrong in made else None if wrong == "nothing" else np.ones(size)
+
+    @metric("odd", source="a test", better="higher", measures="m", fools="f")
+    def odd(lm, sample, candidate):
+        return 0.5
+
+    try:
+        mixed = balances(evaluate(lm, EXAMPLES, ["wrong", "occlusion"], ["soft_ns", "odd"], controls=[]))
+        with pytest.raises(NoiserError, match="one score for each of 6 tokens"):
+            noiser.attribute(lm, PROMPTS[0], "wrong")
+    finally:
+        METHODS.pop("wrong")
+        METRICS.pop("odd")
+    assert mixed.statuses == {"error(ForeignError)": 12, "ok": 4}
 
 
 def test_a_model_that_answers_nan_to_some_rows_fails_in_those_only():

@@ -10,7 +10,7 @@ import numpy as np
 
 import noiser.methods
 import noiser.views
-from noiser.errors import NoiserError, OptionError
+from noiser.errors import ForeignError, NoiserError, OptionError
 from noiser.lm.asking import Asking
 from noiser.lm.goal import Posed, pose, spacing_advice
 from noiser.lm.question import Question, Words, check_words
@@ -146,8 +146,12 @@ def _explain(lm: LanguageModel, source: Source, method: Method, question: Questi
 
 def _scored(lm: LanguageModel, method: Method, posed: Posed, options: Mapping[str, Any]) -> Asking[Scored]:
     clean, goal = posed
-    scored = method.function(lm, clean, goal, **options)
-    return (yield from cast(Asking[Scored], scored)) if isgenerator(scored) else scored
+    found = method.function(lm, clean, goal, **options)
+    scored = (yield from cast(Asking[Scored], found)) if isgenerator(found) else found
+    if not isinstance(scored, Scored) or np.shape(scored.scores) != (len(clean.prompt),):
+        came = f"scores of shape {np.shape(scored.scores)}" if isinstance(scored, Scored) else type(scored).__name__
+        raise ForeignError(f"{method.name} has to return a Scored with one score for each of {len(clean.prompt)} tokens; it gave {came}")
+    return scored
 
 
 def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any]) -> Attribution:

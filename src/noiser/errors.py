@@ -26,4 +26,4 @@ class DeviceMemoryError(NoiserError):
 
 
 class ForeignError(NoiserError):
-    """A method or metric raised an exception of its own, kept as the cause: one sample's failure, not everyone's."""
+    """A method or metric raised an exception of its own, kept as the cause, or returned what it may not: one sample's failure."""

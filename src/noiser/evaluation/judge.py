@@ -77,7 +77,8 @@ def status_of(error: NoiserError) -> str:
         return "nonfinite"
     if isinstance(error, DeviceMemoryError):
         return "oom"
-    return f"error({type(error.__cause__ if isinstance(error, ForeignError) else error).__name__})"
+    cause = error.__cause__ if isinstance(error, ForeignError) else None
+    return f"error({type(cause or error).__name__})"
 
 
 def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequence[Measuring]) -> Asking[list[Value]]:
@@ -85,12 +86,19 @@ def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequen
     posed = yield from pose(lm.tokens, case.prompt, case.question, None)
     samples = [Sample(lm, clean, goal, case.pool) for clean, goal in posed]
     parts = [
-        guarded(column.metric.function)(lm, sample, candidate, **column.gauge.options)
+        _measured(lm, column, sample, candidate)
         for label in labels
         for column in columns
         for sample, candidate in zip(samples, case.candidates[label], strict=True)
     ]
     return (yield from once(together(parts)))
+
+
+def _measured(lm: LanguageModel, column: Measuring, sample: Sample, candidate: Candidate) -> Asking[Value]:
+    found = yield from guarded(column.metric.function)(lm, sample, candidate, **column.gauge.options)
+    if not isinstance(found, Value):
+        raise ForeignError(f"{column.metric.name} has to return a Value; it gave {type(found).__name__}")
+    return found
 
 
 def _records(task: Task, job: Job[list[Value]]) -> Iterator[Record]:
