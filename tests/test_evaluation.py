@@ -207,10 +207,12 @@ def test_what_a_method_may_not_return_is_its_own_failure(lm, wrong):
         mixed = balances(evaluate(lm, EXAMPLES, ["wrong", "occlusion"], ["soft_ns", "odd"], controls=[]))
         with pytest.raises(NoiserError, match="one score for each of 6 tokens"):
             noiser.attribute(lm, PROMPTS[0], "wrong")
+        alone = balances(evaluate(lm, EXAMPLES, ["wrong"], ["soft_ns", "odd"], controls=[]))
     finally:
         METHODS.pop("wrong")
         METRICS.pop("odd")
     assert mixed.statuses == {"error(ForeignError)": 12, "ok": 4}
+    assert alone.statuses == {"error(ForeignError)": 8}
 
 
 def test_a_model_that_answers_nan_to_some_rows_fails_in_those_only():
@@ -233,6 +235,10 @@ def test_attributions_that_are_there_already_are_taken_as_they_are(lm, found):
         evaluate(lm, EXAMPLES, {"mine": given[:2]}, ["soft_ns"])
     with pytest.raises(OptionError, match="other prompts"):
         evaluate(lm, EXAMPLES, {"mine": given[::-1]}, ["soft_ns"])
+    longer = balances(evaluate(lm, EXAMPLES, {"mine": given, "recency": {}}, ["soft_ns"], controls=[], generate=2))
+    assert {(each.method, each.status) for each in longer.records} == {("mine", "error(OptionError)"), ("recency", "ok")}
+    aimed = balances(evaluate(lm, [Example(PROMPTS[0], target=9)], ["recency"], ["soft_ns"], controls=[], generate=2))
+    assert aimed.statuses == {"error(OptionError)": 1}, "a target and a continuation at once"
 
 
 def test_permuted_scores_are_a_methods_own_in_another_order(lm):

@@ -147,7 +147,7 @@ class _Bench:
                 found.append(_question(prompt, {"target": example.target}))
             else:
                 job = next(made)
-                found.append(job.error or _question(prompt, {"continuation": job.result}))
+                found.append(job.error or _question(prompt, {"target": example.target, "continuation": job.result}))
         return found
 
     def _results(self, row: Entrant, readable: Sequence[tuple[int, Prompt, Question]], start: int) -> list[Result]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, OptionError
 from noiser.evaluation.plan import Measuring
 from noiser.evidence import OK, Record
 from noiser.lm.asking import Asking
@@ -85,6 +85,9 @@ def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequen
     """The values of every method, metric and explained token, in this order."""
     posed = yield from pose(lm.tokens, case.prompt, case.question, None)
     samples = [Sample(lm, clean, goal, case.pool) for clean, goal in posed]
+    for label in labels:
+        if [len(each.scores) for each in case.candidates[label]] != [sample.seq for sample in samples]:
+            raise OptionError(f"{label}: the scores given are not for the tokens before each explained one")
     parts = [
         _measured(lm, column, sample, candidate)
         for label in labels
@@ -109,7 +112,7 @@ def _records(task: Task, job: Job[list[Value]]) -> Iterator[Record]:
             yield Record(case.name, case.group, label, column, status_of(job.error), message=str(job.error))
         return
     assert job.result is not None
-    steps = len(job.result) // len(cells)
+    steps = len(job.result) // max(1, len(cells))
     for place, (label, column) in enumerate(cells):
         own = job.result[place * steps : (place + 1) * steps]
         yield Record(case.name, case.group, label, column, *_outcome(own))

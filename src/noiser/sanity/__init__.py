@@ -11,12 +11,7 @@ from noiser.verdicts import Checkup, Verdict
 
 __all__ = ["check"]
 DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
-PROMPTS = (
-    "The Eiffel Tower is located in the city of",
-    "My sister plays the violin and my brother plays the",
-    "Berlin is the capital of Germany and Rome is the capital of",
-    "In winter the lake is covered with a thick layer of",
-)
+PROMPTS = ("Paris is the capital of", "My sister plays the violin and the", "In winter the lake is covered with", "The opposite of hot is")
 
 
 def check(

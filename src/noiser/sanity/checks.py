@@ -152,7 +152,7 @@ def same_seed(subject: Subject) -> Found:
 def batch_invariance(subject: Subject) -> Found:
     """The largest difference, as a share of the largest score."""
     lm = subject.lm
-    ways = [lm, LanguageModel(lm.model, lm.tokenizer, token_budget=64), LanguageModel(lm.model, lm.tokenizer, prefix=False)]
+    ways = [LanguageModel(lm.model, lm.tokenizer, token_budget=64), LanguageModel(lm.model, lm.tokenizer, prefix=False)]
     gaps = []
     for way in ways:
         for one, two in zip(subject.alone, attribute_many(way, subject.prompts, subject.method, **subject.options), strict=True):
