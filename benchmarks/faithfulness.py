@@ -21,8 +21,9 @@ import numpy as np
 import noiser
 from noiser.evaluation import evaluate
 from noiser.evaluation.plan import CONTROLS as CONTROLS_ALL
-from noiser.evaluation.plan import entrants, measurings, read_label
+from noiser.evaluation.plan import entrants, measurings
 from noiser.evidence import Number, Record, Summary
+from noiser.registry import read_label
 from noiser.summary import summarise
 from noiser.types import Attribution, Cost, Target
 

@@ -11,13 +11,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 import noiser
 from noiser.errors import NoiserError, NonFiniteError, OptionError
 from noiser.evaluation import evaluate
-from noiser.evaluation.plan import read_label
 from noiser.evidence import Contender, Example, Gauge, Record
-from noiser.registry import METHODS, METRICS, method, metric
+from noiser.lm.edit import Fade
+from noiser.lm.probe import Probe
+from noiser.metrics.sample import Value
+from noiser.registry import METHODS, METRICS, method, metric, read_label
 from noiser.summary import summarise
 from tests.conftest import byte_tokenizer, tiny
 from tests.toys import BrokenLM
@@ -168,8 +171,6 @@ def test_a_method_of_somebodys_that_breaks_fails_alone(lm, found):
     def cracks(lm, sample, candidate):
         if sample.seq == 8:
             raise LookupError("the metric's own")
-        from noiser.metrics.sample import Value
-
         return Value(float("inf") if sample.seq == 6 else 1.0)
 
     try:
@@ -187,6 +188,38 @@ def test_a_method_of_somebodys_that_breaks_fails_alone(lm, found):
     table = mixed.summaries[0]
     assert table.samples == 2, "compared on what both have"
     assert "breaks lacks 2 of 4 samples" in table.remarks
+
+
+def asks(request):
+    """A metric that asks the engine for something of its own."""
+
+    def odd(lm, sample, candidate):
+        yield request(sample)
+
+    return odd
+
+
+ODD_METRICS = {
+    "a tuple for a list": asks(lambda sample: (Probe(sample.clean, sample.zero(), sample.hellinger()),)),
+    "an edit that is too wide": asks(lambda sample: [Probe(sample.clean, Fade(0, torch.zeros(1, 50)), sample.hellinger())]),
+    "text for a number": lambda lm, sample, candidate: Value("a"),
+    "no detail": lambda lm, sample, candidate: Value(1.0, None),
+    "detail that is no JSON": lambda lm, sample, candidate: Value(1.0, {"a": np.ones(2)}),
+    "NaN in the detail": lambda lm, sample, candidate: Value(1.0, {"a": float("nan")}),
+    "no memory": lambda lm, sample, candidate: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
+}
+
+
+@pytest.mark.parametrize("name", ODD_METRICS)
+def test_whatever_a_metric_asks_or_gives_is_its_own_failure(lm, name):
+    metric("odd", source="a test", better="higher", measures="m", fools="f")(ODD_METRICS[name])
+    try:
+        mixed = balances(evaluate(lm, EXAMPLES[:2], ["occlusion"], ["soft_ns", "odd"], controls=[]))
+    finally:
+        METRICS.pop("odd")
+    status = {each.metric: each.status for each in mixed.records}
+    assert status["soft_ns"] == "ok"
+    assert status["odd"] == "oom" if name == "no memory" else status["odd"].startswith("error(")
 
 
 @pytest.mark.parametrize("wrong", ["short", "long", "nothing", "numbers"])
@@ -235,6 +268,11 @@ def test_attributions_that_are_there_already_are_taken_as_they_are(lm, found):
         evaluate(lm, EXAMPLES, {"mine": given[:2]}, ["soft_ns"])
     with pytest.raises(OptionError, match="other prompts"):
         evaluate(lm, EXAMPLES, {"mine": given[::-1]}, ["soft_ns"])
+    aimed = [noiser.attribute(lm, prompt, "occlusion", target=9) for prompt in PROMPTS]
+    assert balances(evaluate(lm, EXAMPLES, {"mine": aimed}, ["soft_ns"], controls=[])).statuses == {"error(OptionError)": 4}
+    other = [noiser.attribute(noiser.LanguageModel(lm.model, lm.tokenizer, name="other"), prompt, "occlusion") for prompt in PROMPTS]
+    with pytest.raises(OptionError, match="explain other, not"):
+        evaluate(lm, EXAMPLES, {"mine": other}, ["soft_ns"])
     longer = balances(evaluate(lm, EXAMPLES, {"mine": given, "recency": {}}, ["soft_ns"], controls=[], generate=2))
     assert {(each.method, each.status) for each in longer.records} == {("mine", "error(OptionError)"), ("recency", "ok")}
     aimed = balances(evaluate(lm, [Example(PROMPTS[0], target=9)], ["recency"], ["soft_ns"], controls=[], generate=2))
@@ -290,6 +328,11 @@ def test_names_carry_options():
         {"examples": [{"text": "no prompt"}]},
         {"examples": [{"prompt": "a", "gold": "b"}]},
         {"examples": [Example("a", id="x"), Example("b", id="x")]},
+        {"methods": ["occlusion:baseline=unk"], "metrics": {"soft_ns:masks=3": {"masks": 4}}},
+        {"methods": {"occlusion": "baseline=unk"}},
+        {"methods": {"mine": []}},
+        {"methods": {"mine": iter([])}},
+        {"controls": ["permuted", "permuted:occlusion"]},
         {"generate": 0},
         {"limit": 0},
     ],
@@ -368,8 +411,7 @@ def test_a_row_without_values_is_named_and_does_not_empty_the_table():
     table = made({"a": np.arange(12.0), "gone": np.full(12, np.nan), "random": np.ones(12)})
     assert table.samples == 12
     assert "gone has no value at all" in table.remarks
-    assert table.rows[-1].method == "gone"
-    assert table.rows[-1].statuses == {"nonfinite": 12}
+    assert next(row.statuses for row in table.rows if row.method == "gone") == {"nonfinite": 12}
     empty = made({"a": np.full(3, np.nan), "random": np.full(3, np.nan)})
     assert empty.samples == 0
     assert all(row.mean.value is None for row in empty.rows)
@@ -380,3 +422,31 @@ def test_scores_that_are_no_numbers_are_refused_by_every_metric(lm):
 
     with pytest.raises(NonFiniteError):
         Candidate(np.array([np.nan]))
+
+
+def test_names_are_never_in_each_others_way(lm):
+    examples = [Example(PROMPTS[0], id="1"), PROMPTS[1], Example(PROMPTS[2], id="2", group="1"), {"prompt": PROMPTS[3], "id": "\ud800"}]
+    found = balances(evaluate(lm, examples, ["recency"], ["soft_ns"], controls=[]))
+    assert [each.sample for each in found.records] == ["1", "1'", "2", "\\ud800"]
+    assert found.summaries[0].clusters == 4, "a group called as a sample is another cluster"
+    found.to_json().encode()
+
+
+def test_rows_without_values_stay_with_their_kind():
+    table = made({"a": np.arange(12.0), "gone": np.full(12, np.nan), "random": np.ones(12)})
+    assert [row.method for row in table.rows] == ["a", "gone", "random"]
+
+
+def test_the_draws_held_at_a_time_are_bounded(lm, monkeypatch, found):
+    monkeypatch.setattr("noiser.evaluation.judge.RESIDENT", 1)
+    again = evaluate(lm, EXAMPLES, FAST, ["soft_ns", "soft_nc"])
+    for key, value in values(again).items():
+        assert values(found)[key] == pytest.approx(value, abs=1e-6)
+
+
+def test_the_global_generators_stay_where_they_are(lm):
+    before = torch.get_rng_state(), np.random.get_state()[1].tobytes()
+    evaluate(lm, EXAMPLES[:2], ["occlusion"], ["soft_ns", "aopc:operator=resample"])
+    noiser.check(lm, ["recency"], prompts=PROMPTS)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tobytes() == before[1]

@@ -157,6 +157,27 @@ def test_the_circuits_do_what_they_say():
     assert float(clean.logits[0] - clean.logits[1]) == pytest.approx(-0.5, abs=1e-6)
 
 
+def test_what_the_model_does_not_allow_is_not_the_methods_fault(lm, monkeypatch):
+    """At the context limit there is no room for one token more; and a copy of the model may not fit."""
+    monkeypatch.setattr("noiser.sanity.checks.shuffled", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    found = outcomes(check(lm, ["occlusion"], prompts=[(7,) * 64, (5, 9, 120)]), "occlusion")
+    assert found["null_token"] == found["shuffled_weights"] == "not applicable"
+    assert found["batch_invariance"] == "pass"
+
+
+def test_no_figure_is_no_number():
+    """JSON has no NaN: scores that are none have no figure."""
+    lm = noiser.LanguageModel(tiny("llama"), byte_tokenizer())
+    broken("[/x] nan", lambda scores, clean: scores * np.nan)
+    try:
+        found = check(lm, ["[/x] nan"], prompts=PROMPTS[:2])
+    finally:
+        METHODS.pop("[/x] nan")
+    assert {each.outcome for each in found.verdicts} == {"fail"}
+    json.loads(found.to_json(), parse_constant=pytest.fail)
+    assert "[/x] nan" in str(found)
+
+
 def test_prompts_that_are_too_few_or_short_are_refused(lm):
     for prompts in ([PROMPTS[0]], [PROMPTS[0], (5, 9)]):
         with pytest.raises(OptionError, match="at least two prompts of at least three tokens"):

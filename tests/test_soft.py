@@ -249,6 +249,38 @@ def test_a_model_that_ignores_its_input_is_undefined():
     assert "d0 = 0" in found.reason
 
 
+def test_all_protocols_agree_on_what_is_undefined(lm):
+    """A head so flat that the distribution hardly moves: H near 1e-4, its square below 1e-5."""
+    model = tiny("llama")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2e-4)
+    flat = noiser.LanguageModel(model, byte_tokenizer())
+    share = np.maximum(SCORES, 0) / np.maximum(SCORES, 0).sum()
+    (paper,), (official,) = (measured(flat, "soft_nc", [Candidate(share)], protocol=protocol) for protocol in ("paper", "official"))
+    assert 1e-5 < paper.detail["d0"] < 1e-3
+    assert official.value == pytest.approx(np.mean(np.square(paper.detail["masks"])), rel=1e-6)
+    (up,) = measured(lm, "soft_nc", [Candidate(SCORES)], question=Question(_rising(lm)), distance="probability")
+    assert up.value is None
+    assert "no less probable without any input" in up.reason
+
+
+def _rising(lm):
+    """A token that is more probable after nothing than after the prompt."""
+    with torch.no_grad():
+        embeds = lm.model.get_input_embeddings()(torch.tensor([PROMPT]))
+        clean, zero = lm.model(inputs_embeds=torch.cat([embeds, 0 * embeds])).logits[:, -1, :250].softmax(-1)
+    return int((zero - clean).argmax())
+
+
+def test_scores_of_any_span_of_sizes_keep_the_budget():
+    for scores in ([1.0, 1e-323, 1e-310], [5e-324, 5e-324], [1e308, 1e308, 1.0], [1e-300, -1.0, 1e300]):
+        for share in shares(8):
+            q = proportional(np.array(scores), share)
+            assert np.isfinite(q).all()
+            assert q.max() <= 1
+            assert q.mean() == pytest.approx(share, abs=1e-12)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_no_numbers_are_refused(wrong):
     with pytest.raises(NonFiniteError, match="nothing to judge"):

@@ -148,10 +148,14 @@ def _scored(lm: LanguageModel, method: Method, posed: Posed, options: Mapping[st
     clean, goal = posed
     found = method.function(lm, clean, goal, **options)
     scored = (yield from cast(Asking[Scored], found)) if isgenerator(found) else found
-    if not isinstance(scored, Scored) or np.shape(scored.scores) != (len(clean.prompt),):
+    if not isinstance(scored, Scored) or not isinstance(scored.notes, Mapping) or not _fits(scored.scores, len(clean.prompt)):
         came = f"scores of shape {np.shape(scored.scores)}" if isinstance(scored, Scored) else type(scored).__name__
         raise ForeignError(f"{method.name} has to return a Scored with one score for each of {len(clean.prompt)} tokens; it gave {came}")
     return scored
+
+
+def _fits(scores: Any, length: int) -> bool:
+    return isinstance(scores, np.ndarray) and scores.shape == (length,) and scores.dtype.kind in "fiub"
 
 
 def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any]) -> Attribution:

@@ -51,7 +51,8 @@ class Record:
     """What became of one example, method and metric."""
 
     sample: str
-    group: str
+    group: str | None
+    """None: it is a group of its own."""
     method: str
     metric: str
     status: str

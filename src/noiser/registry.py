@@ -144,6 +144,17 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
+def read_label(label: str) -> tuple[str, dict[str, str]]:
+    """`noiser:bound=l2+steps=5` as the name and the options in their text form; a colon without options is part of the name."""
+    name, colon, rest = label.rpartition(":")
+    if not colon or "=" not in rest:
+        return label, {}
+    pairs = [part.partition("=") for part in rest.split("+")]
+    if not name or not all(key and separator for key, separator, _ in pairs):
+        raise OptionError(f"options in a name read NAME:OPTION=VALUE+OPTION=VALUE; got {label!r}")
+    return name, {key: value for key, _, value in pairs}
+
+
 def _keyword_only(function: Callable) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}

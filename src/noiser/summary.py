@@ -1,6 +1,5 @@
 """From records to tables: means, ratios to random, intervals, groups, and what has to be said in words."""
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +22,16 @@ Statistic = Callable[[Float[np.ndarray, "*shape columns"]], Float[np.ndarray, "*
 """From the means of a table's columns to the number that its rows are ranked by."""
 
 
-def summarise(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge]) -> tuple[Summary, ...]:
-    """A table for each metric; where Soft-NS and Soft-NC were measured alike, the sum of their log-ratios as another."""
+def summarise(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0) -> tuple[Summary, ...]:
+    """A table for each metric; where Soft-NS and Soft-NC were measured alike, the sum of their log-ratios as another. The seed
+    is that of the bootstrap."""
     tables: list[Summary | None] = []
     for place, gauge in enumerate(gauges):
-        tables.append(_table(records, contenders, [gauge], gauge.label))
+        tables.append(_table(records, contenders, [gauge], gauge.label, seed))
         for other in gauges[:place]:
             pair = sorted((gauge, other), key=lambda each: each.metric, reverse=True)
             if [each.metric for each in pair] == ["soft_ns", "soft_nc"] and gauge.options == other.options:
-                tables.append(_table(records, contenders, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1)))
+                tables.append(_table(records, contenders, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1), seed))
     return tuple(table for table in tables if table is not None)
 
 
@@ -45,7 +45,7 @@ class _Values:
     remarks: list[str]
 
 
-def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], label: str) -> Summary | None:
+def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], label: str, seed: int) -> Summary | None:
     """One metric's table; or of Soft-NS and Soft-NC together, which only their log-ratios can be added up for."""
     found = _complete(records, contenders, gauges)
     better, statuses = gauges[0].better, _statuses(records, gauges)
@@ -54,7 +54,7 @@ def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: S
         return None
     if not found.values.size:
         return Summary(label, better, tuple(_empty(each, statuses) for each in contenders), 0, 0, (), tuple(found.remarks))
-    boot = ClusterBootstrap(found.clusters)
+    boot = ClusterBootstrap(found.clusters, seed=seed)
     means = found.values.mean(0), boot.means(found.values)
     ratios = [_log_ratio(each, reference) for each in means] if gauges[0].relative and reference is not None else None
     plain = [each[..., 0] for each in means] if len(gauges) == 1 else None
@@ -69,6 +69,7 @@ def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: S
         return Row(own.label, own.control, numbers[0] or Number(None), numbers[1], letters.get(place, ""), statuses[own.label])
 
     rows = [row(place) for place in comparing.order()] + [_empty(each, statuses) for each in contenders if each not in found.rows]
+    rows.sort(key=lambda row: row.control)
     few = [f"only {boot.clusters} clusters: the intervals are rough"] if boot.clusters < FEW else []
     remarks = (*comparing.remarks(), *found.remarks, *few)
     return Summary(label, better, tuple(rows), len(found.values), boot.clusters, tuple(differences), remarks)
@@ -81,7 +82,7 @@ def _empty(contender: Contender, statuses: Mapping[str, dict[str, int]]) -> Row:
 def _complete(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge]) -> _Values:
     """Rows without any value are left out, and then samples that lack one in any row, so that all rows stand on the same."""
     labels = [gauge.label for gauge in gauges]
-    clusters = {record.sample: record.group for record in records}
+    clusters = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
     value = {(each.sample, each.method, each.metric): each.value for each in records if each.status == OK}
     samples = list(clusters)
     cells = np.array(
@@ -115,8 +116,7 @@ def _statuses(records: Sequence[Record], gauges: Sequence[Gauge]) -> Mapping[str
 def _log_ratio(means: Float[np.ndarray, "*shape rows gauges"], reference: int | None) -> Float[np.ndarray, "*shape rows"]:
     """log(mean / mean of random), summed over the gauges; NaN or infinite where a mean is not positive."""
     assert reference is not None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the logarithm of 0 is said as a number that is missing
+    with np.errstate(all="ignore"):  # the logarithm of 0 is said as a number that is missing
         return (np.log(means) - np.log(means[..., [reference], :])).sum(-1)
 
 
@@ -152,7 +152,8 @@ class _Comparing:
         """For each pair how much better the first is, with interval, and p after Holm's correction over all of them."""
         found = []
         for one, other in pairs:
-            difference, resampled = self.whole[one] - self.whole[other], self.resampled[:, one] - self.resampled[:, other]
+            with np.errstate(invalid="ignore"):
+                difference, resampled = self.whole[one] - self.whole[other], self.resampled[:, one] - self.resampled[:, other]
             finite = bool(np.isfinite(difference))
             p = self.boot.p_value(float(difference), resampled) if finite else None
             number = _number(self.boot, self.sign * float(difference), self.sign * resampled) if finite else Number(None)

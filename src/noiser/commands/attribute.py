@@ -1,6 +1,5 @@
 """`noiser attribute`: prompts in, heat maps or JSON out; everything else goes to standard error."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -9,8 +8,8 @@ import noiser.methods
 from noiser.attribution import Attribution, Failure, attribute_many
 from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
-from noiser.commands.wanted import Asked, check_display, existing, read_messages, read_settings
-from noiser.errors import NoiserError, OptionError, PromptError
+from noiser.commands.wanted import Asked, check_display, decoded, existing, read_lines, read_messages, read_settings
+from noiser.errors import OptionError
 from noiser.lm.load import load
 from noiser.lm.question import Question
 
@@ -67,7 +66,7 @@ def output(form: str | None, path: Any, *, many: bool) -> Output:
 
 def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Output) -> int:
     """Explain and write; the exit status is 1 if any prompt failed, after all the others were done."""
-    lines = None if wanted.file is None else _read_lines(wanted.file)
+    lines = None if wanted.file is None else read_lines(wanted.file)
     with progress() as watch:
         watch.say(f"loading {model}")
         lm = load(model, **load_options)
@@ -85,7 +84,7 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
 
 def _run_lines(lm: Any, lines: list[tuple[int, bytes]], wanted: Wanted, output: Output, watch: Any) -> int:
     """Every line ends as a result or an error, and the last line of standard error counts both."""
-    texts = [_decoded(raw) for _, raw in lines]
+    texts = [decoded(raw) for _, raw in lines]
     readable = [text for text in texts if isinstance(text, str)]
     results = attribute_many(lm, readable, wanted.method, errors="return", **vars(wanted.question), **wanted.options)
     failed = 0
@@ -144,17 +143,3 @@ def _write_heatmap(result: Attribution | Failure, line: int | None, wanted: Want
         screen.print(Text(f"Error: {visible(str(result.error))}", style="red"))
     else:
         screen.print(heatmap(result, wanted.normalize, wanted.by))
-
-
-def _read_lines(file: str) -> list[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1 on. Only a newline ends a line."""
-    raw = sys.stdin.buffer.read() if file == "-" else existing(file).read_bytes()
-    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return [(number, line.removesuffix(b"\r")) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _decoded(raw: bytes) -> str | NoiserError:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        return PromptError(f"the line is not UTF-8: byte 0x{raw[error.start]:02x} at {error.start}")

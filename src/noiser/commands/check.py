@@ -7,10 +7,11 @@ from typing import Any
 import noiser.methods
 from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
-from noiser.commands.wanted import assigned, existing, read_names
+from noiser.commands.wanted import assigned, decoded, read_lines, read_names
 from noiser.errors import OptionError
-from noiser.evaluation.plan import entrants, read_label
+from noiser.evaluation.plan import entrants
 from noiser.lm.load import load
+from noiser.registry import read_label
 from noiser.sanity import PROMPTS, check
 
 FORMATS = ("table", "json")
@@ -35,10 +36,11 @@ class Wanted:
 
 
 def _lines(file: str) -> list[str]:
-    try:
-        return [line for line in existing(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
+    texts = [decoded(line) for _, line in read_lines(file)]
+    wrong = next((each for each in texts if not isinstance(each, str)), None)
+    if wrong is not None:
+        raise OptionError(f"{file}: {wrong}")
+    return [each for each in texts if isinstance(each, str)]
 
 
 def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Output) -> int:

@@ -1,22 +1,22 @@
 """`noiser evaluate`: prompts and methods in, a table of how faithful they are out."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import noiser.methods
 from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
-from noiser.commands.wanted import assigned, existing, read_names
+from noiser.commands.wanted import assigned, decoded, read_lines, read_names
 from noiser.errors import OptionError, PromptError
 from noiser.evaluation import evaluate
-from noiser.evaluation.plan import as_examples, entrants, measurings, read_label
+from noiser.evaluation.plan import as_examples, entrants, free_name, measurings
 from noiser.evidence import Evaluation, Example
 from noiser.lm.load import load
 from noiser.metrics import METRICS, find_metric
+from noiser.registry import read_label
 
 FORMATS = ("table", "json")
 FIELDS = ("prompt", "target", "id", "group")
@@ -49,8 +49,11 @@ class Wanted:
         """From names of methods, controls and metrics, and what is set for them. Raises OptionError for what does not fit."""
         if prompts is None:
             raise OptionError("give --prompts FILE, one prompt a line (- is standard input), or --list to read about the metrics")
-        if plots is not None and plots.exists() and not plots.is_dir():
-            raise OptionError(f"--plots wants a folder; {plots} is a file")
+        if plots is not None:
+            try:
+                plots.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OptionError(f"--plots wants a folder that can be written; {plots}: {error.strerror}") from error
         methods, controls, metrics = (
             read_names(option, given) for option, given in zip(("--methods", "--controls", "--metrics"), names, strict=True)
         )
@@ -72,31 +75,29 @@ class Wanted:
 def read_examples(file: str) -> list[Example]:
     """A prompt a line, or with `.jsonl` an object a line; blank lines are passed over. A line that is neither costs the others
     nothing: it becomes an example that failed. Raises OptionError where there is no line at all, or an id comes twice."""
-    raw = sys.stdin.buffer.read() if file == "-" else existing(file).read_bytes()
-    lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
+    lines = read_lines(file)
     if not lines:
         raise OptionError(f"there are no prompts in {'standard input' if file == '-' else file}")
-    return as_examples([_example(number, line, objects=file.endswith((".jsonl", ".ndjson"))) for number, line in lines])
+    found = [(number, _example(number, line, objects=file.endswith((".jsonl", ".ndjson")))) for number, line in lines]
+    taken = [each.id for _, each in found if each.id is not None]
+    return as_examples(each if each.id is not None else replace(each, id=free_name(str(number), taken)) for number, each in found)
 
 
 def _example(number: int, line: bytes, *, objects: bool) -> Example:
-    name = str(number)
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        return Example(PromptError(f"line {number} is not UTF-8: {error.reason} at byte {error.start}"), id=name)
+    text = decoded(line)
+    if not isinstance(text, str):
+        return Example(PromptError(f"line {number}: {text}"))
     if not objects:
-        return Example(text, id=name)
+        return Example(text)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Example(PromptError(f"line {number} is not JSON: {error}"), id=name)
+        return Example(PromptError(f"line {number} is not JSON: {error}"))
     if not isinstance(found, dict) or not isinstance(found.get("prompt"), str | list):
-        return Example(
-            PromptError(f'line {number} wants an object with a "prompt" that is text, ids or messages; got {text[:80]}'), id=name
-        )
+        wanted = 'an object with a "prompt" that is text, ids or messages'
+        return Example(PromptError(f"line {number} wants {wanted}; got {text[:80]}"))
     own = {key: found[key] for key in FIELDS if found.get(key) is not None}
-    return Example(**{"id": name, **own, **{key: str(own[key]) for key in ("id", "group") if key in own}})
+    return Example(**{**own, **{key: str(own[key]) for key in ("id", "group") if key in own}})
 
 
 def _share(option: str, value: Any, has: Mapping[str, Mapping[str, Any]], given: dict[str, dict[str, Any]]) -> None:
@@ -126,13 +127,12 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
             seed=wanted.seed,
             on_sample=lambda _: watch.advance(),
         )
-        if wanted.plots is not None:
-            from noiser.views.plots import save_plots
-
-            paths = save_plots(found, wanted.plots)
-            watch.say(f"{len(paths)} plots in {wanted.plots}", keep=True)
     with output.opened() as sink:
         _write(found, output, sink)
+    if wanted.plots is not None:
+        from noiser.views.plots import save_plots
+
+        save_plots(found, wanted.plots)
     return 0 if set(found.statuses) <= set(HARMLESS) else 1
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noiser.errors import OptionError
+from noiser.errors import NoiserError, OptionError, PromptError
 from noiser.lm.question import Question
 from noiser.normalization import NORMALIZATIONS
+from noiser.registry import read_label
 from noiser.units import UNITS
 
 
@@ -50,15 +51,31 @@ def read_settings(settings: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def read_lines(file: str) -> list[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1 on. Only a newline ends a line; - is standard input."""
+    raw = sys.stdin.buffer.read() if file == "-" else existing(file).read_bytes()
+    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return [(number, line.removesuffix(b"\r")) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def decoded(line: bytes) -> str | NoiserError:
+    """The line as text, or what is wrong with it."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        return PromptError(f"the line is not UTF-8: byte 0x{line[error.start]:02x} at {error.start}")
+
+
 def assigned(settings: Sequence[str], has: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, dict[str, str]]:
-    """For each name in `has` what is set for it: NAME.OPTION=VALUE for one, OPTION=VALUE for all that have it.
+    """For each name in `has` what is set for it: NAME.OPTION=VALUE for one, OPTION=VALUE for all that have it and do not say
+    otherwise themselves (`noiser:steps=5`).
 
     Raises OptionError for a name or an option that is not there; `where` says where the names come from.
     """
     given: dict[str, dict[str, str]] = {name: {} for name in has}
     for key, value in read_settings(settings).items():
         name, dot, option = key.rpartition(".")
-        takers = [name] if dot else [each for each in has if option in has[each]]
+        takers = [name] if dot else [each for each in has if option in has[each] and option not in read_label(each)[1]]
         if dot and name not in has:
             raise OptionError(f"--set {key}: {name!r} is not among {where}")
         if not takers:

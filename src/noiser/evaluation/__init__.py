@@ -66,14 +66,15 @@ def evaluate(
     Every example, method and metric ends as one record with a status. Raises OptionError for what does not exist or fit;
     what goes wrong with single samples is in the records. Returns an Evaluation: `print` it, `.summaries`, `.records`.
     """
+    for number in (generate, limit):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise OptionError(f"generate and limit are whole numbers from 1 on; got {number!r}")
     chosen = as_examples(examples)
     rows = entrants(methods, controls, seed, len(chosen[:limit]))
     columns = measurings(metrics, seed)
-    if (generate is not None and generate < 1) or (limit is not None and limit < 1):
-        raise OptionError(f"generate and limit count from 1 on; got {generate if generate is not None else limit}")
     prompts = [_read(lm, example) for example in chosen]
-    bench = _Bench(lm, rows, columns, [each for each in prompts if isinstance(each, Prompt)], seed)
-    bench.check_pool()
+    bench = _Bench(lm, rows, columns, prompts, seed)
+    bench.check()
     work = list(zip(chosen, prompts, strict=True))[:limit]
     records: list[Record] = []
     for start in range(0, len(work), SIDE_BY_SIDE):
@@ -83,7 +84,7 @@ def evaluate(
                 on_sample(found[0].sample)
     contenders, gauges = tuple(row.contender for row in rows), tuple(column.gauge for column in columns)
     found = Evaluation(
-        lm.name, lm.revision, seed, contenders, gauges, len(work), tuple(records), summarise(records, contenders, gauges), bench.costs
+        lm.name, lm.revision, seed, contenders, gauges, len(work), tuple(records), summarise(records, contenders, gauges, seed), bench.costs
     )
     assert len(records) == found.planned, f"{len(records)} records for {found.planned} planned"
     return found
@@ -102,16 +103,29 @@ class _Bench:
     """The rows and columns, run on some examples at a time."""
 
     def __init__(
-        self, lm: LanguageModel, rows: Sequence[Entrant], columns: Sequence[Measuring], prompts: Sequence[Prompt], seed: int
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Entrant],
+        columns: Sequence[Measuring],
+        prompts: Sequence[Prompt | NoiserError],
+        seed: int,
     ) -> None:
-        self.lm, self.rows, self.columns, self.seed = lm, rows, columns, seed
+        self.lm, self.rows, self.columns, self.prompts, self.seed = lm, rows, columns, prompts, seed
         self.costs: dict[str, Cost] = {}
-        self._ids = sorted({prompt.input_ids: prompt for prompt in prompts}.items())
+        self._resamples = any(column.gauge.options.get("operator") == "resample" for column in columns)
+        self._ids = sorted({prompt.input_ids: prompt for prompt in prompts if isinstance(prompt, Prompt)}.items())
 
-    def check_pool(self) -> None:
-        """Raises OptionError where tokens of other prompts are wanted and there is only one prompt."""
-        if len(self._ids) < 2 and any(column.gauge.options.get("operator") == "resample" for column in self.columns):
+    def check(self) -> None:
+        """Raises OptionError where tokens of other prompts are wanted and there is only one prompt, and for Attributions of
+        other prompts or of another model."""
+        if self._resamples and len(self.prompts) < 2:
             raise OptionError("operator=resample takes its tokens from other prompts: give more than one")
+        for row in self.rows:
+            for given, prompt in zip(row.given or (), self.prompts, strict=False):
+                if given.model != self.lm.name:
+                    raise OptionError(f"{row.contender.label}: the Attributions given explain {given.model}, not {self.lm.name}")
+                if isinstance(prompt, Prompt) and given.prompt.input_ids[: len(prompt)] != prompt.input_ids:
+                    raise OptionError(f"{row.contender.label}: the Attributions given are of other prompts than the examples")
 
     def run(self, work: Sequence[tuple[Example, Prompt | NoiserError]], start: int, generate: int | None) -> Iterator[list[Record]]:
         """The records of each example: those of the methods' attributions, judged by every metric."""
@@ -121,8 +135,10 @@ class _Bench:
         cases, failures = [], {}
         for turn, (place, prompt, question) in enumerate(readable):
             example = work[place][0]
-            scores, failures[place] = self._scores(example, {label: found[turn] for label, found in results.items()})
-            cases.append(Case(str(example.id), _group(example), prompt, question, scores, self._pool(prompt)))
+            own = {label: found[turn] for label, found in results.items()}
+            scores, failures[place] = self._scores(example, own)
+            explained = {row.contender.label: _targets(own[row.of or row.contender.label]) for row in self.rows}
+            cases.append(Case(str(example.id), example.group, prompt, question, scores, explained, self._pool(prompt)))
         done = judged(self.lm, cases, self.columns)
         for place, (example, _) in enumerate(work):
             said = asked[place]
@@ -152,7 +168,7 @@ class _Bench:
 
     def _results(self, row: Entrant, readable: Sequence[tuple[int, Prompt, Question]], start: int) -> list[Result]:
         if row.given is not None:
-            return [_fitting(row.contender.label, row.given[start + place], prompt) for place, prompt, _ in readable]
+            return [row.given[start + place] for place, _, _ in readable]
         if row.method is None:
             return [None] * len(readable)
         method = replace(row.method, function=guarded(row.method.function))
@@ -181,11 +197,11 @@ class _Bench:
 
     def _failed(self, example: Example, label: str, error: NoiserError) -> list[Record]:
         said = status_of(error), None, str(error)
-        return [Record(str(example.id), _group(example), label, column.gauge.label, *said) for column in self.columns]
+        return [Record(str(example.id), example.group, label, column.gauge.label, *said) for column in self.columns]
 
     def _pool(self, prompt: Prompt) -> list[int]:
         """The other prompts' tokens, special ones left out; the same whatever order the examples come in."""
-        others = (other for ids, other in self._ids if ids != prompt.input_ids)
+        others = [other for ids, other in self._ids if ids != prompt.input_ids] if self._resamples else []
         return [token for other in others for token, special in zip(other.input_ids, other.special, strict=True) if not special]
 
     def _spend(self, label: str, cost: Cost) -> None:
@@ -196,10 +212,6 @@ class _Bench:
             before.backward_tokens + cost.backward_tokens,
             max(before.peak_bytes, cost.peak_bytes),
         )
-
-
-def _group(example: Example) -> str:
-    return str(example.id if example.group is None else example.group)
 
 
 def _continued(prompt: Prompt, count: int | None) -> Asking[Any]:
@@ -214,10 +226,8 @@ def _question(prompt: Prompt, asked: Mapping[str, Any]) -> tuple[Prompt, Questio
         return error
 
 
-def _fitting(label: str, given: Attribution, prompt: Prompt) -> Attribution:
-    if given.prompt.input_ids[: len(prompt)] != prompt.input_ids:
-        raise OptionError(f"{label}: the Attributions given are of other prompts than the examples")
-    return given
+def _targets(found: Result) -> list[tuple[int, ...]]:
+    return [target.token_ids for target in found.targets] if isinstance(found, Attribution) else []
 
 
 def _candidates(attribution: Attribution, permuted: int | None) -> list[Candidate]:

@@ -1,8 +1,10 @@
 """All methods and metrics on one example: one generator, whose rows share batches and none of which runs twice."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isgenerator
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ from noiser.evaluation.plan import Measuring
 from noiser.evidence import OK, Record
 from noiser.lm.asking import Asking
 from noiser.lm.goal import pose
+from noiser.lm.memory import memory_told_apart
 from noiser.lm.question import Question
 from noiser.lm.runner import LanguageModel
-from noiser.lm.side_by_side import Job, side_by_side
+from noiser.lm.side_by_side import SIDE_BY_SIDE, Job, side_by_side
 from noiser.lm.together import once, together
 from noiser.metrics.sample import Candidate, Sample, Value
 from noiser.prompts import Prompt
@@ -25,15 +28,19 @@ class Case:
     """One example with every method's scores, ready to be judged."""
 
     name: str
-    group: str
+    group: str | None
     prompt: Prompt
     question: Question
     candidates: Mapping[str, Sequence[Candidate]]
     """By the method's label; one for each explained token."""
+    explained: Mapping[str, Sequence[tuple[int, ...]]]
+    """By the method's label: what its scores explain, the ids of each target."""
     pool: Sequence[int]
     """Ids of tokens of the other examples' prompts."""
 
 
+RESIDENT = 1 << 30
+"""Bytes of uniform draws that are held at a time."""
 Task = tuple[Case, tuple[str, ...], tuple[Measuring, ...]]
 """An example, and which methods and metrics of it."""
 
@@ -44,7 +51,8 @@ def judged(lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measur
     Where something fails in a case, its methods and metrics are run one by one, so that each failure is its own.
     """
     tasks: list[Task] = [(case, tuple(case.candidates), tuple(measurings)) for case in cases]
-    for (case, labels, columns), job in zip(tasks, side_by_side(lm, (_judge(lm, *task) for task in tasks)), strict=True):
+    running = side_by_side(lm, (_judge(lm, *task) for task in tasks), _at_once(lm, cases, measurings))
+    for (case, labels, columns), job in zip(tasks, running, strict=True):
         if job.error is None:
             yield list(_records((case, labels, columns), job)), job
             continue
@@ -56,13 +64,23 @@ def judged(lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measur
         yield [record for task, each in zip(alone, jobs, strict=True) for record in _records(task, each)], job
 
 
+def _at_once(lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measuring]) -> int:
+    """How many cases may keep their masks' draws at a time: as many as fit into RESIDENT bytes, at least one."""
+    drawn = {(column.gauge.options.get("masks", 0), column.gauge.options.get("seed", 0)) for column in measurings}
+    masks = sum(count for count, _ in drawn)
+    width = lm.model.get_input_embeddings().weight.shape[-1]
+    scored = max((sum(len(each.scores) for each in next(iter(case.candidates.values()), ())) for case in cases), default=1)
+    return max(1, min(SIDE_BY_SIDE, RESIDENT // max(1, 4 * masks * width * scored)))
+
+
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """A method's or metric's function as a generator whose own exceptions come as a ForeignError."""
 
     def run(*arguments: Any, **options: Any) -> Any:
         try:
-            found = function(*arguments, **options)
-            return (yield from found) if isgenerator(found) else found
+            with memory_told_apart():
+                found = function(*arguments, **options)
+                return (yield from found) if isgenerator(found) else found
         except NoiserError:
             raise
         except Exception as error:
@@ -86,8 +104,8 @@ def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequen
     posed = yield from pose(lm.tokens, case.prompt, case.question, None)
     samples = [Sample(lm, clean, goal, case.pool) for clean, goal in posed]
     for label in labels:
-        if [len(each.scores) for each in case.candidates[label]] != [sample.seq for sample in samples]:
-            raise OptionError(f"{label}: the scores given are not for the tokens before each explained one")
+        if list(case.explained[label]) != [goal.target.token_ids for _, goal in posed]:
+            raise OptionError(f"{label}: the scores given explain other tokens than the example asks for")
     parts = [
         _measured(lm, column, sample, candidate)
         for label in labels
@@ -99,8 +117,13 @@ def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequen
 
 def _measured(lm: LanguageModel, column: Measuring, sample: Sample, candidate: Candidate) -> Asking[Value]:
     found = yield from guarded(column.metric.function)(lm, sample, candidate, **column.gauge.options)
-    if not isinstance(found, Value):
-        raise ForeignError(f"{column.metric.name} has to return a Value; it gave {type(found).__name__}")
+    if not isinstance(found, Value) or not (found.value is None or isinstance(found.value, Real)):
+        came = f"one of a {type(found.value).__name__}" if isinstance(found, Value) else type(found).__name__
+        raise ForeignError(f"{column.metric.name} has to return a Value of a number or None; it gave {came}")
+    try:
+        json.dumps(found.detail, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ForeignError(f"{column.metric.name}: what a value is made of has to be plain JSON: {error}") from error
     return found
 
 

@@ -1,5 +1,6 @@
 """What is to be evaluated: examples, methods, controls and metrics, all checked before the model runs."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -7,9 +8,8 @@ from typing import Any
 import noiser.methods
 from noiser.errors import OptionError
 from noiser.evidence import Contender, Example, Gauge
-from noiser.lm.chat import is_chat
 from noiser.metrics import find_metric
-from noiser.registry import Method, Metric
+from noiser.registry import Method, Metric, read_label
 from noiser.types import Attribution
 
 DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
@@ -41,17 +41,6 @@ class Measuring:
     metric: Metric
 
 
-def read_label(label: str) -> tuple[str, dict[str, str]]:
-    """`noiser:bound=l2+steps=5` as the name and the options in their text form; a colon without options is part of the name."""
-    name, colon, rest = label.rpartition(":")
-    if not colon or "=" not in rest:
-        return label, {}
-    pairs = [part.partition("=") for part in rest.split("+")]
-    if not name or not all(key and separator for key, separator, _ in pairs):
-        raise OptionError(f"options in a name read NAME:OPTION=VALUE+OPTION=VALUE; got {label!r}")
-    return name, {key: value for key, _, value in pairs}
-
-
 def entrants(methods: Chosen, controls: Sequence[str], seed: int, examples: int) -> list[Entrant]:
     """The methods and then the controls that are not among them. Raises OptionError for what does not exist or fit."""
     chosen = _mapping(methods, "methods")
@@ -61,6 +50,10 @@ def entrants(methods: Chosen, controls: Sequence[str], seed: int, examples: int)
             found.append(_permuted(label, list(chosen)))
         elif label not in chosen:
             found.append(_entrant(label, {}, seed, examples, control=True))
+    names = [each.contender.label for each in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise OptionError(f"each row once; {', '.join(twice)} came twice")
     return found
 
 
@@ -70,7 +63,7 @@ def measurings(metrics: Chosen, seed: int) -> list[Measuring]:
     for label, given in _mapping(metrics, "metrics").items():
         name, own = read_label(label)
         metric = find_metric(name)
-        options = metric.resolve(_seeded(metric.options, {**own, **(given or {})}, seed))
+        options = metric.resolve(_seeded(metric.options, _merged(label, own, given), seed))
         found.append(Measuring(Gauge(label, name, options, metric.better, metric.relative), metric))
     return found
 
@@ -86,20 +79,37 @@ def as_examples(given: Iterable[Any]) -> list[Example]:
     made = [_example(each) for each in given]
     if not made:
         raise OptionError("there are no examples: give at least one prompt")
-    named = [
-        Example(each.prompt, each.target, each.id if each.id is not None else str(place), each.group) for place, each in enumerate(made)
-    ]
-    names = [str(each.id) for each in named]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    names = [_printable(each.id) for each in made if each.id is not None]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise OptionError(f"each example needs an id of its own; {', '.join(twice[:3])} came twice")
-    return named
+        raise OptionError(f"each example needs an id of its own; {', '.join(sorted(twice)[:3])} came twice")
+    return [
+        Example(
+            each.prompt,
+            each.target,
+            _printable(each.id) if each.id is not None else free_name(str(place), names),
+            _printable(each.group) if each.group is not None else None,
+        )
+        for place, each in enumerate(made)
+    ]
+
+
+def free_name(wanted: str, taken: Sequence[str]) -> str:
+    """The name, or where somebody has it already the name with as many primes as it takes."""
+    while wanted in taken:
+        wanted += "'"
+    return wanted
+
+
+def _printable(name: Any) -> str:
+    """As text that can be written: lone surrogates as their escapes."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _example(given: Any) -> Example:
     if isinstance(given, Example):
         return given
-    if not isinstance(given, Mapping) or is_chat([given]) is False:
+    if not isinstance(given, Mapping):
         return Example(given)
     if "prompt" not in given:
         raise OptionError(f"an example needs a prompt; got {', '.join(map(str, given))}")
@@ -113,6 +123,7 @@ def _example(given: Any) -> Example:
 def _mapping(chosen: Any, what: str, *, empty: bool = False) -> dict[str, Any]:
     if isinstance(chosen, str):
         raise OptionError(f"{what} are a sequence of names; got the single text {chosen!r}")
+    chosen = chosen if isinstance(chosen, Mapping) else list(chosen)
     if not isinstance(chosen, Mapping) and len(set(chosen)) < len(chosen):
         raise OptionError(f"{what}: each once; got {', '.join(chosen)}")
     if not chosen and not empty:
@@ -122,13 +133,29 @@ def _mapping(chosen: Any, what: str, *, empty: bool = False) -> dict[str, Any]:
 
 def _entrant(label: str, given: Any, seed: int, examples: int, *, control: bool = False) -> Entrant:
     if isinstance(given, list | tuple):
-        if len(given) != examples or not all(isinstance(each, Attribution) for each in given):
-            raise OptionError(f"{label}: wanted {examples} Attributions, one for each example; got {len(given)}")
+        wrong = next((type(each).__name__ for each in given if not isinstance(each, Attribution)), None)
+        if not examples or len(given) != examples or wrong:
+            wanted = (
+                f"wanted {examples} Attributions, one for each example"
+                if examples
+                else "Attributions that are there already do not fit here"
+            )
+            raise OptionError(f"{label}: {wanted}; got {len(given)}" + (f", a {wrong} among them" if wrong else ""))
         return Entrant(Contender(label, given[0].method, dict(given[0].options), control), None, given=given)
+    if given is not None and not isinstance(given, Mapping):
+        raise OptionError(f"{label}: wanted its options by name, or a list of Attributions; got {type(given).__name__}")
     name, own = read_label(label)
     method = noiser.methods.find(name)
-    options = method.resolve(_seeded(method.options, {**own, **dict(given or {})}, seed))
+    options = method.resolve(_seeded(method.options, _merged(label, own, given), seed))
     return Entrant(Contender(label, name, options, control or method.family == "control"), method)
+
+
+def _merged(label: str, own: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a name says itself, and what is said of it. Raises OptionError where the two differ."""
+    for option in own.keys() & (given or {}).keys():
+        if str(own[option]) != str((given or {})[option]):
+            raise OptionError(f"{label} says {option} itself; it was set to {(given or {})[option]} as well")
+    return {**own, **(given or {})}
 
 
 def _permuted(label: str, methods: Sequence[str]) -> Entrant:

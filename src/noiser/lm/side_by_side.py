@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError
 from noiser.lm.asking import Answer, Asking, CleanRun, Generation, Request
 from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
-from noiser.lm.probe import Reading
+from noiser.lm.probe import Probe, Reading
 from noiser.lm.runner import LanguageModel
 from noiser.types import Cost
 
@@ -48,16 +48,19 @@ class Job(Generic[R]):
             self.result = end.value
         except NoiserError as error:
             self.error = error
+        if self.request is not None and (fault := _unfit(self.request)):
+            self.request, self.error = None, ForeignError(fault)
+            self.asking.close()
         self.seconds += time.perf_counter() - begin
 
 
-def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]]) -> Iterator[Job[R]]:
-    """Run every generator to its end, up to SIDE_BY_SIDE of them at a time; the finished jobs come in the order given."""
+def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]], at_once: int = SIDE_BY_SIDE) -> Iterator[Job[R]]:
+    """Run every generator to its end, so many of them at a time; the finished jobs come in the order given."""
     reset_peak(lm.device)
     waiting = iter(work)
     jobs: list[Job[R]] = []
     while True:
-        for asking in islice(waiting, SIDE_BY_SIDE - len(jobs)):
+        for asking in islice(waiting, at_once - len(jobs)):
             jobs.append(Job(asking))
             jobs[-1].resume(None)
         if not jobs:
@@ -143,6 +146,16 @@ def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
     job.resume(answer)
     job.forward_tokens += lm.spent.forward_tokens - forward
     job.backward_tokens += lm.spent.backward_tokens - backward
+
+
+def _unfit(request: Any) -> str:
+    """What is wrong with a request, which may come from anybody's method or metric; empty where nothing is."""
+    if isinstance(request, CleanRun | Generation):
+        return ""
+    if not isinstance(request, list) or not all(isinstance(each, Probe) for each in request):
+        return f"the engine is asked by yielding a list of probes; got {type(request).__name__}"
+    outside = [each for each in request if each.edit.start < 0 or each.edit.start + each.edit.span > len(each.clean.prompt)]
+    return f"an edit reaches beyond the {len(outside[0].clean.prompt)} tokens of its sequence" if outside else ""
 
 
 def _fault(readings: Sequence[Reading]) -> NoiserError | None:

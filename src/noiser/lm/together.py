@@ -40,7 +40,7 @@ def together(parts: Sequence[Asking[R]]) -> Asking[list[R]]:
 
 def once(asking: Asking[R]) -> Asking[R]:
     """The same, with every probe (this edit of this sequence, read this way) run only the first time that it is asked for."""
-    known: dict[tuple[int, ...], tuple[Probe, Reading]] = {}
+    known: dict[tuple[Any, ...], tuple[Probe, Reading]] = {}
     request = next_request(asking)
     while not isinstance(request, Ended):
         if isinstance(request, list):
@@ -60,16 +60,15 @@ class Ended(Generic[R]):
     result: R
 
 
-def next_request(asking: Asking[R], answer: Any = None) -> Request | Ended[R]:
-    """What a generator asks for next, once it has that answer; or its end."""
+def next_request(asking: Asking[R], answer: Any = None) -> Any:
+    """What a generator asks for next, once it has that answer; or its Ended. A foreign one may ask for anything: see `Job.resume`."""
     try:
         return asking.send(answer)
     except StopIteration as end:
         return Ended(end.value)
 
 
-def _key(probe: Probe) -> tuple[int, ...]:
+def _key(probe: Probe) -> tuple[Any, ...]:
     """What tells probes apart: they hold what they are made of, so identities last as long as they do."""
-    assert probe.weights is None
-    assert probe.within is None
-    return id(probe.clean), id(probe.edit), id(probe.measure), probe.base if probe.base is not None else -1, probe.anchor
+    parts = (id(probe.clean), id(probe.edit), id(probe.measure), id(probe.within))
+    return *parts, probe.base, probe.anchor, probe.weights

@@ -45,5 +45,6 @@ def log_odds(
         return NONE_LEFT
     count = min(max(1, int(np.ceil(share * sample.seq))), most(sample, operator))
     gone = first(sample.ranked(candidate.scores, seed), count)
-    whole, left = yield from read(sample, [np.ones(sample.seq, dtype=bool), ~gone], operator, draws, seed, "log_prob")
+    (whole,) = yield from read(sample, [np.ones(sample.seq, dtype=bool)], "zero", 1, seed, "log_prob")
+    (left,) = yield from read(sample, [~gone], operator, draws, seed, "log_prob")
     return Value(float(left - whole), {"tokens": count})

@@ -4,7 +4,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 from noiser.errors import NonFiniteError
 from noiser.normalization import normalize
@@ -13,6 +12,8 @@ from noiser.registry import Released
 Protocol = Literal["matched", "proportional", "paper", "official"]
 Scores = Float[np.ndarray, " seq"]
 Keep = Float[np.ndarray, "masks seq"]
+TINY = 1e-200
+"""A share of the largest score that counts as 0, so that no sum underflows."""
 
 
 def shares(masks: int) -> Float[np.ndarray, " masks"]:
@@ -38,6 +39,8 @@ def keep_probabilities(protocol: Protocol, scores: Scores, released: Released, m
 
 def matched(scores: Scores, share: float) -> Scores:
     """A linear ramp over the ranks, inside [0, 1], whose mean is exactly `share`; ties have the mean of their ranks."""
+    from scipy.stats import rankdata
+
     place = (rankdata(-scores) - 0.5) / len(scores)
     return 2 * share * (1 - place) if share <= 0.5 else 1 - 2 * (1 - share) * place
 
@@ -47,14 +50,15 @@ def proportional(scores: Scores, share: float) -> Scores:
 
     Where all tokens with a positive score are kept whole and the mean still falls short, the others share the rest evenly.
     """
-    size, positive = len(scores), scores > 0
+    mass = scores.clip(min=0) / max(scores.max(), np.finfo(float).tiny)
+    mass[mass < TINY] = 0
+    size, positive = len(scores), mass > 0
     budget, count = share * size, int(positive.sum())
     if budget >= count:
         return np.where(positive, 1.0, (budget - count) / max(1, size - count))
-    mass = scores.clip(min=0) / scores.max()
     order = np.argsort(-mass, kind="stable")[:count]
     left = np.cumsum(mass[order][::-1])[::-1]
-    spread = (budget - np.arange(count)) * mass[order] / np.maximum(left, np.finfo(float).tiny)
+    spread = (budget - np.arange(count)) * mass[order] / left
     whole = int(np.argmax(spread <= 1))
     keep = np.zeros(size)
     keep[order] = np.where(np.arange(count) < whole, 1.0, (budget - whole) * mass[order] / left[whole])

@@ -16,6 +16,10 @@ Distance = Literal["hellinger", "probability"]
 Masks = Annotated[int, Range(1, 100_000)]
 NOTHING = 1e-5
 """A distance between the clean and the zero pass that rounding alone can make, in float32."""
+UNDEFINED = {
+    "hellinger": "the prediction without any input is the prediction itself (d0 = 0)",
+    "probability": "the target is no less probable without any input (d0 = 0)",
+}
 
 
 def soft(
@@ -26,19 +30,24 @@ def soft(
     edits = (sample.zero(), sample.thinned(keep, retained, seed))
     clean, measure = (sample.clean, sample.hellinger()) if distance == "hellinger" else (sample.branch.clean, sample.branch.measure)
     zero, thinned = yield from ask([Probe(clean, edit, measure) for edit in edits])
-    away = [_distance(np.array(reading.values), sample.goal.value, distance, protocol) for reading in (zero, thinned)]
-    full = float(away[0][0])
-    if full <= (NOTHING if distance == "hellinger" else 0):
-        return Value(None, {"d0": full}, "the prediction without any input is the prediction itself (d0 = 0)")
-    values = np.maximum(0, full - away[1]) / full if retained else away[1] / full
+    full, moved = (_moved(np.array(reading.values), sample.goal.value, distance) for reading in (zero, thinned))
+    if full[0] <= NOTHING:
+        return Value(None, {"d0": float(full[0])}, UNDEFINED[distance])
+    if protocol == "official" and distance == "hellinger":
+        full, moved = _released(full), _released(moved)
+    full = float(full[0])
+    values = np.maximum(0, full - moved) / full if retained else moved / full
     detail = {"d0": full, "masks": values.tolist()}
     if protocol in ("matched", "proportional"):
         detail["shares"] = shares(masks).tolist()
     return Value(float(values.mean()), detail)
 
 
-def _distance(read: Float[np.ndarray, " rows"], value: float, distance: Distance, protocol: Protocol) -> Float[np.ndarray, " rows"]:
-    """Of each row from the clean run. The released code leaves the root out of Hellinger's distance, and divides by sqrt(2)."""
-    if distance == "probability":
-        return np.maximum(0, value - read)
-    return math.sqrt(2) * read**2 if protocol == "official" else read
+def _moved(read: Float[np.ndarray, " rows"], value: float, distance: Distance) -> Float[np.ndarray, " rows"]:
+    """How far each row is from the clean run."""
+    return np.maximum(0, value - read) if distance == "probability" else read
+
+
+def _released(distance: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    """The released code leaves the root out of Hellinger's distance, and divides by sqrt(2)."""
+    return math.sqrt(2) * distance**2

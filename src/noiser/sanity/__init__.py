@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from noiser.errors import DeviceMemoryError, ModelError, NoiserError
+from noiser.errors import DeviceMemoryError, ModelError, NoiserError, PromptError
 from noiser.evaluation.plan import Chosen, entrants
+from noiser.lm.memory import memory_told_apart
 from noiser.lm.runner import LanguageModel
 from noiser.sanity.checks import CHECKS, Subject, checked_prompts
 from noiser.verdicts import Checkup, Verdict
@@ -49,8 +50,9 @@ def _verdict(name: str, label: str, subject: Subject) -> Verdict:
     """A model that does not allow a check makes it not applicable; a method that breaks down in it fails it."""
 
     try:
-        figure, good, said = CHECKS[name][1](subject)
-    except (ModelError, DeviceMemoryError) as error:
+        with memory_told_apart():
+            figure, good, said = CHECKS[name][1](subject)
+    except (ModelError, DeviceMemoryError, PromptError) as error:
         return Verdict(name, label, "not applicable", None, str(error))
     except NoiserError as error:
         return Verdict(name, label, "fail", None, str(error))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from noiser.agreement import spearman
 from noiser.attribution import attribute, attribute_many
-from noiser.errors import OptionError
+from noiser.errors import NonFiniteError, OptionError
 from noiser.lm.runner import LanguageModel
 from noiser.prompts import Prompt
 from noiser.sanity.circuits import CUE, FILLERS, PAYLOADS, QUERY, copy_circuit, linear_model, shortcut
@@ -45,7 +45,10 @@ class Subject:
 
     def explain(self, lm: LanguageModel, prompt: Any, **asked: Any) -> Attribution:
         """One attribution by the method."""
-        return attribute(lm, prompt, self.method, **asked, **self.options)
+        found = attribute(lm, prompt, self.method, **asked, **self.options)
+        if not np.isfinite(found.scores).all():
+            raise NonFiniteError(f"{self.method} gave scores that are NaN or infinite")
+        return found
 
     @cached_property
     def alone(self) -> list[Attribution]:
@@ -131,7 +134,7 @@ def other_target(subject: Subject) -> Found:
     pairs = []
     for one, prompt in zip(subject.alone, subject.prompts, strict=True):
         (clean,) = subject.lm.clean([prompt])
-        second = int(clean.probs.topk(2).indices[1])
+        second = next(choice for choice in clean.probs.argsort(descending=True).tolist()[1:] if choice < subject.lm.tokens.size)
         pairs.append((one.scores[0], subject.scores(subject.lm, prompt, target=second)))
     differ = [not np.allclose(_direction(one), _direction(two), atol=1e-4) for one, two in pairs]
     mean = float(np.mean([_correlation(*pair) for pair in pairs]))

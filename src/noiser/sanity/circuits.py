@@ -67,7 +67,7 @@ class _Linear(nn.Module):
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
         self.config = LlamaConfig(vocab_size=WORDS, hidden_size=HIDDEN, num_attention_heads=1, max_position_embeddings=64)
-        self.embedding = nn.Embedding(WORDS, HIDDEN)
+        self.embedding = nn.Embedding.from_pretrained(torch.zeros(WORDS, HIDDEN))
         direction = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(0))
         self.direction = direction / direction.norm()
         self.weights = torch.tensor(weights)
@@ -101,7 +101,8 @@ def _silent() -> LlamaForCausalLM:
         num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
+    with torch.random.fork_rng(devices=[]):  # the weights drawn at first are all replaced
+        model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.fill_(1.0 if "norm" in name else 0.0)

@@ -23,7 +23,7 @@ def table(checkup: Checkup) -> RenderableType:
     grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     grid.add_column("")
     for method in checkup.methods:
-        grid.add_column(visible(method), overflow="fold")
+        grid.add_column(Text(visible(method)), overflow="fold")
     for name in checkup.checks:
         grid.add_row(name, *(_cell(verdicts[name, method]) for method in checkup.methods))
     wants = Table.grid(padding=(0, 2))

@@ -7,6 +7,7 @@ from typing import Any
 
 from noiser.evidence import Evaluation, Number, Row, Summary
 from noiser.views.colour import OPPOSES, SUPPORTS
+from noiser.views.escape import visible
 
 METHOD, CONTROL = (tuple(channel / 255 for channel in colour) for colour in (SUPPORTS, OPPOSES))
 GREY = "0.45"
@@ -48,7 +49,8 @@ def draw(summary: Summary, model: str, path: Path) -> None:
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":") if relative else None
         what = "log(mean / mean of random)" if relative else "mean"
         axes.set_xlabel(f"{what}, 95 % interval; {summary.better} is better")
-        axes.set_title(f"{summary.metric}\n{model}: {summary.samples} samples, {summary.clusters} clusters", fontsize=10, loc="left")
+        said = f"{visible(model)}: {summary.samples} samples, {summary.clusters} clusters"
+        axes.set_title(f"{visible(summary.metric)}\n{said}", fontsize=10, loc="left")
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.grid(axis="x", color="0.9", linewidth=0.8)
@@ -72,6 +74,6 @@ def _rows(axes: Any, rows: Sequence[Row]) -> None:
     groups.set_yticks(range(len(rows)), [row.group for row in reversed(rows)])
     groups.tick_params(length=0)
     groups.spines["right"].set_visible(False)
-    axes.set_yticks(range(len(rows)), [f"{row.method} (control)" if row.control else row.method for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [visible(row.method) + " (control)" * row.control for row in reversed(rows)])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.7, len(rows) - 0.3)
