@@ -61,7 +61,8 @@ def main() -> None:
     records = [record for record in read(file) if record.sample in wanted]
     contenders = [entrant.contender for entrant in entrants(ROWS[options.rows], CONTROLS[options.rows], 0, 0)]
     found = summarise(records, contenders, [each.gauge for each in measurings(metrics, 0)])
-    print("\n\n".join([by_protocol(found), *map(whole, found), masks_share(records, metrics)]))
+    sides = [by_protocol(found, metric) for metric in ("faithfulness", "soft_ns", "soft_nc")]
+    print("\n\n".join([*sides, *map(whole, found), masks_share(records, metrics)]))
 
 
 @cache
@@ -124,11 +125,11 @@ def read(file: Path) -> list[Record]:
     return [Record(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def by_protocol(found: Sequence[Summary]) -> str:
-    """Faithfulness (the sum of both log-ratios) under each protocol, rows in the order of the first."""
-    tables = [each for each in found if each.metric.startswith("faithfulness")]
+def by_protocol(found: Sequence[Summary], metric: str) -> str:
+    """A metric's log-ratios (of faithfulness their sum) under each protocol, rows in the order of the first."""
+    tables = [each for each in found if each.metric.startswith(metric)]
     rows = [{row.method: row for row in table.rows} for table in tables]
-    lines = ["| |" + "".join(f" {table.metric.partition(':')[2]} |" for table in tables), "|---" * (len(tables) + 1) + "|"]
+    lines = [f"| {metric} |" + "".join(f" {table.metric.partition(':')[2]} |" for table in tables), "|---" * (len(tables) + 1) + "|"]
     for method in rows[0]:
         cells = [f"{_shown(row[method].log_ratio, 2)} {row[method].group}".strip() for row in rows]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")

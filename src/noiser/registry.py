@@ -63,8 +63,8 @@ class Method(Entry):
     """What the clean run takes along: the gradient of the top-two margin, or of what is explained; or its attention weights,
     folded by this function (see `noiser.lm.attention.Fold`)."""
     released: Released = "abs_l1"
-    """What the authors' released code does to scores of this kind before it judges them: division by their signed sum, by the
-    sum of their absolute values, one more softmax, or nothing."""
+    """What the authors' released code does to scores of this kind before it judges them: it divides them by their signed sum,
+    or their absolute values by the sum of those; takes one more softmax; or nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
