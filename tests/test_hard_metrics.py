@@ -213,3 +213,20 @@ def test_without_other_prompts_there_is_nothing_to_replace_tokens_by(lm, monkeyp
     monkeypatch.setattr("tests.test_hard_metrics.POOL", ())
     with pytest.raises(OptionError, match="more than one"):
         measured(lm, "aopc", [SCORES], operator="resample")
+
+
+def test_a_probe_that_was_run_is_remembered(lm):
+    entry = METRICS["aopc"]
+
+    def asking():
+        posed = yield from pose(lm.tokens, lm.prompt(PROMPT), Question(), None)
+        sample = Sample(lm, *posed[0])
+        first = yield from entry.function(lm, sample, Candidate(SCORES))
+        before = lm.spent.forward_tokens
+        again = yield from entry.function(lm, sample, Candidate(3 * SCORES))
+        return first, again, lm.spent.forward_tokens - before
+
+    (job,) = side_by_side(lm, [once(asking())])
+    first, again, spent = job.result
+    assert first.detail == again.detail
+    assert spent == 0
