@@ -26,6 +26,7 @@ from noiser.evidence import Number, Record, Summary
 from noiser.registry import read_label
 from noiser.summary import summarise
 from noiser.types import Attribution, Cost, Target
+from noiser.views.plots import save_plots
 
 METHODS = [
     "noiser", "occlusion", "lime", "input_x_gradient", "integrated_gradients", "gradient_shap", "deeplift",
@@ -61,6 +62,8 @@ def main() -> None:
     records = [record for record in read(file) if record.sample in wanted]
     contenders = [entrant.contender for entrant in entrants(ROWS[options.rows], CONTROLS[options.rows], 0, 0)]
     found = summarise(records, contenders, [each.gauge for each in measurings(metrics, 0)])
+    if options.plots:
+        save_plots(found, model().name, options.plots)
     sides = [by_protocol(found, metric) for metric in ("faithfulness", "soft_ns", "soft_nc")]
     print("\n\n".join([*sides, *map(whole, found), masks_share(records, metrics)]))
 
@@ -204,6 +207,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=60, help="how many of them to use")
     parser.add_argument("--rows", choices=list(ROWS), default="methods")
     parser.add_argument("--masks", type=int, default=16)
+    parser.add_argument("--plots", type=Path, help="a folder for a plot of each metric")
     parser.add_argument("--store", type=Path, required=True, help="a folder for what is computed")
     return parser.parse_args()
 

@@ -215,7 +215,7 @@ def test_plots_are_drawn_for_each_metric_and_are_the_same_every_time(run, prompt
         assert wanted in drawn
     assert (folder / "soft_ns.png").read_bytes().startswith(b"\x89PNG")
     found = noiser.evaluate(lm, ["The sky is", "$Grass$ is so"], ["occlusion"], ["aopc"])
-    first, second = (save_plots(found, tmp_path / name) for name in "ab")
+    first, second = (save_plots(found.summaries, found.model, tmp_path / name) for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 

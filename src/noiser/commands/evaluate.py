@@ -132,7 +132,7 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
     if wanted.plots is not None:
         from noiser.views.plots import save_plots
 
-        save_plots(found, wanted.plots)
+        save_plots(found.summaries, found.model, wanted.plots)
     return 0 if set(found.statuses) <= set(HARMLESS) else 1
 
 

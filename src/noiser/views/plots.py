@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from noiser.evidence import Evaluation, Number, Row, Summary
+from noiser.evidence import Number, Row, Summary
 from noiser.views.colour import OPPOSES, SUPPORTS
 from noiser.views.escape import visible
 
@@ -22,15 +22,15 @@ DATELESS = {"svg": {"Date": None}, "png": {"Software": None}}
 """So that the same numbers give the same bytes."""
 
 
-def save_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
+def save_plots(summaries: Sequence[Summary], model: str, folder: Path) -> list[Path]:
     """Write an SVG and a PNG for each metric into `folder`, which is made if need be; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for summary in evaluation.summaries:
+    for summary in summaries:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", summary.metric)
         for form in ("svg", "png"):
             path = folder / f"{name}.{form}"
-            draw(summary, evaluation.model, path)
+            draw(summary, model, path)
             paths.append(path)
     return paths
 
