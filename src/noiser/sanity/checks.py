@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from noiser.agreement import spearman
 from noiser.attribution import attribute, attribute_many
-from noiser.errors import NonFiniteError, OptionError
+from noiser.errors import ModelError, NonFiniteError, OptionError
 from noiser.lm.runner import LanguageModel
 from noiser.prompts import Prompt
 from noiser.sanity.circuits import CUE, FILLERS, PAYLOADS, QUERY, copy_circuit, linear_model, shortcut
@@ -45,7 +45,13 @@ class Subject:
 
     def explain(self, lm: LanguageModel, prompt: Any, **asked: Any) -> Attribution:
         """One attribution by the method."""
-        found = attribute(lm, prompt, self.method, **asked, **self.options)
+        try:
+            found = attribute(lm, prompt, self.method, **asked, **self.options)
+        except ModelError as error:
+            if lm is self.lm:
+                raise
+            said = "its attention weights cannot be had" if "attention weights" in str(error) else str(error)
+            raise ModelError(f"the model made for this check does not allow it: {said}") from error
         if not np.isfinite(found.scores).all():
             raise NonFiniteError(f"{self.method} gave scores that are NaN or infinite")
         return found
