@@ -1,9 +1,9 @@
 """Erasure, curves and their limits against plain forward passes, one row at a time, and against every order of the tokens.
 
-Mutants caught: `retained` swapped; lowest first; a share rounded down, or not at least one token; positions kept apart when
-tokens are deleted (lm/prefix.py), or the target's ends not moved; replacements drawn anew for each method; the whole prompt
-left out of a curve; rectangles for trapezoids; a greedy search for the best order, or the worst by the best's rule;
-log-probabilities of the wrong sign; ties by position.
+Mutants caught, each run: `retained` swapped; lowest first; a share rounded down; the target's ends not moved when tokens are
+deleted; other replacements than those named by seed, tokens and draw; the whole prompt left out of a curve; a mean for
+trapezoids; the minimum over parts for the best order; the worst order by the best's rule; log-probabilities of the wrong sign;
+ties by position.
 """
 
 from itertools import permutations

@@ -1,10 +1,11 @@
 """Soft-NS and Soft-NC against the formulas evaluated directly, and against what they must be where that is known.
 
-Mutants caught: the root of the Hellinger distance dropped, or the `/ 2` under it (metrics/sample.py); NS and NC swapped
-(metrics/soft.py, or `retained` in metrics/soft_ns.py); one seed for every mask, or the mask's number left out of the key;
-draws named by the method (metrics/sample.py); clipping to [0, 1] forgotten under `official`, or `max(0, ...)` in NS; the
-zero pass taken from the clean run; `matched` by the scores' size instead of their rank, or with ties broken by position;
-`proportional` without its cap; the released normalisation under `paper`; `inside` ignored (lm/edit.py).
+Mutants caught, each run: the root of the Hellinger distance dropped, or the `/ 2` under it (metrics/sample.py); NS and NC swapped
+(metrics/soft.py, or `retained` in metrics/soft_ns.py); one seed for every mask, the seed left out of the key, draws that the
+scores have a say in, so that methods do not share them (metrics/sample.py); clipping to [0, 1] forgotten under `official`, or
+`max(0, ...)` in NS; `matched` by the scores' size instead of their rank, or ties broken by position; `proportional` without its
+cap; the released normalisation under `paper` (metrics/protocols.py); the released distance left out (metrics/soft.py); `inside`
+ignored (lm/edit.py).
 """
 
 import numpy as np

@@ -1,8 +1,7 @@
 """Intervals that hold what they promise, and tests that are not too eager.
 
-Mutants caught: samples drawn instead of clusters; clusters drawn without replacement; the mean over clusters for the mean over
-samples; the expansion by Student's t left out; a one-sided p; `clusters` for `clusters - 1` degrees of freedom; Holm's
-running maximum left out; letters from neighbours in rank only.
+Mutants caught, each run: samples drawn instead of clusters; the mean over clusters for the mean over samples; the expansion by
+Student's t left out; a one-sided p; Holm's running maximum left out; letters from neighbours in rank only.
 """
 
 import numpy as np
