@@ -1,8 +1,7 @@
 """`noiser evaluate` and `noiser check`: tables one can read, strict JSON, bad input said before weights are read.
 
-Mutants caught: `load` called before `Wanted.checked`; `--protocol` not handed on, or over what a name says itself; a bad line
-that stops the rest; the exit status 0 after a failure, or 1 for what is only undefined; line numbers for ids not kept; free
-fields of a line refused; the group left out; markup in a prompt interpreted; plots that differ from run to run.
+Mutants caught, each run: what is set for all over what a name says itself; the exit status 0 after a failure, or 1 for what is
+only undefined; plots that differ from run to run.
 """
 
 import json

@@ -1,9 +1,8 @@
 """Evaluations: every planned record is there, whatever goes wrong, and the tables say what the records say.
 
-Mutants caught: a failed row left out of the records; one sample's failure taken for all; a method's own exception let through;
-examples' groups ignored; rows compared on different samples; log-ratios of single samples averaged; the wrong sign for metrics
-where lower is better; controls among the rank groups; `permuted` not permuted; the pool with the sample's own tokens in it;
-only the first step of a continuation; the seed not handed on.
+Mutants caught, each run: one sample's failure taken for all; a method's own exception let through; examples' groups ignored; rows
+compared on different samples; the wrong sign for metrics where lower is better; controls among the rank groups; `permuted` not
+permuted; the pool with the sample's own tokens in it; only the first step of a continuation; the seed not handed on.
 """
 
 import json

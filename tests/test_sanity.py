@@ -1,8 +1,8 @@
 """The checks themselves: they pass what they should and catch what they should.
 
-Mutants caught: the blind model seeing its position after all (sanity/variants.py); weights shuffled in the model itself instead
-of a copy; the circuits' query or cue wired to nothing (sanity/circuits.py); the permutation null left out; a cue counted as
-found where it is one of the lowest; two runs compared by value instead of by byte.
+Mutants caught, each run: the blind model seeing its position after all, or weights shuffled in the model itself instead of a copy
+(sanity/variants.py); the circuits' query or cue wired to nothing (sanity/circuits.py); the permutation null left out; a cue
+counted as found where it beats any other token; two runs compared by value instead of by byte (sanity/checks.py).
 """
 
 import json
@@ -105,6 +105,7 @@ SPOILED = {
         lambda scores, clean: np.cos(np.array(clean.prompt.input_ids, dtype=float)),
         {"shuffled_weights", "other_target", "null_token"},
     ),
+    "nearly positions": (lambda scores, clean: np.arange(len(scores)) + 1e-6 * scores, {"shuffled_weights"}),
     "raising": (lambda scores, clean: 1 / 0, set(CHECKS)),
     "without numbers": (lambda scores, clean: scores * np.nan, {"null_token", "copied_token", "shortcut_word", "linear_truth"}),
 }
