@@ -33,6 +33,7 @@ ROOMS = [
     {"sanity"},
     {"commands"},
     {"cli", "integrations"},
+    {"__main__"},
 ]
 APART = {*permutations(("methods", "metrics", "views"), 2), ("views", "lm"), ("evaluation", "comparison"), ("comparison", "evaluation")}
 """Rooms of which the first never imports the second although it could: views show results, they do not run models."""

@@ -1,0 +1,5 @@
+"""`python -m noiser.cli`."""
+
+from noiser.cli import main
+
+main()
