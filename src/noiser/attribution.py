@@ -16,7 +16,7 @@ from noiser.lm.goal import Posed, pose, spacing_advice
 from noiser.lm.question import Question, Words, check_words
 from noiser.lm.runner import LanguageModel
 from noiser.lm.side_by_side import Job, side_by_side
-from noiser.lm.together import together
+from noiser.lm.together import Cleans, sharing, together
 from noiser.lm.tokens import Source
 from noiser.methods.steps import Scored
 from noiser.prompts import Prompt
@@ -105,17 +105,23 @@ def _in_order(
 
 
 def attribute_each(
-    lm: LanguageModel, asked: Iterable[tuple[Source, Question]], method: Method, options: Mapping[str, Any], errors: str
+    lm: LanguageModel,
+    asked: Iterable[tuple[Source, Question] | tuple[Source, Question, Cleans]],
+    method: Method,
+    options: Mapping[str, Any],
+    errors: str,
+    limit: float | None = None,
 ) -> Iterator[Attribution | Failure]:
-    """`attribute_many` where each prompt comes with a question of its own; the options are complete."""
+    """`attribute_many` where each prompt comes with a question of its own, and with the clean runs that others have made of
+    it or will want of it; the options are complete. A prompt may take `limit` seconds."""
     under_way: deque[Source] = deque()
 
     def work() -> Iterator[Asking[_Explained]]:
-        for source, question in asked:
+        for source, question, *shared in asked:
             under_way.append(source)
-            yield _explain(lm, source, method, question, options)
+            yield _explain(lm, source, method, question, options, *shared)
 
-    for index, job in enumerate(side_by_side(lm, work())):
+    for index, job in enumerate(side_by_side(lm, work(), limit=limit)):
         source = under_way.popleft()
         if job.result is not None:
             yield _attribution(lm, job, method, options)
@@ -135,10 +141,12 @@ class _Explained:
     advice: list[str]
 
 
-def _explain(lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any]) -> Asking[_Explained]:
+def _explain(
+    lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any], cleans: Cleans | None = None
+) -> Asking[_Explained]:
     """One prompt: the clean runs that the question needs, then the method on every row's goal, all rows at a time."""
     prompt = lm.prompt(source)
-    posed = yield from pose(lm.tokens, prompt, question, method.along)
+    posed = yield from sharing(pose(lm.tokens, prompt, question, method.along), cleans, method.along)
     advice = spacing_advice(lm.tokens, question, posed[0])
     scored = yield from together([_scored(lm, method, row, options) for row in posed])
     return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored, advice)

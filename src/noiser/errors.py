@@ -25,5 +25,13 @@ class DeviceMemoryError(NoiserError):
     """Even one row does not fit into the device's memory."""
 
 
+class TimeLimitError(NoiserError):
+    """A sample took longer than it was given."""
+
+
+class RunError(NoiserError):
+    """A run's folder that does not fit what is asked for, cannot be read or cannot be written."""
+
+
 class ForeignError(NoiserError):
     """A method or metric raised an exception of its own, kept as the cause, or returned what it may not: one sample's failure."""

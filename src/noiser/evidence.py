@@ -56,13 +56,15 @@ class Record:
     method: str
     metric: str
     status: str
-    """`ok`, `undefined`, `nonfinite`, `oom`, or `error(CLASS)`; nothing is ever dropped."""
+    """`ok`, `undefined`, `nonfinite`, `oom`, `timeout`, or `error(CLASS)`; nothing is ever dropped."""
     value: float | None = None
     """Mean over the steps of a continuation; None unless `ok`."""
     message: str = ""
     """Why it is not `ok`."""
     steps: tuple[Mapping[str, Any], ...] = ()
     """For each explained token what the value is made of: values of single masks, shares, d0."""
+    trace: str = ""
+    """The traceback of an exception that is not noiser's own."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Entry:
     source: str
     function: Callable[..., Any]
     check: Callable[..., None] | None = None
+    version: int = 1
+    """Raised whenever its numbers change: results of another version are not mixed with these."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -95,13 +97,15 @@ def method(
     check: Callable[..., None] | None = None,
     along: Literal["margin", "goal"] | Callable[..., Any] | None = None,
     released: Released = "abs_l1",
+    version: int = 1,
 ) -> Callable[[Callable], Callable]:
     """Enter a function into METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
 
     def enter(function: Callable) -> Callable:
         METHODS[name] = Method(
-            name=name, family=family, source=source, function=function, cost=cost, check=check, along=along, released=released
-        )
+            name=name, family=family, source=source, function=function, cost=cost, check=check, along=along, released=released,
+            version=version,
+        )  # fmt: skip
         return function
 
     return enter
@@ -117,13 +121,14 @@ def metric(
     relative: bool = False,
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
+    version: int = 1,
 ) -> Callable[[Callable], Callable]:
     """Enter a function into METRICS under `name`. `check` takes some of the options by name and raises OptionError."""
 
     def enter(function: Callable) -> Callable:
         METRICS[name] = Metric(
             name=name, source=source, function=function, better=better, measures=measures, fools=fools, relative=relative,
-            cost=cost, check=check,
+            cost=cost, check=check, version=version,
         )  # fmt: skip
         return function
 

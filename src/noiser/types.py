@@ -48,6 +48,14 @@ class Cost:
     peak_bytes: int
     """On a GPU the most memory allocated during the call; on a CPU the process's highest resident size so far."""
 
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.seconds + other.seconds,
+            self.forward_tokens + other.forward_tokens,
+            self.backward_tokens + other.backward_tokens,
+            max(self.peak_bytes, other.peak_bytes),
+        )
+
 
 Show = Callable[[Any], str]
 VIEWS: dict[str, Show] = {}

@@ -9,6 +9,7 @@ import typer
 from noiser import __version__
 from noiser.cli.explain import attribute, compare, methods
 from noiser.cli.judge import check, evaluate
+from noiser.cli.runs import run, status
 from noiser.errors import NoiserError, OptionError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -51,5 +52,5 @@ def noiser(version: Version = False) -> None:
     """Why did the model say that? Explain a language model's prediction by the input tokens that caused it."""
 
 
-for command in (attribute, compare, evaluate, check, methods):
+for command in (attribute, compare, evaluate, check, methods, run, status):
     app.command()(command)

@@ -1,6 +1,7 @@
 """All methods and metrics on one example: one generator, whose rows share batches and none of which runs twice."""
 
 import json
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isgenerator
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, OptionError
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, OptionError, TimeLimitError
 from noiser.evaluation.plan import Measuring
 from noiser.evidence import OK, Record
 from noiser.lm.asking import Asking
@@ -18,7 +19,7 @@ from noiser.lm.memory import memory_told_apart
 from noiser.lm.question import Question
 from noiser.lm.runner import LanguageModel
 from noiser.lm.side_by_side import SIDE_BY_SIDE, Job, side_by_side
-from noiser.lm.together import once, together
+from noiser.lm.together import Cleans, once, sharing, together
 from noiser.metrics.sample import Candidate, Sample, Value
 from noiser.prompts import Prompt
 
@@ -37,6 +38,8 @@ class Case:
     """By the method's label: what its scores explain, the ids of each target."""
     pool: Sequence[int]
     """Ids of tokens of the other examples' prompts."""
+    cleans: Cleans
+    """Its clean runs so far."""
 
 
 RESIDENT = 1 << 30
@@ -45,19 +48,21 @@ Task = tuple[Case, tuple[str, ...], tuple[Measuring, ...]]
 """An example, and which methods and metrics of it."""
 
 
-def judged(lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measuring]) -> Iterator[tuple[list[Record], Job]]:
-    """The records of each case, in order, and the job that made them.
+def judged(
+    lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measuring], limit: float | None = None
+) -> Iterator[tuple[list[Record], Job]]:
+    """The records of each case, in order, and the job that made them; one that takes more than `limit` seconds failed.
 
     Where something fails in a case, its methods and metrics are run one by one, so that each failure is its own.
     """
     tasks: list[Task] = [(case, tuple(case.candidates), tuple(measurings)) for case in cases]
-    running = side_by_side(lm, (_judge(lm, *task) for task in tasks), _at_once(lm, cases, measurings))
+    running = side_by_side(lm, (_judge(lm, *task) for task in tasks), _at_once(lm, cases, measurings), limit)
     for (case, labels, columns), job in zip(tasks, running, strict=True):
         if job.error is None:
             yield list(_records((case, labels, columns), job)), job
             continue
         alone: list[Task] = [(case, (label,), (column,)) for label in labels for column in columns]
-        jobs = list(side_by_side(lm, (_judge(lm, *task) for task in alone)))
+        jobs = list(side_by_side(lm, (_judge(lm, *task) for task in alone), limit=limit))
         for each in jobs:
             job.seconds += each.seconds
             job.forward_tokens += each.forward_tokens
@@ -95,13 +100,20 @@ def status_of(error: NoiserError) -> str:
         return "nonfinite"
     if isinstance(error, DeviceMemoryError):
         return "oom"
+    if isinstance(error, TimeLimitError):
+        return "timeout"
     cause = error.__cause__ if isinstance(error, ForeignError) else None
     return f"error({type(cause or error).__name__})"
 
 
+def trace_of(error: NoiserError) -> str:
+    """Where an exception that is not noiser's own came from; empty for noiser's own."""
+    return "".join(traceback.format_exception(error.__cause__)) if isinstance(error, ForeignError) and error.__cause__ else ""
+
+
 def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequence[Measuring]) -> Asking[list[Value]]:
     """The values of every method, metric and explained token, in this order."""
-    posed = yield from pose(lm.tokens, case.prompt, case.question, None)
+    posed = yield from sharing(pose(lm.tokens, case.prompt, case.question, None), case.cleans, None)
     samples = [Sample(lm, clean, goal, case.pool) for clean, goal in posed]
     for label in labels:
         if list(case.explained[label]) != [goal.target.token_ids for _, goal in posed]:
@@ -132,7 +144,7 @@ def _records(task: Task, job: Job[list[Value]]) -> Iterator[Record]:
     cells = [(label, column.gauge.label) for label in labels for column in columns]
     if job.error is not None:
         for label, column in cells:
-            yield Record(case.name, case.group, label, column, status_of(job.error), message=str(job.error))
+            yield Record(case.name, case.group, label, column, status_of(job.error), message=str(job.error), trace=trace_of(job.error))
         return
     assert job.result is not None
     steps = len(job.result) // max(1, len(cells))

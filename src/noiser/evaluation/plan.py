@@ -57,10 +57,11 @@ def entrants(methods: Chosen, controls: Sequence[str], seed: int, examples: int)
     return found
 
 
-def measurings(metrics: Chosen, seed: int) -> list[Measuring]:
-    """The metrics with their options in full. Raises OptionError for what does not exist or fit."""
+def measurings(metrics: Chosen, seed: int, *, empty: bool = False) -> list[Measuring]:
+    """The metrics with their options in full; none at all is an error unless `empty`. Raises OptionError for what does not exist
+    or fit."""
     found = []
-    for label, given in _mapping(metrics, "metrics").items():
+    for label, given in _mapping(metrics, "metrics", empty=empty).items():
         name, own = read_label(label)
         metric = find_metric(name)
         options = metric.resolve(_seeded(metric.options, _merged(label, own, given), seed))

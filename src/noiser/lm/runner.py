@@ -17,7 +17,8 @@ from noiser.lm.batching import Collector, Sums, batches, run_batch
 from noiser.lm.check import check_embeddings, check_signature, choose_layout
 from noiser.lm.layout import Full, Layout, exceeds_window, packed_clean
 from noiser.lm.measure import check_slope
-from noiser.lm.memory import Budget, memory_told_apart, plan_budget, plan_gradient_budget
+from noiser.lm.memory import Budget, check_gradient, memory_told_apart, plan_budget, plan_gradient_budget, why_no_gradient
+from noiser.lm.placement import placement_of
 from noiser.lm.prefix import Clean, KeysValues, read_cache, split_layers
 from noiser.lm.probe import Batch, Probe, Reading
 from noiser.lm.tokens import Source, Tokens
@@ -47,11 +48,18 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
         self.revision = revision or getattr(model.config, "_commit_hash", None) or "unknown"
-        self.device: torch.device = model.get_input_embeddings().weight.device
+        placement = placement_of(model)
+        self.device: torch.device = placement.home
+        """Where what goes into the model is, and what comes out of it."""
+        self.devices: tuple[torch.device, ...] = placement.devices
+        """All that it computes on, that one first."""
+        self.offloaded: bool = bool(placement.visiting)
+        """Whether some weights wait elsewhere (`device_map`): they are on torch's `meta` device between calls."""
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.tokens = Tokens(tokenizer, limit, len(model.get_input_embeddings().weight))
-        self.budget = plan_budget(model, self.device, token_budget)
-        self.gradient_budget = plan_gradient_budget(model, self.device, self.budget, token_budget)
+        self.budget = plan_budget(model, placement, token_budget)
+        self.gradient_budget = plan_gradient_budget(model, placement, self.budget, token_budget)
+        self._no_gradient = why_no_gradient(placement)
         self.spent = Spent()
         self._layouts: dict[bool, tuple[Layout, str]] = {} if prefix else dict.fromkeys((False, True), (Full(), "asked for"))
         self._embeddings_checked = False
@@ -69,7 +77,7 @@ class LanguageModel:
             return self.model.get_input_embeddings()(torch.tensor(token_ids, device=self.device))
 
     def place(self, tensor: Tensor) -> Tensor:
-        """The tensor on the model's device; float64 stays on the CPU where the device has none (Apple's GPU)."""
+        """The tensor where the model's embeddings are; float64 stays on the CPU where the device has none (Apple's GPU)."""
         return tensor if tensor.dtype == torch.float64 and self.device.type == "mps" else tensor.to(self.device)
 
     def layout(self, prompt: Prompt) -> tuple[Layout, str]:
@@ -85,7 +93,7 @@ class LanguageModel:
         results: list[list[Clean]] = []
         with quiet(self.model):
             for group in self._clean_groups(runs):
-                results += self._clean_that_fits(group, gradient=group[0].slopes is not None)
+                results += self._clean_that_fits(group, gradient=group[0].slopes is not None and not self._no_gradient)
                 self._inspect(results[-1][-1].source)
         return results
 
@@ -109,7 +117,12 @@ class LanguageModel:
         return tuple(ids)
 
     def read(self, probes: Sequence[Probe]) -> list[Reading]:
-        """Run every probe, batched by the budget, and read its numbers. The order is the caller's."""
+        """Run every probe, batched by the budget, and read its numbers. The order is the caller's.
+
+        Raises ModelError where gradients are wanted of a model too much of which is offloaded.
+        """
+        if any(probe.weights is not None for probe in probes):
+            check_gradient(self._no_gradient)
         collector = Collector(len(probes))
         with quiet(self.model):
             for batch in batches(probes, lambda probe: self.layout(probe.clean.prompt)[0], self._budget):
@@ -188,6 +201,7 @@ class LanguageModel:
             return packed_clean(self.model, embeds, ends)
         cache, keep = DynamicCache(), len(embeds[0]) - ends[0][0]
         logits = self.model(inputs_embeds=embeds[0][None], past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
+        logits = logits.to(embeds[0].device)
         return logits[[end - len(embeds[0]) for end in ends[0]]], cache
 
     def _slopes(self, group: list[CleanRun], logits: Sequence[Tensor], embeds: list[Tensor]) -> list[dict[int, Tensor]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, TimeLimitError
 from noiser.lm.asking import Answer, Asking, CleanRun, Generation, Request
 from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.probe import Probe, Reading
@@ -32,6 +32,8 @@ class Job(Generic[R]):
     forward_tokens: int = 0
     backward_tokens: int = 0
     peak_bytes: int = 0
+    limit: float | None = None
+    """Seconds after which it is given up, at the next request."""
 
     @property
     def cost(self) -> Cost:
@@ -52,21 +54,25 @@ class Job(Generic[R]):
             self.request, self.error = None, ForeignError(fault)
             self.asking.close()
         self.seconds += time.perf_counter() - begin
+        if self.request is not None and self.limit is not None and self.seconds > self.limit:
+            self.request, self.error = None, TimeLimitError(f"given up after {self.limit:g} s")
+            self.asking.close()
 
 
-def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]], at_once: int = SIDE_BY_SIDE) -> Iterator[Job[R]]:
-    """Run every generator to its end, so many of them at a time; the finished jobs come in the order given."""
-    reset_peak(lm.device)
+def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]], at_once: int = SIDE_BY_SIDE, limit: float | None = None) -> Iterator[Job[R]]:
+    """Run every generator to its end, so many of them at a time; the finished jobs come in the order given. One that takes more
+    than `limit` seconds (its share of what is shared) ends with a TimeLimitError, as soon as it asks for something again."""
+    reset_peak(lm.devices)
     waiting = iter(work)
     jobs: list[Job[R]] = []
     while True:
         for asking in islice(waiting, at_once - len(jobs)):
-            jobs.append(Job(asking))
+            jobs.append(Job(asking, limit=limit))
             jobs[-1].resume(None)
         if not jobs:
             return
         while jobs and jobs[0].request is None:
-            jobs[0].peak_bytes = peak_bytes(lm.device)
+            jobs[0].peak_bytes = peak_bytes(lm.devices)
             yield jobs.pop(0)
         for job in jobs:
             if isinstance(job.request, Generation):

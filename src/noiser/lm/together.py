@@ -1,11 +1,11 @@
-"""Several generators that ask the engine, run as one, so that their rows share batches and none runs twice."""
+"""Several generators that ask the engine, run as one, so that their rows share batches and nothing runs twice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from noiser.lm.asking import Asking, Request
+from noiser.lm.asking import Along, Asking, CleanRun, Generation, Request
 from noiser.lm.probe import Probe, Reading
 
 R = TypeVar("R")
@@ -51,6 +51,37 @@ def once(asking: Asking[R]) -> Asking[R]:
         else:
             request = next_request(asking, (yield request))
     return request.result
+
+
+Cleans = dict[tuple[Any, ...], Any]
+"""One prompt's clean runs and continuation, by what was asked for."""
+
+
+def sharing(asking: Asking[R], cleans: Cleans | None, along: Along) -> Asking[R]:
+    """The same, with every clean run (of these tokens, read at these ends, with this taken along) and the continuation taken
+    from `cleans` where they are there already, and put there where not. None: nothing is shared.
+
+    Meant for `pose`, whose slopes are the same for every method that takes the same along.
+    """
+    request = next_request(asking)
+    while not isinstance(request, Ended):
+        answer: Any
+        if cleans is None or isinstance(request, list):
+            answer = yield request
+        else:
+            key = _asked(request, along)
+            if key not in cleans:
+                cleans[key] = yield request
+            answer = cleans[key]
+        request = next_request(asking, answer)
+    return request.result
+
+
+def _asked(request: CleanRun | Generation, along: Along) -> tuple[Any, ...]:
+    if isinstance(request, Generation):
+        return request.prompt.input_ids, request.count
+    taken = along if request.slopes is not None or request.fold is not None else None
+    return request.prompt.input_ids, request.ends, taken
 
 
 @dataclass(frozen=True)

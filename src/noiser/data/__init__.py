@@ -1,0 +1,20 @@
+"""Data sets: prompts with what should follow. The published ones, small ones of our own, and a user's."""
+
+from noiser.data.labels import read_label_of_data, read_labelled
+from noiser.data.rows import MATCHES, Dataset, Kind, Match, Row
+from noiser.data.sets import FORMATS, SETS, SetInfo, present, read
+
+__all__ = [
+    "FORMATS",
+    "MATCHES",
+    "SETS",
+    "Dataset",
+    "Kind",
+    "Match",
+    "Row",
+    "SetInfo",
+    "present",
+    "read",
+    "read_label_of_data",
+    "read_labelled",
+]

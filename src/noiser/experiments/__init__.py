@@ -1,0 +1,1 @@
+"""Runs of models, data, methods and metrics: planned, survived, merged and reported."""

@@ -1,0 +1,129 @@
+"""A run's folder: what it is of, which prompts were kept, and what became of every trial. A pure function of its files."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noiser.errors import RunError
+from noiser.experiments.identity import differences, key
+from noiser.experiments.store import Damage, create_once, read_once, scan
+
+RUN, RECORDS, SCREENED, QUARANTINE = "run.json", "records", "screened", "quarantine"
+OK = "ok"
+AGREE = 1e-3
+"""By how much, absolutely or of the larger, two numbers of one trial may differ: other machines round differently."""
+
+
+class RunFolder:
+    """A folder that holds a run, begun by `start` or found by `open`."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity = identity
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Raises RunError where the folder holds no run."""
+        if not (path / RUN).is_file():
+            raise RunError(f"{path} holds no run: there is no {RUN} in it. noiser run ... --out {path} begins one")
+        return cls(path, read_once(path / RUN)["identity"])
+
+    @classmethod
+    def start(cls, path: Path, identity: Mapping[str, Any]) -> "RunFolder":
+        """The run of exactly this identity, begun where the folder is new or empty.
+
+        Raises RunError with what differs where the folder holds another run, and where it holds something else.
+        """
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file: give --out a folder")
+        if not (path / RUN).exists() and path.is_dir() and any(path.iterdir()) and not _only_begun(path):
+            raise RunError(f"{path} is not empty and holds no run: give --out a new folder, so that nothing in it is lost")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the folder {path}: {error.strerror}") from error
+        there = create_once(path / RUN, {"schema": 1, "identity": dict(identity)})["identity"]
+        changed = list(differences(there, identity))
+        if changed:
+            raise RunError(
+                f"{path} holds another run. What differs, there and now:\n  "
+                + "\n  ".join(changed)
+                + "\nStart it as before to go on, or give another --out"
+            )
+        return cls(path, there)
+
+    @property
+    def records(self) -> Path:
+        """Where the workers' files are."""
+        return self.path / RECORDS
+
+    def screened(self, model: str, data: str) -> Path:
+        """Where it is kept which prompts of this data set the model answers."""
+        said = "--".join(re.sub(r"[^A-Za-z0-9._-]+", "-", each).strip(".-") for each in (model, data))
+        return self.path / SCREENED / f"{said[:80]}-{key(model, data)[:8]}.json"
+
+    def quarantine(self, damage: Damage) -> None:
+        """Keep a copy of a damaged line, so that nothing is lost whatever becomes of its file."""
+        folder = self.path / QUARANTINE
+        folder.mkdir(exist_ok=True)
+        (folder / f"{damage.file}.{damage.line}").write_bytes(damage.raw)
+
+
+def _only_begun(path: Path) -> bool:
+    """Whether nothing but what `create_once` had begun when it was killed is there."""
+    return all(each.name.startswith(f".{RUN}.") for each in path.iterdir())
+
+
+class Found:
+    """What the records of a folder say, each trial once, whatever the order and number of the files."""
+
+    def __init__(self, folder: RunFolder, *, whole: bool = True) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
+        """By their keys; without `whole` only status and value of each, which is all that going on needs."""
+        self.damaged: list[Damage] = []
+        self.files: dict[str, int] = {}
+        """How many records each file holds."""
+        self._whole = whole
+        for file, line, record in scan(folder.records):
+            if isinstance(record, Damage):
+                self.damaged.append(record)
+                continue
+            self.files[file] = self.files.get(file, 0) + 1
+            self._add(record, f"{file}, line {line}")
+
+    def _add(self, record: dict[str, Any], where: str) -> None:
+        name = record["key"]
+        kept = record if self._whole else {field: record.get(field) for field in ("key", "kind", "status", "value", "sample")}
+        before = self.records.get(name)
+        self.records[name] = kept if before is None else _one_of(before, kept, where)
+
+
+def _one_of(one: dict[str, Any], other: dict[str, Any], where: str) -> dict[str, Any]:
+    """Of two records of one trial the one that counts, whichever came first. One that went well counts before one that did
+    not: it was run again, or by another worker. Raises RunError where both went well and say different things."""
+    if (one["status"] == OK) != (other["status"] == OK):
+        return one if one["status"] == OK else other
+    if (one["status"] == OK and not _agree(one.get("value"), other.get("value"))) or not _agree(one.get("scores"), other.get("scores")):
+        said = " and ".join(str(each.get("value")) for each in (one, other))
+        raise RunError(
+            f"{where}: a record of {', '.join(str(one.get(field)) for field in ('sample', 'method', 'metric') if one.get(field))} "
+            f"contradicts an earlier one: {said}. Two machines computed different things; move one of their files away"
+        )
+    return min(one, other, key=_order)
+
+
+def _order(record: Mapping[str, Any]) -> str:
+    return repr(sorted(record.items()))
+
+
+def _agree(one: Any, other: Any) -> bool:  # numbers, or rows of them
+    if one is None or other is None:
+        return one is other
+    if isinstance(one, list) and isinstance(other, list):
+        if list(map(len, one)) != list(map(len, other)):
+            return False
+        pairs = [pair for rows in zip(one, other, strict=True) for pair in zip(*rows, strict=True)]
+        largest = max((abs(a) for a, _ in pairs), default=1.0)
+        return all(abs(a - b) <= AGREE * max(1e-3, largest) for a, b in pairs)
+    return abs(one - other) <= AGREE * max(1.0, abs(one), abs(other))

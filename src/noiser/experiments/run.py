@@ -1,0 +1,209 @@
+"""A run from its plan to its last record: begun, gone on with, or found finished."""
+
+import gc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from noiser.data import Dataset, read
+from noiser.errors import OptionError
+from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.identity import identity
+from noiser.experiments.plan import DataChoice, How, Plan
+from noiser.experiments.station import Records, Station
+from noiser.experiments.stopping import Stopping
+from noiser.experiments.store import Writer, create_once
+from noiser.experiments.work import Part, Sample, Work, failed, row_status, statuses, unfinished
+from noiser.lm.identify import identify
+
+
+class Watch(Protocol):
+    """Whoever wants to see a run go on."""
+
+    def say(self, what: str, *, keep: bool = False) -> None:
+        """What is going on; `keep` where it should stay to be read."""
+        ...
+
+    def expect(self, samples: int) -> None:
+        """So many more samples are to be done."""
+        ...
+
+    def advance(self, failures: int) -> None:
+        """A sample is done, so many of its trials failed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan whose models and data were found."""
+
+    plan: Plan
+    identity: Mapping[str, Any]
+    datasets: Mapping[str, Dataset]
+    """By the data choice's label."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run stands."""
+
+    samples: int
+    done: int
+    """Samples with all their records."""
+    statuses: Mapping[str, int]
+    """Of all planned trials, `skipped(...)` and `missing` among them."""
+    failed: int
+    """Samples with a trial that failed, and rows that could not be read."""
+    damaged: Sequence[str] = field(default=())
+    """Lines that were found damaged, and whose trials are run again."""
+    complete: bool = False
+
+    @property
+    def planned(self) -> int:
+        """How many trials there are: the statuses add up to them."""
+        return sum(self.statuses.values())
+
+
+def prepare(plan: Plan, how: How) -> Prepared:
+    """Read the data and ask the models who they are, before any weights are read. Raises NoiserError for what is not there."""
+    datasets = {choice.label: read(choice.name, choice.path) for choice in plan.data}
+    models = {}
+    for choice in plan.models:
+        found = identify(
+            choice.name, revision=choice.revision, dtype=choice.dtype, device=how.device, trust_remote_code=choice.trust_remote_code
+        )
+        models[choice.label] = {**vars(found), "attention": choice.attention}
+    data = {choice.label: _asked(choice, datasets[choice.label]) for choice in plan.data}
+    return Prepared(plan, identity(plan, models, data), datasets)
+
+
+def _asked(choice: DataChoice, data: Dataset) -> dict[str, Any]:
+    generate = data.generate if choice.generate is None else choice.generate or None
+    match = choice.match or data.match
+    if match not in ("token", "word", "none"):
+        raise OptionError(f"{choice.name}: match must be one of token, word, none; got {match!r}")
+    said = {"sha256": data.sha256, "rows": len(data.rows), "kind": data.kind, "complete": data.complete}
+    return {**said, "match": match, "generate": generate, "limit": choice.limit}
+
+
+def run(prepared: Prepared, out: Path, how: How, watch: Watch) -> Outcome:
+    """Do what is left to do of a run in its folder, and say how it stands. Raises RunError where the folder holds another run,
+    or cannot be written."""
+    folder = RunFolder.start(out, prepared.identity)
+    found = Found(folder, whole=False)
+    for damage in found.damaged:
+        folder.quarantine(damage)
+        watch.say(f"damaged and run again: {damage}; a copy is in {folder.path.name}/quarantine", keep=True)
+    deadline = time.monotonic() + how.max_seconds if how.max_seconds is not None else None
+    with Stopping() as stopping:
+        if how.engine == "ray":
+            from noiser.experiments.cluster import run_on_ray
+
+            run_on_ray(prepared, folder, found, how, watch, stopping, deadline)
+        else:
+            _run_here(prepared, folder, found, how, watch, stopping, deadline)
+    return outcome(folder)
+
+
+def _run_here(
+    prepared: Prepared, folder: RunFolder, found: Found, how: How, watch: Watch, stopping: Stopping, deadline: float | None
+) -> None:
+    writer = Writer(folder.records, f"shard-{how.shard[0]}-of-{how.shard[1]}")
+    try:
+        for model in prepared.identity["models"]:
+            bench = _Lazy(prepared, model, how, watch)
+            parts = screened(prepared, folder, model, bench, watch)
+            todo = to_do(parts, found, how)
+            watch.expect(len(todo))
+            for chunk, part in chunks(todo, parts, how.at_once):
+                if deadline is not None and time.monotonic() > deadline:
+                    watch.say(f"stopping after {how.max_seconds:g} s; the same command goes on from here", keep=True)
+                    return
+                rows = {row["id"]: row for row in part.rows or ()}
+                for records in bench.station.work(chunk, rows):
+                    with stopping.whole():
+                        writer.write(fresh(records, found, how))
+                    watch.advance(failures(records))
+            bench.close()
+    finally:
+        writer.close()
+
+
+class _Lazy:
+    """A model that is loaded when there is something to do for it."""
+
+    def __init__(self, prepared: Prepared, model: str, how: How, watch: Watch) -> None:
+        self._given = prepared.plan, prepared.identity, model, prepared.datasets, how
+        self._watch = watch
+        self._station: Station | None = None
+
+    @property
+    def station(self) -> Station:
+        if self._station is None:
+            self._watch.say(f"loading {self._given[2]}")
+            self._station = Station(*self._given)
+        return self._station
+
+    def close(self) -> None:
+        """Make room for the next model."""
+        if self._station is not None:
+            self._station = None
+            gc.collect()
+
+
+def screened(prepared: Prepared, folder: RunFolder, model: str, bench: Any, watch: Watch) -> list[Part]:
+    """The model's parts, all of them screened: what nobody has screened yet now is."""
+    for data in prepared.identity["data"]:
+        path = folder.screened(model, data)
+        if not path.exists():
+            watch.say(f"which prompts of {data} does {model} answer?")
+            create_once(path, bench.station.screen(data))
+    return [part for part in Work(folder).parts if part.model == model]
+
+
+def to_do(parts: Sequence[Part], found: Found, how: How) -> list[Sample]:
+    """This process's share of what is not finished, in the order of the plan."""
+    which, of = how.shard
+    mine = [sample for part in parts for sample in part.samples][which::of]
+    return unfinished(mine, found, retry=how.retry)
+
+
+def chunks(samples: Sequence[Sample], parts: Sequence[Part], size: int) -> Iterator[tuple[list[Sample], Part]]:
+    """At most so many samples of one part at a time."""
+    for part in parts:
+        own = [sample for sample in samples if sample.data == part.data]
+        for start in range(0, len(own), size):
+            yield own[start : start + size], part
+
+
+def fresh(records: Records, found: Found, how: How) -> Records:
+    """The records that the folder did not have when the run was started; with `retry` those as well that failed there."""
+
+    def wanted(record: Mapping[str, Any]) -> bool:
+        before = found.records.get(record["key"])
+        return before is None or (how.retry and failed(before["status"]))
+
+    return [record for record in records if wanted(record)]
+
+
+def failures(records: Records) -> int:
+    """How many of a sample's trials failed."""
+    return sum(failed(record["status"]) for record in records)
+
+
+def outcome(folder: RunFolder, found: Found | None = None, work: Work | None = None) -> Outcome:
+    """How the run in a folder stands."""
+    found, work = found or Found(folder, whole=False), work or Work(folder)
+    samples = list(work.samples())
+    counts = statuses(samples, found)
+    bad = 0
+    for row in (row for part in work.parts for row in part.rows or () if not row["kept"]):
+        status = row_status(row)
+        counts[status] = counts.get(status, 0) + len(work.trials)
+        bad += failed(status)
+    lacking = unfinished(samples, found)
+    bad += sum(any(failed(found.records[trial.key]["status"]) for trial in each.trials if trial.key in found.records) for each in samples)
+    damaged = [str(each) for each in found.damaged]
+    return Outcome(len(samples), len(samples) - len(lacking), counts, bad, damaged, work.known and not lacking)
