@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "noiser"
 ROOMS = [
     {
         "errors",
+        "places",
         "seeding",
         "normalization",
         "prompts",
@@ -26,16 +27,23 @@ ROOMS = [
         "summary",
         "verdicts",
     },
-    {"lm"},
+    {"lm", "data"},
     {"methods", "metrics", "views"},
-    {"attribution"},
+    {"attribution", "screening"},
     {"comparison", "evaluation"},
-    {"sanity"},
+    {"sanity", "experiments"},
     {"commands"},
     {"cli", "integrations"},
     {"__main__"},
 ]
-APART = {*permutations(("methods", "metrics", "views"), 2), ("views", "lm"), ("evaluation", "comparison"), ("comparison", "evaluation")}
+APART = {
+    *permutations(("methods", "metrics", "views"), 2),
+    ("views", "lm"),
+    ("evaluation", "comparison"),
+    ("comparison", "evaluation"),
+    ("data", "lm"),
+    ("lm", "data"),
+}
 """Rooms of which the first never imports the second although it could: views show results, they do not run models."""
 SLOW = ("torch", "transformers", "matplotlib", "starlette", "inseq")
 

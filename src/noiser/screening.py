@@ -42,7 +42,7 @@ Said = tuple[tuple[int, ...], float]
 def screen(
     lm: LanguageModel,
     rows: Iterable[Row],
-    match: Match,
+    match: str,
     limit: int | None = None,
     on_row: Callable[[Screened], None] | None = None,
 ) -> Iterator[Screened]:
@@ -61,7 +61,7 @@ def screen(
         raise OptionError(f"match must be one of {', '.join(MATCHES)}; got {match!r}")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise OptionError(f"limit is a whole number from 1 on; got {limit!r}")
-    return _screened(lm, list(rows), match, limit, on_row)
+    return _screened(lm, list(rows), cast(Match, match), limit, on_row)
 
 
 def _screened(
@@ -95,7 +95,7 @@ def _asking(lm: LanguageModel, row: Row, match: Match) -> Asking[Screened]:
         raise PromptError(row.error)
     prompt = lm.prompt(row.prompt)
     target = (row.target or "").strip()
-    own = lm.tokens.ids(f" {target}") if target else ()
+    own = lm.tokens.ids(f" {target}") if target and match != "token" else ()
     ids, prob = yield from _continued(lm, prompt, len(own) if match == "word" and own else 1)
     said = _text(lm, ids)
     if match == "none":

@@ -88,3 +88,18 @@ def status(
     from noiser.commands.run import status as show
 
     raise typer.Exit(show(folder, Output.checked(format_, out, FORMATS)))
+
+
+def report(
+    folder: Folder,
+    format_: Annotated[str, typer.Option("--format", help="md, html (one file, plots inside), latex.")] = "md",
+    out: Out = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for the plots as SVG and PNG. (default: beside --out)")] = None,
+    timings: Annotated[bool, typer.Option("--timings/--no-timings", help="With seconds; without, the bytes depend on no clock.")] = True,
+) -> None:
+    """Tables and figures of a run, beside the paper's, with intervals and what differs."""
+    from noiser.commands.output import Output
+    from noiser.commands.report import FORMATS
+    from noiser.commands.report import run as write
+
+    raise typer.Exit(write(folder, Output.checked(format_, out, FORMATS), figures, timings=timings))

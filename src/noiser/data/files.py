@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tempfile
 import time
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError
+from noiser.places import cache_folder
 
 KNOWN_URL = "https://rome.baulab.info/data/dsets/known_1000.json"
 WIKIBIO_HUB = "potsawee/wiki_bio_gpt3_hallucination"
@@ -58,17 +58,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def cache_folder() -> Path:
-    """`NOISER_CACHE`, or the place where this system keeps caches: the same as of the models."""
-    if chosen := os.environ.get("NOISER_CACHE"):
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "noiser" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "noiser"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "noiser"
 
 
 def _put(raw: bytes, path: Path) -> None:

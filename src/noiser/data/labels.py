@@ -13,7 +13,7 @@ PATH = "path="
 
 def read_label_of_data(label: str) -> tuple[str, str | None, dict[str, Any]]:
     """`known`, `known:path=FILE`, `known:match=word+path=FILE`, or a bare path that ends in .jsonl or .ndjson: the set's name,
-    the file or None, and the options `match` and `generate`, checked.
+    the file or None, and the options `match`, `generate` and `limit`, checked.
 
     `path=` comes last and takes all that follows, so a path may hold `:` and `+`. A bare path is taken as it is, unless it
     begins like a label (`known:`, then an option); `./` before it helps.
@@ -38,7 +38,8 @@ def read_label_of_data(label: str) -> tuple[str, str | None, dict[str, Any]]:
 def read_labelled(label: str) -> Dataset:
     """The set that a label names, with the options that it carries. Raises OptionError as both steps do."""
     name, path, options = read_label_of_data(label)
-    return replace(read(name, path), **options)
+    found = read(name, path)
+    return replace(found, rows=found.rows[: options.pop("limit", None)], **options)
 
 
 def _parted(rest: str) -> tuple[str, str | None]:
@@ -63,4 +64,10 @@ def _generate(label: str, value: str) -> int | None:
     return int(value)
 
 
-_READERS: Mapping[str, Callable[[str, str], Any]] = {"match": _match, "generate": _generate}
+def _limit(label: str, value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and 0 < int(value) < 10**9):
+        raise OptionError(f"{label}: limit wants how many prompts, from 1 on; got {value!r}")
+    return int(value)
+
+
+_READERS: Mapping[str, Callable[[str, str], Any]] = {"match": _match, "generate": _generate, "limit": _limit}

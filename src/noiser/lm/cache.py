@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import struct
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,20 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from noiser.errors import ModelError
+from noiser.places import cache_folder
 
 FORMAT = 1
 """Raise it when the conversion changes, so that old results are not taken for new ones."""
-
-
-def cache_folder() -> Path:
-    """`NOISER_CACHE`, or the place where this system keeps caches."""
-    if chosen := os.environ.get("NOISER_CACHE"):
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "noiser" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "noiser"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "noiser"
 
 
 def converted(gguf: Path) -> tuple[Path, str]:
