@@ -10,7 +10,7 @@ from noiser import __version__
 from noiser.cli.data import data
 from noiser.cli.explain import attribute, compare, methods
 from noiser.cli.judge import check, evaluate
-from noiser.cli.runs import report, run, status
+from noiser.cli.runs import export, merge, report, reproduce, run, status
 from noiser.errors import NoiserError, OptionError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -53,6 +53,6 @@ def noiser(version: Version = False) -> None:
     """Why did the model say that? Explain a language model's prediction by the input tokens that caused it."""
 
 
-for command in (attribute, compare, evaluate, check, methods, run, status, report):
+for command in (attribute, compare, evaluate, check, methods, run, status, report, merge, export, reproduce):
     app.command()(command)
 app.add_typer(data, name="data")

@@ -103,3 +103,64 @@ def report(
     from noiser.commands.report import run as write
 
     raise typer.Exit(write(folder, Output.checked(format_, out, FORMATS), figures, timings=timings))
+
+
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of one run.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="A new folder, or one of the same run.")],
+) -> None:
+    """Folders of one run, filled on different machines, into one; every trial once."""
+    from noiser.commands.report import combine
+
+    raise typer.Exit(combine(folders, out))
+
+
+def export(
+    folder: Folder,
+    to: Annotated[str, typer.Option(help="parquet, csv, jsonl.")] = "parquet",
+    what: Annotated[str, typer.Option(help="values: a row a trial; scores: a row a token.")] = "values",
+    out: Out = None,
+) -> None:
+    """A run's records as a flat table."""
+    from noiser.commands.report import flat
+
+    raise typer.Exit(flat(folder, what, to, out))
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="table1, table2, table5, table7, figure2.", show_default=False)],
+    model: Annotated[str, typer.Option(help="smollm2-135m, a hub id, a folder, or a GGUF file.")] = "smollm2-135m",
+    data: Annotated[str | None, typer.Option(help="Sets instead of the published ones, or where these are: known:path=FILE.")] = None,
+    limit: Limit = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. (default: one in runs/, named by what is run)")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+    format_: Annotated[str, typer.Option("--format", help="md, html, latex.")] = "md",
+    max_seconds: MaxSeconds = None,
+    timeout: Timeout = None,
+    at_once: AtOnce = 1,
+    shard: ShardOption = None,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    device: RunDevice = "auto",
+    device_map: DeviceMap = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_pickle: AllowPickle = False,
+    token_budget: TokenBudget = None,
+) -> None:
+    """A table or figure of the paper: plan, run and report in one command, resumed by the same command."""
+    from noiser.commands.output import Output
+    from noiser.commands.report import FORMATS
+    from noiser.commands.reproduce import reproduce as make
+    from noiser.commands.run import how_to_run
+
+    how = how_to_run(
+        device=device, device_map=device_map, token_budget=token_budget, at_once=at_once, shard=shard, max_seconds=max_seconds,
+        timeout=timeout, engine=engine, address=address, workers=workers,
+    )  # fmt: skip
+    chosen = {"name": model, "dtype": dtype, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    sets = [each.strip() for each in (data or "").split(",") if each.strip()]
+    written = Output.checked(format_, None, FORMATS)
+    raise typer.Exit(make(name, chosen | {"revision": revision}, sets, (limit, seed), how, out, written))

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.identity import shown
 from noiser.experiments.plan import How
 from noiser.experiments.run import Prepared, Watch
 from noiser.experiments.station import Records, Station
@@ -81,7 +82,7 @@ def estimate(prepared: Prepared, out: Path | None, how: How, watch: Watch) -> Es
     """Screen, run up to three samples of each part, and scale up by how many there are. What a folder has already is not
     counted again. Nothing is written."""
     begun, calibrated, peak = perf_counter(), 0, 0
-    there = RunFolder.start(out, prepared.identity) if out is not None and (out / "run.json").exists() else None
+    there = RunFolder.start(out, prepared.identity, shown(prepared.plan)) if out is not None and (out / "run.json").exists() else None
     found = Found(there, whole=False) if there else None
     parts = []
     for model in prepared.identity["models"]:

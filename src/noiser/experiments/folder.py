@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from noiser.errors import RunError
 from noiser.experiments.identity import differences, key
 from noiser.experiments.store import Damage, create_once, read_once, scan
@@ -18,19 +20,20 @@ AGREE = 1e-3
 class RunFolder:
     """A folder that holds a run, begun by `start` or found by `open`."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, written: Mapping[str, Any]) -> None:
         self.path = path
-        self.identity = identity
+        self.identity: Mapping[str, Any] = written["identity"]
+        self.shown: Mapping[str, Any] = written["shown"]
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Raises RunError where the folder holds no run."""
         if not (path / RUN).is_file():
             raise RunError(f"{path} holds no run: there is no {RUN} in it. noiser run ... --out {path} begins one")
-        return cls(path, read_once(path / RUN)["identity"])
+        return cls(path, read_once(path / RUN))
 
     @classmethod
-    def start(cls, path: Path, identity: Mapping[str, Any]) -> "RunFolder":
+    def start(cls, path: Path, identity: Mapping[str, Any], shown: Mapping[str, Any]) -> "RunFolder":
         """The run of exactly this identity, begun where the folder is new or empty.
 
         Raises RunError with what differs where the folder holds another run, and where it holds something else.
@@ -43,8 +46,8 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the folder {path}: {error.strerror}") from error
-        there = create_once(path / RUN, {"schema": 1, "identity": dict(identity)})["identity"]
-        changed = list(differences(there, identity))
+        there = create_once(path / RUN, {"schema": 1, "identity": dict(identity), "shown": dict(shown)})
+        changed = list(differences(there["identity"], identity))
         if changed:
             raise RunError(
                 f"{path} holds another run. What differs, there and now:\n  "
@@ -76,16 +79,16 @@ def _only_begun(path: Path) -> bool:
 
 
 class Found:
-    """What the records of a folder say, each trial once, whatever the order and number of the files."""
+    """What the records of one or more folders say, each trial once, whatever the order and number of the files."""
 
-    def __init__(self, folder: RunFolder, *, whole: bool = True) -> None:
+    def __init__(self, *folders: RunFolder, whole: bool = True) -> None:
         self.records: dict[str, dict[str, Any]] = {}
         """By their keys; without `whole` only status and value of each, which is all that going on needs."""
         self.damaged: list[Damage] = []
         self.files: dict[str, int] = {}
         """How many records each file holds."""
         self._whole = whole
-        for file, line, record in scan(folder.records):
+        for file, line, record in (each for folder in folders for each in scan(folder.records)):
             if isinstance(record, Damage):
                 self.damaged.append(record)
                 continue
@@ -117,13 +120,11 @@ def _order(record: Mapping[str, Any]) -> str:
     return repr(sorted(record.items()))
 
 
-def _agree(one: Any, other: Any) -> bool:  # numbers, or rows of them
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two numbers, or two tables of them, are the same but for rounding."""
     if one is None or other is None:
         return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        if list(map(len, one)) != list(map(len, other)):
-            return False
-        pairs = [pair for rows in zip(one, other, strict=True) for pair in zip(*rows, strict=True)]
-        largest = max((abs(a) for a, _ in pairs), default=1.0)
-        return all(abs(a - b) <= AGREE * max(1e-3, largest) for a, b in pairs)
-    return abs(one - other) <= AGREE * max(1.0, abs(one), abs(other))
+    if np.shape(one) != np.shape(other):
+        return False
+    largest = max(float(np.max(np.abs(one), initial=0.0)), 1.0 if np.ndim(one) == 0 else 1e-3)
+    return bool(np.max(np.abs(np.subtract(one, other)), initial=0.0) <= AGREE * largest)

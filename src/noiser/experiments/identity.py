@@ -32,6 +32,12 @@ def identity(plan: Plan, models: Mapping[str, Mapping[str, Any]], data: Mapping[
     }
 
 
+def shown(plan: Plan) -> dict[str, Any]:
+    """What tables have to know and no number depends on: which rows are controls, and how a metric is read."""
+    gauges = {column.gauge.label: {"better": column.gauge.better, "relative": column.gauge.relative} for column in plan.columns()}
+    return {"controls": [row.contender.label for row in plan.rows() if row.contender.control], "metrics": gauges}
+
+
 def row_identity(row: Entrant, rows: Sequence[Entrant]) -> dict[str, Any]:
     """A method with its version and options; of a permuted row those of what it permutes."""
     if row.method is None:

@@ -90,7 +90,9 @@ class Plan:
         self.columns()
 
     def rows(self) -> list[Entrant]:
-        """Methods and controls with their options in full."""
+        """Methods and controls with their options in full; none where only the prompts are to be screened."""
+        if not self.methods and not self.controls:
+            return []
         return entrants(self.methods, self.controls, self.seed, 0)
 
     def columns(self) -> list[Measuring]:

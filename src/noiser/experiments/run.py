@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from noiser.data import Dataset, read
 from noiser.errors import OptionError
 from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.identity import identity
+from noiser.experiments.identity import identity, shown
 from noiser.experiments.plan import DataChoice, How, Plan
 from noiser.experiments.station import Records, Station
 from noiser.experiments.stopping import Stopping
@@ -19,6 +19,7 @@ from noiser.experiments.work import Part, Sample, Work, failed, row_status, stat
 from noiser.lm.identify import identify
 
 
+@runtime_checkable  # so that our tests can check the arguments' types
 class Watch(Protocol):
     """Whoever wants to see a run go on."""
 
@@ -91,7 +92,7 @@ def _asked(choice: DataChoice, data: Dataset) -> dict[str, Any]:
 def run(prepared: Prepared, out: Path, how: How, watch: Watch) -> Outcome:
     """Do what is left to do of a run in its folder, and say how it stands. Raises RunError where the folder holds another run,
     or cannot be written."""
-    folder = RunFolder.start(out, prepared.identity)
+    folder = RunFolder.start(out, prepared.identity, shown(prepared.plan))
     found = Found(folder, whole=False)
     for damage in found.damaged:
         folder.quarantine(damage)

@@ -45,8 +45,8 @@ class Sample:
         return key(SAMPLE, self.hash)
 
     def record_keys(self) -> list[str]:
-        """All its records'."""
-        return [self.key, *(trial.key for trial in self.trials)]
+        """All its records'; none where nothing is asked of it."""
+        return [] if not self.trials else [self.key, *(trial.key for trial in self.trials)]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,12 @@ def save_plots(summaries: Sequence[Summary], model: str, folder: Path) -> list[P
 
 
 def draw(summary: Summary, model: str, path: Path) -> None:
-    """One metric's plot, in the form that the path ends with: a dot and a bar a row, best on top, controls as squares."""
+    """One metric's plot, in the form that the path ends with."""
+    path.write_bytes(forest(summary, model, path.suffix[1:]))
+
+
+def forest(summary: Summary, model: str, form: str) -> bytes:
+    """One metric's plot as `svg` or `png`: a dot and a bar a row, best on top, controls as squares."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -55,8 +61,14 @@ def draw(summary: Summary, model: str, path: Path) -> None:
             axes.spines[side].set_visible(False)
         axes.grid(axis="x", color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
-        form = path.suffix[1:]
-        figure.savefig(path, dpi=150, metadata=DATELESS[form])
+        return saved(figure, form)
+
+
+def saved(figure: Any, form: str) -> bytes:
+    """A matplotlib figure as a file's content: the same bytes for the same figure."""
+    data = BytesIO()
+    figure.savefig(data, format=form, dpi=150, metadata=DATELESS[form])
+    return data.getvalue()
 
 
 def _shown(row: Row) -> Number:

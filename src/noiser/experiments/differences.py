@@ -1,0 +1,85 @@
+"""What of a run is not as in the paper, in sentences: from the run's own settings, and from what is known of the released code."""
+
+from collections.abc import Iterator
+
+from noiser.experiments import paper
+from noiser.experiments.folder import RunFolder
+
+PRINTED = {"known": 1209, "longra": 573, "wikibio": 238}
+
+
+def differences(folder: RunFolder) -> Iterator[str]:
+    """One sentence for each difference."""
+    yield from _models(folder)
+    yield from _data(folder)
+    yield from _methods(folder)
+    yield from _metrics(folder)
+    yield (
+        "Samples: the released code drops a sample at any exception, unseen, and redraws masks and the random baseline for every method. "
+        "Here every trial has a status, all rows are compared on the samples that each has, and share the masks."
+    )
+    yield "The paper prints no intervals and no controls but random: which of its differences are noise cannot be told from its tables."
+    for each in paper.tables()["suspect"]:
+        where = f"{', '.join(each['models'])} on {each['data']}" + (f", {each['method']}" if "method" in each else "")
+        yield f"Printed cells marked {paper.SUSPECT} ({where}): {each['why']}."
+
+
+def _models(folder: RunFolder) -> Iterator[str]:
+    for label, each in folder.identity["models"].items():
+        column = paper.column(label)
+        if column == paper.AVERAGE:
+            yield f"Model: {label} is not among the paper's six, which are larger; beside it stand their averages."
+        else:
+            yield f"Model: {label} stands beside the paper's {column}; here it ran in {each['dtype']}, revision {each['revision']}."
+    yield "Number format: the released code names none, so it ran in float32 (transformers 4) or the checkpoint's own (transformers 5)."
+
+
+def _data(folder: RunFolder) -> Iterator[str]:
+    for label, each in folder.identity["data"].items():
+        kind = each["kind"]
+        if kind not in PRINTED:
+            yield f"Data: {label} is not among the paper's."
+        elif not each["complete"]:
+            yield (
+                f"Data: {label} has {each['rows']:,} rows in the format of {kind}, of which {PRINTED[kind]:,} were published: "
+                "its numbers are not the paper's numbers."
+            )
+        if each["limit"] is not None:
+            yield f"Data: of {label} the first {each['limit']:,} prompts that the model answers were taken, the paper takes all."
+    generated = [label for label, each in folder.identity["data"].items() if each["generate"]]
+    if generated:
+        yield f"Continuations ({', '.join(generated)}): each generated token counts the same; the mean over them is the sample's value."
+
+
+def _methods(folder: RunFolder) -> Iterator[str]:
+    methods = {each["method"]: each for each in folder.identity["methods"].values()}
+    own = methods.get("noiser")
+    if own is not None and own["options"].get("variant") == "paper":
+        yield (
+            "Noiser as the paper defines it: k_min never flips the prediction, and scores are not divided by their signed sum. The "
+            "released code takes the last midpoint tried, which may flip, and divides: noiser:variant=official."
+        )
+    if methods.keys() & {"last_attention", "attention_rollout"}:
+        yield "Attention: weights as they are; the released code takes one more softmax of them, which makes them nearly uniform."
+    if "occlusion" in methods:
+        yield "Occlusion and LIME: signed drops of probability; Inseq, which the paper builds on, gives their absolute values."
+    if methods.keys() & {"integrated_gradients", "sequential_integrated_gradients"}:
+        yield "Integrated gradients: points are added until the scores add up to the change they explain; the paper takes a fixed number."
+    if "deeplift" in methods:
+        yield "DeepLIFT: Captum's rules do not cover SiLU and GELU, where it then equals input x gradient; rules=all covers them."
+
+
+def _metrics(folder: RunFolder) -> Iterator[str]:
+    protocols = {each["options"].get("protocol") for each in folder.identity["metrics"].values()}
+    if "matched" in protocols:
+        yield (
+            "Protocol matched: only the order of the tokens counts, and every method keeps the same mean share. In the paper scores "
+            "enter as probabilities, so methods with larger scores keep more of the prompt and win by that: see the constant row there."
+        )
+    if "official" in protocols:
+        yield (
+            "Protocol official: the Hellinger distance without its outer root and scores as the released code hands them on, but with "
+            "masks that all methods share, as many as asked for instead of one."
+        )
+    if "paper" in protocols:
+        yield "Protocol paper: scores as shares of attribution mass, the distance with its root, in [0, 1]."

@@ -1,0 +1,73 @@
+"""Where on a LongRA prompt the scores lie: the cue, the word `capital`, the rest of the main part, the distractor (figure 2)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from noiser.evidence import OK, Number
+from noiser.experiments.folder import Found
+from noiser.experiments.work import ATTRIBUTION, Part
+from noiser.stats import ClusterBootstrap
+
+PARTS = ("relative", "capital", "main part", "distractor")
+CAPITAL = "capital"
+Shares = dict[str, float]
+
+
+def spans(text: str, relative: str) -> dict[str, list[tuple[int, int]]]:
+    """Where the cue (the `relative` of the row), the word `capital` and the distractor in parentheses are, outside of each other."""
+    distractor = [match.span() for match in re.finditer(r"\([^()]*\)", text)]
+
+    def outside(word: str) -> list[tuple[int, int]]:
+        found = (match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text))
+        return [span for span in found if not any(start <= span[0] < stop for start, stop in distractor)]
+
+    return {"relative": outside(relative), CAPITAL: outside(CAPITAL), "distractor": distractor}
+
+
+def shares(scores: Sequence[float], text: str, offsets: Sequence[Sequence[int]], relative: str) -> Shares | None:
+    """The share of the positive scores that lies on each part; they add up to 1. A token that reaches over an edge is divided
+    by its characters, leading spaces not counted. None where no score is positive."""
+    mass = np.asarray(scores, dtype=np.float64).clip(min=0)
+    total = float(mass.sum())
+    if total <= 0:
+        return None
+    where = spans(text, relative)
+    found: Shares = dict.fromkeys(map(str, PARTS), 0.0)
+    for own, (start, stop) in zip(mass, offsets, strict=False):
+        begin = start + len(text[start:stop]) - len(text[start:stop].lstrip())
+        places = range(begin, stop) if begin < stop else range(start, stop)
+        for part in ("relative", CAPITAL, "distractor"):
+            inside = sum(any(first <= place < last for first, last in where[part]) for place in places)
+            found[part] += float(own) / total * inside / max(1, len(places))
+    found["main part"] = 1.0 - sum(found.values())
+    return found
+
+
+def by_type(part: Part, found: Found, seed: int) -> dict[str, dict[str, dict[str, Number]]]:
+    """For each type of row and each method the mean share on each part, with intervals; under `all` for all types together."""
+    collected: dict[str, dict[str, list[tuple[str, Shares]]]] = {}
+    for sample in part.samples:
+        said = found.records.get(sample.key)
+        if said is None or "offsets" not in said:
+            continue
+        relative = str(said["fields"].get("relative", ""))
+        for trial in sample.trials:
+            record = found.records.get(trial.key) if trial.kind == ATTRIBUTION else None
+            if record is None or record["status"] != OK:
+                continue
+            own = shares(record["scores"][0], said["text"], said["offsets"], relative)
+            for kind in (str(said["fields"].get("type", "")), "all") if own is not None else ():
+                collected.setdefault(kind, {}).setdefault(trial.method, []).append((relative, own or {}))
+    return {kind: {method: _means(own, seed) for method, own in methods.items()} for kind, methods in collected.items()}
+
+
+def _means(own: Sequence[tuple[str, Mapping[str, float]]], seed: int) -> dict[str, Number]:
+    """Rows about the same thing (the same country) are drawn together."""
+    values: Any = np.array([[each[part] for part in PARTS] for _, each in own])
+    boot = ClusterBootstrap([relative for relative, _ in own], seed=seed)
+    resampled = boot.means(values)
+    numbers = (Number(float(values[:, place].mean()), *(boot.interval(resampled[:, place]) or (None, None))) for place in range(len(PARTS)))
+    return dict(zip(PARTS, numbers, strict=True))

@@ -1,0 +1,202 @@
+"""The tables of a run, each beside the paper's where it prints one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from noiser.evidence import Contender, Gauge, Number, Record, Row, Summary
+from noiser.experiments import paper
+from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.work import Part, row_status, statuses, values
+from noiser.registry import read_label
+from noiser.summary import FAITHFULNESS, summarise
+from noiser.views.document import Table
+
+KINDS = {"known": "Known", "longra": "LongRA", "wikibio": "WikiBio", "jsonl": "your own data"}
+Identity = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class PartResult:
+    """One model on one data set, with its summaries."""
+
+    part: Part
+    folder: RunFolder
+    found: Found
+
+    @property
+    def identity(self) -> Identity:
+        """Of the run."""
+        return self.folder.identity
+
+    @property
+    def kind(self) -> str:
+        """What the data is: known, longra, wikibio, jsonl."""
+        return self.identity["data"][self.part.data]["kind"]
+
+    @property
+    def column(self) -> str:
+        """The paper's column that belongs beside it."""
+        return paper.column(self.part.model)
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Its values."""
+        return values(self.part, self.found)
+
+    @cached_property
+    def summaries(self) -> Mapping[str, Summary]:
+        """By metric, `faithfulness:...` among them."""
+        found = summarise(self.records, contenders(self.folder), gauges(self.folder), self.identity["seed"])
+        return {each.metric: each for each in found}
+
+
+def contenders(folder: RunFolder) -> list[Contender]:
+    """The rows that a run has, from what is written of it."""
+    rows, controls = folder.identity["methods"].items(), folder.shown["controls"]
+    return [Contender(label, each["method"], each.get("options", {}), label in controls) for label, each in rows]
+
+
+def gauges(folder: RunFolder) -> list[Gauge]:
+    """The columns that a run has."""
+    columns, shown = folder.identity["metrics"].items(), folder.shown["metrics"]
+    return [Gauge(label, each["metric"], each["options"], **shown[label]) for label, each in columns]
+
+
+def number(found: Number | None, *, signed: bool) -> str:
+    """A value and its interval: `+0.41 [+0.30, +0.52]`; a dash where there is none."""
+    if found is None or found.value is None:
+        return "\u2013"
+    form = "+.2f" if signed else ".3f"
+    ends = "" if found.low is None or found.high is None else f" [{found.low:{form}}, {found.high:{form}}]"
+    return f"{found.value:{form}}{ends}"
+
+
+def metric_tables(results: Sequence[PartResult], identity: Identity) -> Iterator[Table]:
+    """Table 1 for each way of measuring faithfulness and each data set, the models side by side; then every metric by itself,
+    Soft-NS and Soft-NC as table 5 has them."""
+    names = list(dict.fromkeys(name for each in results for name in each.summaries))
+    names.sort(key=lambda name: not name.startswith(FAITHFULNESS))
+    for name in names:
+        for data in identity["data"]:
+            own = [each for each in results if each.part.data == data and name in each.summaries]
+            if own and any(row.mean.value is not None or row.log_ratio for each in own for row in each.summaries[name].rows):
+                yield _metric_table(name, data, own)
+
+
+def _metric_table(name: str, data: str, own: Sequence[PartResult]) -> Table:
+    metric, options = read_label(name)
+    first = own[0].summaries[name]
+    relative = any(row.log_ratio for row in first.rows)
+    printed = [_printed(metric, each) for each in own]
+    columns = ["method"]
+    for each in own:
+        columns.append(f"{each.part.model}{' log-ratio to random' if relative else ''} [95 %]")
+        columns += [f"{each.part.model} mean [95 %]"] if relative and metric != FAITHFULNESS else []
+        columns += [f"paper, {each.column}"] if printed[own.index(each)] else []
+    rows = []
+    for label in [row.method for row in first.rows]:
+        cells = [f"{label} (control)" if _row(own[0], name, label).control else label]
+        for each, paper_says in zip(own, printed, strict=True):
+            row = _row(each, name, label)
+            letters = f" {row.group}" if row.group else ""
+            cells.append(number(row.log_ratio if relative else row.mean, signed=relative) + letters)
+            cells += [number(row.mean, signed=False)] if relative and metric != FAITHFULNESS else []
+            cells += [paper_says.get(label, "")] if paper_says else []
+        rows.append(tuple(cells))
+    protocol = options.get("protocol", _protocol(own[0].identity, name))
+    title = f"{'Table 1: f' if metric == FAITHFULNESS else ''}{_spoken(metric)} on {data}{f', protocol {protocol}' if protocol else ''}"
+    return Table(title, tuple(columns), tuple(rows), tuple(_notes(name, own, any(printed))))
+
+
+def _spoken(metric: str) -> str:
+    names = {FAITHFULNESS: "aithfulness", "soft_ns": "Table 5: Soft-NS", "soft_nc": "Table 5: Soft-NC"}
+    return names.get(metric, metric)
+
+
+def _protocol(identity: Identity, name: str) -> str:
+    label = name.replace(FAITHFULNESS, "soft_ns", 1)
+    return identity["metrics"].get(label, {}).get("options", {}).get("protocol", "")
+
+
+def _row(result: PartResult, name: str, label: str) -> Row:
+    return next(row for row in result.summaries[name].rows if row.method == label)
+
+
+def _printed(metric: str, result: PartResult) -> dict[str, str]:
+    """What the paper prints, by our labels; a method under more than one label stands beside each."""
+    found = {}
+    for each in contenders(result.folder):
+        if metric == FAITHFULNESS:
+            found[each.label] = paper.faithfulness(result.kind, each.method, result.column)
+        elif metric in ("soft_ns", "soft_nc"):
+            found[each.label] = paper.part(result.kind, each.method, metric, result.column)
+    return {label: said for label, said in found.items() if said}
+
+
+def _notes(name: str, own: Sequence[PartResult], printed: bool) -> Iterator[str]:
+    for each in own:
+        summary = each.summaries[name]
+        said = f"{each.part.model}: {summary.samples} samples that every row has, {summary.clusters} clusters; {summary.better} is better."
+        yield f"{said} {accounting(name, each)}"
+        yield from (f"{each.part.model}: {remark}." for remark in summary.remarks)
+    if any(row.group for row in own[0].summaries[name].rows):
+        yield "Methods that share a letter do not differ (5 %, Holm)."
+    if printed:
+        kind = KINDS[own[0].kind]
+        yield f"Paper: as printed for {kind}, computed with the released code, so protocol=official is nearest to it. {paper.SOURCE}."
+        if any(paper.SUSPECT in cell for each in own for cell in _printed(read_label(name)[0], each).values()):
+            yield f"{paper.SUSPECT} The printed cell cannot be right, see what differs from the paper."
+
+
+def accounting(name: str, result: PartResult) -> str:
+    """How the trials behind a table ended."""
+    counts: dict[str, int] = {}
+    for row in result.summaries[name].rows:
+        for status, count in row.statuses.items():
+            counts[status] = counts.get(status, 0) + count
+    missing = statuses(result.part.samples, result.found).get("missing", 0)
+    said = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
+    return f"Trials: {said or 'none'}{f'; {missing:,} of the run are still missing' if missing else ''}."
+
+
+def bounds_table(result: PartResult) -> Iterator[Table]:
+    """Table 2, where the run has Noiser under more than one bound."""
+    own = {each.label: each.options for each in contenders(result.folder) if each.method == "noiser"}
+    if len({options["bound"] for options in own.values()}) < 2:
+        return
+    for name, summary in result.summaries.items():
+        if not name.startswith(FAITHFULNESS):
+            continue
+        protocol = read_label(name)[1].get("protocol", _protocol(result.identity, name))
+        rows = [
+            (str(own[row.method]["bound"]), row.method, number(row.log_ratio, signed=True) + f" {row.group}",
+             paper.bound(str(own[row.method]["bound"]), result.column))
+            for row in summary.rows if row.method in own
+        ]  # fmt: skip
+        columns = ("bound", "row", f"{result.part.model} [95 %]", f"paper, {result.column}")
+        title = f"Table 2: Noiser's bounds on {result.part.data}, protocol {protocol}"
+        yield Table(title, columns, tuple(rows), tuple(_notes(name, [result], True)))
+
+
+def counts_table(parts: Sequence[Part], identity: Identity) -> Table:
+    """Table 7: how many prompts each model answers."""
+    rows = []
+    for part in parts:
+        data = identity["data"][part.data]
+        if part.rows is None:
+            rows.append((part.data, part.model, f"{data['rows']:,}", "not screened yet", "", "", ""))
+            continue
+        reasons: dict[str, int] = {}
+        for row in part.rows:
+            if not row["kept"]:
+                reasons[row_status(row)] = reasons.get(row_status(row), 0) + 1
+        share = f"{len(part.samples) / len(part.rows):.1%}" if part.rows else "\u2013"
+        printed = paper.count(data["kind"], paper.column(part.model))
+        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        looked = f"{len(part.rows):,}" + ("" if len(part.rows) == data["rows"] else f" of {data['rows']:,}")
+        rows.append((part.data, part.model, looked, f"{len(part.samples):,}", share, said, f"{printed:,}" if printed else "\u2013"))
+    columns = ("data", "model", "rows looked at", "kept", "share", "the others", "paper")
+    notes = ["Screening stops at the limit asked for.", "The paper's counts are of all 1,209 rows of Known and all 573 of LongRA."]
+    return Table("Table 7: prompts that the model answers", columns, tuple(rows), tuple(notes))
