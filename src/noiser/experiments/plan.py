@@ -35,9 +35,11 @@ class ModelChoice:
 
     @property
     def label(self) -> str:
-        """What the tables call it."""
+        """What the tables call it; a folder or file by its own name, wherever it lies."""
         said = [self.revision or "", self.dtype if self.dtype != "auto" else "", self.attention or ""]
-        return "@".join([self.name, *filter(None, said)])
+        path = Path(self.name).expanduser()
+        own = path.resolve().name if path.exists() else self.name
+        return "@".join([own, *filter(None, said)])
 
 
 @dataclass(frozen=True, kw_only=True)

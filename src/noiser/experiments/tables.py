@@ -125,10 +125,13 @@ def _row(result: PartResult, name: str, label: str) -> Row:
 
 
 def _printed(metric: str, result: PartResult) -> dict[str, str]:
-    """What the paper prints, by our labels; a method under more than one label stands beside each."""
+    """What the paper prints, by our labels; a method under more than one label stands beside each, Noiser beside its bound."""
     found = {}
     for each in contenders(result.folder):
-        if metric == FAITHFULNESS:
+        bound = str(each.options.get("bound", "k_min"))
+        if each.method == "noiser" and bound != "k_min":
+            found[each.label] = paper.bound(bound, result.column) if metric == FAITHFULNESS and result.kind == "known" else ""
+        elif metric == FAITHFULNESS:
             found[each.label] = paper.faithfulness(result.kind, each.method, result.column)
         elif metric in ("soft_ns", "soft_nc"):
             found[each.label] = paper.part(result.kind, each.method, metric, result.column)

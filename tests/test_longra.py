@@ -1,0 +1,43 @@
+"""Shares of the score on a LongRA prompt. Mutants caught: the distractor's own mention of the cue counted; a token over an edge
+given to one side whole; negative scores counted; the word found inside another word."""
+
+import numpy as np
+import pytest
+
+from noiser.experiments.longra import shares, spans
+
+TEXT = "We flew to Chile. (Chile was on TV, by chance). We stayed in the capital, Chilean friends said"
+
+
+def tokens(*stops):
+    starts = (0, *stops[:-1])
+    return list(zip(starts, stops, strict=True))
+
+
+def test_the_cue_counts_outside_of_the_parentheses_and_as_a_word_only():
+    found = spans(TEXT, "Chile")
+    assert [TEXT[start:stop] for start, stop in found["relative"]] == ["Chile"]
+    assert found["relative"][0][0] == TEXT.index("Chile")
+    assert [TEXT[start:stop] for start, stop in found["capital"]] == ["capital"]
+    assert [TEXT[start:stop] for start, stop in found["distractor"]] == ["(Chile was on TV, by chance)"]
+
+
+def test_shares_add_up_and_a_token_over_an_edge_is_divided_by_its_characters():
+    text = "In Rome (no) it"
+    offsets = [(0, 2), (2, 7), (7, 12), (12, 15)]
+    found = shares([1.0, 2.0, 4.0, -8.0], text, offsets, "Rome")
+    assert found == pytest.approx({"relative": 2 / 7, "capital": 0.0, "distractor": 4 / 7, "main part": 1 / 7})
+    edge = shares([1.0], "Rome (no)", [(0, 9)], "Rome")
+    assert edge == pytest.approx({"relative": 4 / 9, "capital": 0.0, "distractor": 4 / 9, "main part": 1 / 9})
+    assert shares([-1.0, 0.0], "a b", [(0, 1), (1, 3)], "b") is None
+
+
+def test_shares_of_characters_of_their_own_are_lengths():
+    """Closed form: a score of 1 for every character without a space is that character's share."""
+    places = [place for place, character in enumerate(TEXT) if character != " "]
+    found = shares([1.0] * len(places), TEXT, [(place, place + 1) for place in places], "Chile")
+    inside = TEXT[TEXT.index("(") : TEXT.index(")") + 1].replace(" ", "")
+    expected = np.array([5, 7, len(inside)]) / len(places)
+    assert found is not None
+    np.testing.assert_allclose([found[part] for part in ("relative", "capital", "distractor")], expected)
+    assert sum(found.values()) == pytest.approx(1.0)
