@@ -29,9 +29,8 @@ def child(words, tear):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(descriptor, data)
 
-        store.os = type(
-            "Torn", (), {**{name: getattr(os, name) for name in dir(os) if not name.startswith("__")}, "write": staticmethod(torn)}
-        )
+        own = {name: getattr(os, name) for name in dir(os) if not name.startswith("__")}
+        store.os = type("Torn", (), own | {"write": staticmethod(torn)})
     os.dup2(2, 1)  # standard output is for the answers
     sys.argv = ["noiser", *words]
     try:

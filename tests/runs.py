@@ -20,7 +20,7 @@ WORDS = ["--methods", "noiser:steps=4+samples=3,occlusion", "--metrics", "soft_n
 
 def make_place(folder: Path) -> Path:
     """A folder with a model and a data file of eight prompts in four groups."""
-    tiny("llama").save_pretrained(folder / "model")
+    tiny("llama", vocab_size=259).save_pretrained(folder / "model")
     byte_tokenizer().save_pretrained(folder / "model")
     rows = [{"id": f"p{place}", "prompt": text, "group": f"g{place // 2}"} for place, text in enumerate(PROMPTS)]
     (folder / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -96,12 +96,16 @@ IDENTITY = {
 @pytest.mark.parametrize("name", IDENTITY)
 def test_what_changes_numbers_refuses_to_go_on_and_says_what_changed(place, tmp_path, name):
     RunFolder.start(tmp_path / "run", found(place), {})
-    with pytest.raises(RunError, match="holds another run. What differs, there and now:\n  ") as refused:
+    with pytest.raises(RunError, match=r"holds another run\. What differs, there and now:\n  ") as refused:
         RunFolder.start(tmp_path / "run", found(place, **IDENTITY[name](place)), {})
     expected = {
-        "option": "methods.noiser:steps=3: ", "limit": "data.a.limit: null -> 1", "seed": "seed: 0 -> 1", "dtype": "models.model@bfloat16: not there -> ",
-        "data": "data.a.sha256: ", "order": "methods: order noiser:steps=3, occlusion, random -> occlusion",
-    }  # fmt: skip
+        "option": "methods.noiser:steps=3: ",
+        "limit": "data.a.limit: null -> 1",
+        "seed": "seed: 0 -> 1",
+        "dtype": "models.model@bfloat16: not there -> ",
+        "data": "data.a.sha256: ",
+        "order": "methods: order noiser:steps=3, occlusion, random -> occlusion",
+    }
     assert expected.get(name, " -> ") in str(refused.value)
 
 

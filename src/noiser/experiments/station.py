@@ -1,9 +1,12 @@
 """One loaded model at work: which prompts it answers, and the records of samples. All that a worker needs, wherever it runs."""
 
+import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from noiser.attribution import Failure
 from noiser.data import Dataset, Row
@@ -129,13 +132,27 @@ def _begin(sample: Sample, kind: str, name: str, method: str) -> dict[str, Any]:
 
 
 def _attribution(result: Result, judged: Judged) -> dict[str, Any]:
+    if isinstance(result, Attribution) and not np.isfinite(result.scores).all():
+        return {"status": "nonfinite", "message": f"{result.method} gave scores that are NaN or infinite", "trace": ""}
     if isinstance(result, Attribution):
-        plain = result.to_dict()
+        plain = {**result.to_dict(), "notes": _plain(result.notes)}
         return {"status": OK, "message": "", "trace": ""} | {name: plain[name] for name in ("scores", "targets", "notes", "unit", "cost")}
     if isinstance(result, Failure):
         return {"status": status_of(result.error), "message": str(result.error), "trace": trace_of(result.error)}
     first = judged.records[0] if judged.records else None
     return {"status": first.status if first else "error(PromptError)", "message": first.message if first else "", "trace": ""}
+
+
+def _plain(notes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Anybody's method may note anything; what is no strict JSON is kept as the text it prints as."""
+    found = {}
+    for name, value in notes.items():
+        try:
+            json.dumps(value, allow_nan=False)
+            found[str(name)] = value
+        except (TypeError, ValueError, RecursionError):
+            found[str(name)] = repr(value)
+    return found
 
 
 def _described(judged: Judged, row: Mapping[str, Any]) -> dict[str, Any]:
