@@ -1,7 +1,7 @@
 """A model is found, read and trusted, or refused in a sentence that says what to do; nothing foreign runs unasked.
 
 Mutants caught: `use_safetensors=None` always, or `_refuse_pickle` not called; `trust_remote_code=True`, or not passed on; the
-fingerprint without the weights, without the pickled ones, or of the path; `_hub_answers` always true without a network;
+fingerprint without the weights, without the pickled ones, or of the path; `hub_answers` always true without a network;
 `is_encoder_decoder` or a needed argument not looked at; `prefix=".partial-"` folders used as final ones (`_convert(gguf,
 folder)`), left behind, or an existing final folder taken for an error in `_move`; the errors of the GGUF reader not caught.
 """
@@ -112,7 +112,7 @@ def test_the_alias_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("answers", [True, False], ids=["the hub answers, offline mode", "no network"])
 def test_a_hub_id_out_of_reach_says_soon_what_to_type(monkeypatch, answers):
-    monkeypatch.setattr(loading, "_hub_answers", lambda: answers)
+    monkeypatch.setattr(loading, "hub_answers", lambda: answers)
     begin = time.perf_counter()
     with pytest.raises(ModelError, match=r"nobody/no-such-model.*hf download nobody/no-such-model.*--model smollm2-135m"):
         noiser.load("nobody/no-such-model")
@@ -124,7 +124,7 @@ def test_without_a_network_the_hub_is_found_silent_soon(monkeypatch):
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     begin = time.perf_counter()
-    assert not loading._hub_answers()
+    assert not loading.hub_answers()
     assert time.perf_counter() - begin < 10
 
 
@@ -319,6 +319,6 @@ def test_a_conversion_killed_in_the_middle_leaves_no_half_model(tmp_path, monkey
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "a/b/c"])
 def test_a_path_that_is_not_there_is_said_at_once(path, monkeypatch):
-    monkeypatch.setattr("noiser.lm.load._hub_answers", lambda: pytest.fail("a path must not be looked up on the hub"))
+    monkeypatch.setattr("noiser.lm.load.hub_answers", lambda: pytest.fail("a path must not be looked up on the hub"))
     with pytest.raises(ModelError, match="there is no folder"):
         noiser.load(path)

@@ -78,7 +78,7 @@ def inseq_scores(
         raise NoiserError(f"Inseq's {name} reads a pickle from its cache, which can run any code: to let it, set allow_pickle=true")
     seed = int(generator(options.get("seed", 0), tuple(input_ids), PREFIX + name).integers(2**32))
     given = {key: value for key, value in options.items() if key not in ("allow_pickle", "seed")}
-    with as_found(lm.model, lm.tokenizer), drawing_from(seed, lm.device), memory_told_apart(), _with_gradients():
+    with as_found(lm.model, lm.tokenizer), drawing_from(seed, *lm.devices), memory_told_apart(), _with_gradients():
         lm.model.register_forward_pre_hook(partial(_count, lm), with_kwargs=True)
         try:
             return _scores(lm, input_ids, target_id, name, given)

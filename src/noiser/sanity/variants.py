@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noiser.errors import ModelError
 from noiser.lm.runner import LanguageModel
 from noiser.seeding import generator
 
@@ -47,7 +48,12 @@ class _Blind(nn.Module):
 
 
 def shuffled(lm: LanguageModel, seed: int) -> LanguageModel:
-    """A copy of the model with every weight in another place of its own tensor: the same sizes, nothing of what it learned."""
+    """A copy of the model with every weight in another place of its own tensor: the same sizes, nothing of what it learned.
+
+    Raises ModelError for a model that does not fit on its devices: weights that are elsewhere cannot be moved about.
+    """
+    if lm.offloaded:
+        raise ModelError("a model whose weights are partly offloaded cannot be shuffled: load it where it fits for this check")
     model = copy.deepcopy(lm.model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
