@@ -1,7 +1,7 @@
 """A run's folder: what it is of, which prompts were kept, and what became of every trial. A pure function of its files."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ def _only_begun(path: Path) -> bool:
     return all(each.name.startswith(f".{RUN}.") for each in path.iterdir())
 
 
+def files(folders: Sequence["RunFolder"]) -> list[tuple[str, int]]:
+    """The workers' files and their sizes: where these are the same, so is what they say, for they are only ever appended to."""
+    return [(str(path), path.stat().st_size) for folder in folders for path in sorted(folder.records.glob("*.jsonl"))]
+
+
 class Found:
     """What the records of one or more folders say, each trial once, whatever the order and number of the files."""
 
@@ -87,13 +92,19 @@ class Found:
         self.damaged: list[Damage] = []
         self.files: dict[str, int] = {}
         """How many records each file holds."""
-        self._whole = whole
+        self._whole, self._folders = whole, folders
+        self._files = files(folders)
         for file, line, record in (each for folder in folders for each in scan(folder.records)):
             if isinstance(record, Damage):
                 self.damaged.append(record)
                 continue
             self.files[file] = self.files.get(file, 0) + 1
             self._add(record, f"{file}, line {line}")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was written since it was read."""
+        return self._files == files(self._folders)
 
     def _add(self, record: dict[str, Any], where: str) -> None:
         name = record["key"]

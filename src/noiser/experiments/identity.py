@@ -18,6 +18,11 @@ def key(*parts: Any) -> str:
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
 
+def trial_key(sample: str, asked: str) -> str:
+    """A hash of the two hashes that a trial is made of; cheap, for a folder has many."""
+    return hashlib.blake2b(f"{sample} {asked}".encode(), digest_size=16).hexdigest()
+
+
 def identity(plan: Plan, models: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Everything that the run's tables depend on: the plan with all options in full, the versions of what computes them, and
     what is known of the models (revision, dtype) and of the data (SHA-256)."""

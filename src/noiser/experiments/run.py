@@ -105,7 +105,7 @@ def run(prepared: Prepared, out: Path, how: How, watch: Watch) -> Outcome:
             run_on_ray(prepared, folder, found, how, watch, stopping, deadline)
         else:
             _run_here(prepared, folder, found, how, watch, stopping, deadline)
-    return outcome(folder)
+    return outcome(folder, found if found.fresh else None)
 
 
 def _run_here(

@@ -6,7 +6,7 @@ from typing import Any
 
 from noiser.evidence import Record
 from noiser.experiments.folder import OK, Found, RunFolder
-from noiser.experiments.identity import key
+from noiser.experiments.identity import key, trial_key
 from noiser.experiments.store import read_once
 from noiser.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE
 
@@ -93,7 +93,7 @@ def make_part(
     """A part from what its screening found; None where it was not screened yet."""
     trials = trials or asked_of_each(identity)
     samples = (
-        Sample(model, data, row["id"], row["group"], row["hash"], tuple(Trial(key(row["hash"], asked), *what) for asked, what in trials))
+        Sample(model, data, row["id"], row["group"], row["hash"], tuple(Trial(trial_key(row["hash"], asked), *what) for asked, what in trials))
         for row in rows or ()
         if row["kept"]
     )

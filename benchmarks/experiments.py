@@ -1,0 +1,175 @@
+"""What a run costs beside the numbers themselves: workers, the runner's own overhead, going on with a large folder.
+
+python -m benchmarks.experiments workers FILE.json --limit 12     one worker with two threads against two with one each, on Known
+python -m benchmarks.experiments overhead --limit 20 --rounds 3   the runner against the bare loop, alternating, in one process
+python -m benchmarks.experiments resume --records 100000          going on with a finished folder of so many records
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import noiser
+from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.plan import How, Plan, make_plan
+from noiser.experiments.reproduce import METHODS
+from noiser.experiments.run import outcome, prepare, run
+from noiser.experiments.store import Writer, create_once, encode
+from noiser.experiments.work import Work, sample_hash
+
+METRICS = ["soft_ns", "soft_nc"]
+CHEAP = ["occlusion", "input_x_gradient", "last_attention"]
+
+
+class Silent:
+    """Watches nothing."""
+
+    def say(self, what: str, *, keep: bool = False) -> None:
+        """Nothing."""
+
+    def expect(self, samples: int) -> None:
+        """Nothing."""
+
+    def advance(self, failures: int) -> None:
+        """Nothing."""
+
+
+def main() -> None:
+    """Choose one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("workers", "overhead", "resume"))
+    parser.add_argument("file", nargs="?", help="Known's file")
+    parser.add_argument("--limit", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--records", type=int, default=100_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        {"workers": workers, "overhead": overhead, "resume": resume}[options.what](options, Path(folder))
+
+
+def workers(options: Any, folder: Path) -> None:
+    """Whole commands: the model is loaded and the prompts are screened in each."""
+    words = ["run", "--data", f"known:path={Path(options.file).resolve()}", "--limit", str(options.limit), "--methods", ",".join(METHODS)]
+    for count in (1, 2):
+        out = folder / f"{count}"
+        begin = time.perf_counter()
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "noiser", *words, "--out", str(out), "--shard", f"{which}/{count}"],
+                env=os.environ | {"OMP_NUM_THREADS": str(2 // count)}, stderr=subprocess.DEVNULL,
+            )
+            for which in range(count)
+        ]  # fmt: skip
+        assert [process.wait() for process in started] == [0] * count
+        wall = time.perf_counter() - begin
+        stands, records = outcome(RunFolder.open(out)), Found(RunFolder.open(out)).records.values()
+        costs = [record["cost"] for record in records if record.get("cost")]
+        forward, backward = (sum(cost[name] for cost in costs) for name in ("forward_tokens", "backward_tokens"))
+        working = sum(cost["seconds"] for cost in costs) / count
+        size = sum(file.stat().st_size for file in (out / "records").iterdir())
+        print(f"{count} worker(s): {stands.done} samples, {wall:.0f} s in all, {60 * stands.done / wall:.2f} a minute;")
+        print(f"  at work {working:.0f} s each: {60 * stands.done / working:.2f} samples a minute without loading and screening")
+        print(f"  {forward:,} tokens forward, {backward:,} backward; {len(records):,} records, {size / len(records):,.0f} bytes each")
+        by: dict[str, list[float]] = {}
+        for record in records:
+            if record.get("cost"):
+                by.setdefault(record["method"] or "all metrics", []).append(record["cost"]["seconds"])
+        print("  median seconds:", ", ".join(f"{name} {statistics.median(own):.2f}" for name, own in by.items()))
+
+
+def overhead(options: Any, folder: Path) -> None:
+    """The same samples, methods and metrics; the order alternates from round to round."""
+    for name, methods in (("ten methods", list(METHODS)), ("three cheap methods", CHEAP)):
+        plan = make_plan(
+            {"models": ["smollm2-135m"], "data": ["known-mini"], "methods": methods, "metrics": METRICS, "limit": options.limit}
+        )
+        prepared = prepare(plan, How())
+        ratios = []
+        for number in range(options.rounds):
+            times = {}
+            for way in ("bare", "run") if number % 2 else ("run", "bare"):
+                times[way] = _bare(plan, options.limit) if way == "bare" else _run(prepared, folder / f"{name}-{number}")
+            ratios.append(times["run"] / times["bare"])
+            print(f"{name}, {options.limit} samples: bare {times['bare']:.1f} s, run {times['run']:.1f} s, {ratios[-1]:.3f}", flush=True)
+        print(f"{name}: median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")
+
+
+def _bare(plan: Plan, limit: int) -> float:
+    from noiser.data import read
+    from noiser.screening import screen
+
+    begin = time.perf_counter()
+    lm = noiser.load()
+    kept = [each for each in screen(lm, read("known-mini").rows, "token", limit) if each.answered]
+    for each in kept:
+        example = noiser.Example(each.row.prompt, each.target_ids, each.row.id, each.row.group)
+        noiser.evaluate(lm, [example], plan.methods, METRICS)
+    return time.perf_counter() - begin
+
+
+def _run(prepared: Any, out: Path) -> float:
+    begin = time.perf_counter()
+    assert run(prepared, out, How(), Silent()).complete
+    return time.perf_counter() - begin
+
+
+def resume(options: Any, folder: Path) -> None:
+    """A folder as a run would have left it, its records copies of real ones under the keys that they have to have."""
+    words = ["--methods", "noiser,occlusion,lime", "--metrics", "soft_ns,soft_nc"]
+    data = folder / "many.jsonl"
+    data.write_text('{"prompt": "The capital of France is", "id": "0"}\n')
+    base = [sys.executable, "-m", "noiser", "run", "--data", str(data), *words, "--out"]
+    subprocess.run([*base, str(folder / "one")], check=True, stderr=subprocess.DEVNULL)
+    real = list(Found(RunFolder.open(folder / "one")).records.values())
+    samples = -(-options.records // len(real))
+    data.write_text(
+        "".join(json.dumps({"prompt": f"The capital of France is {number}", "id": str(number)}) + "\n" for number in range(samples))
+    )
+    out = folder / "many"
+    plan = make_plan({"models": ["smollm2-135m"], "data": [str(data)], "methods": words[1].split(","), "metrics": METRICS})
+    prepared = prepare(plan, How())
+    made = RunFolder.start(out, prepared.identity, {**RunFolder.open(folder / "one").shown})
+    rows = [{"id": row.id, "group": None, "kept": True, "target_ids": None, "prompt": row.prompt} for row in prepared.datasets["many"].rows]
+    (model,) = prepared.identity["models"]
+    rows = [
+        {**row, "said": "", "prob": 0.0, "reason": "", "fields": {}, "hash": sample_hash(prepared.identity, model, "many", row)}
+        for row in rows
+    ]
+    create_once(made.screened(model, "many"), {"model": model, "data": "many", "rows": rows})
+    writer = Writer(made.records)
+    for sample in Work(made).samples():
+        named = dict(zip([*(trial.key for trial in sample.trials), sample.key], real, strict=True))
+        writer.write([{**record, "key": key, "sample": sample.id} for key, record in named.items()])
+    size = sum(file.stat().st_size for file in made.records.iterdir())
+    count = samples * len(real)
+    print(f"{count:,} records, {size / 2**20:.0f} MiB, {size / count:,.0f} bytes each; the largest {max(map(len, map(encode, real))):,}")
+    commands = {"going on": [*base, str(out)], **{name: [*base[:3], name, str(out)] for name in ("status", "report")}}
+    for what, words in {"importing torch": [sys.executable, "-c", "import noiser.experiments.run"], **commands}.items():
+        found = [_whole_command(words) for _ in range(options.rounds)]
+        times = [seconds for seconds, _ in found]
+        peak = max(peak for _, peak in found)
+        print(f"{what}: {statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f}), peak {peak:,.0f} MiB")
+    begin = time.perf_counter()
+    found = Found(made, whole=False)
+    assert len(found.records) == count
+    print(f"reading alone: {time.perf_counter() - begin:.1f} s")
+
+
+def _whole_command(words: list[str]) -> tuple[float, float]:
+    """Seconds and MiB of a command from its start to its end."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0
+    return time.perf_counter() - begin, used.ru_maxrss / 2**10
+
+
+if __name__ == "__main__":
+    main()
