@@ -76,7 +76,7 @@ def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: S
 
 
 def _empty(contender: Contender, statuses: Mapping[str, dict[str, int]]) -> Row:
-    return Row(contender.label, contender.control, Number(None), None, "", statuses[contender.label])
+    return Row(contender.label, contender.control, Number(None), None, "", statuses.get(contender.label, {}))
 
 
 def _complete(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge]) -> _Values:

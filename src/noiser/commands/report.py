@@ -31,8 +31,8 @@ def run(folder: Path, output: Output, figures: Path | None, *, timings: bool = T
     return 0
 
 
-def rendered(document: Document, form: str, figures: str = "figures") -> str:
-    """The document in its form, with where its plots are found from there."""
+def rendered(document: Document, form: str, figures: str | None = "figures") -> str:
+    """The document in its form, with where its plots are found from there; None: they are not."""
     return page(document) if form == "html" else markdown(document, figures) if form == "md" else latex(document, figures)
 
 
@@ -52,9 +52,9 @@ def _beside(output: Output) -> Path | None:
     return None if output.path is None or output.form == "html" else output.path.with_name(f"{output.path.stem}-figures")
 
 
-def _relative(place: Path | None, output: Output) -> str:
+def _relative(place: Path | None, output: Output) -> str | None:
     if place is None:
-        return "figures"
+        return None
     if output.path is None:
         return place.as_posix()
     return Path(os.path.relpath(place, output.path.parent)).as_posix()

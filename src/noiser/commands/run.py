@@ -89,7 +89,7 @@ def exit_status(found: Outcome, how: How) -> int:
     """0: done; 1: done, but more samples failed than may; 75: not done yet."""
     if found.failed > how.max_errors * max(1, found.samples):
         return 1
-    return 0 if found.complete or how.shard != (0, 1) else UNFINISHED
+    return UNFINISHED if found.stopped or not (found.complete or how.shard != (0, 1)) else 0
 
 
 def standing(found: Outcome, out: Path) -> Any:

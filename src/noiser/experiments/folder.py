@@ -84,15 +84,18 @@ def files(folders: Sequence["RunFolder"]) -> list[tuple[str, int]]:
 
 
 class Found:
-    """What the records of one or more folders say, each trial once, whatever the order and number of the files."""
+    """What the records of one or more folders say, each trial once, whatever the order and number of the files.
 
-    def __init__(self, *folders: RunFolder, whole: bool = True) -> None:
+    `whole=False` keeps of each record its status and value only, which is all that going on needs; `without` leaves fields out.
+    """
+
+    def __init__(self, *folders: RunFolder, whole: bool = True, without: Sequence[str] = ()) -> None:
         self.records: dict[str, dict[str, Any]] = {}
-        """By their keys; without `whole` only status and value of each, which is all that going on needs."""
+        """By their keys."""
         self.damaged: list[Damage] = []
         self.files: dict[str, int] = {}
         """How many records each file holds."""
-        self._whole, self._folders = whole, folders
+        self._whole, self._without, self._folders = whole, without, folders
         self._files = files(folders)
         for file, line, record in (each for folder in folders for each in scan(folder.records)):
             if isinstance(record, Damage):
@@ -108,6 +111,8 @@ class Found:
 
     def _add(self, record: dict[str, Any], where: str) -> None:
         name = record["key"]
+        for field in self._without:
+            record.pop(field, None)
         kept = record if self._whole else {field: record.get(field) for field in ("key", "kind", "status", "value", "sample")}
         before = self.records.get(name)
         self.records[name] = kept if before is None else _one_of(before, kept, where)

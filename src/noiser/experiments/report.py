@@ -16,6 +16,8 @@ from noiser.views import report_plots
 from noiser.views.document import Document, Figure, Form, Section, Table
 from noiser.views.plots import forest
 
+LARGE = ("steps", "trace", "notes")
+"""What a record has for other readers."""
 SECTIONS = ("metrics", "bounds", "longra", "prompts", "cost")
 """What a report can be limited to; the run itself and what differs are always there."""
 
@@ -25,7 +27,7 @@ def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SEC
 
     Raises RunError where records contradict each other.
     """
-    found, work = Found(folder), Work(folder)
+    found, work = Found(folder, without=LARGE), Work(folder)
     results = [PartResult(part, folder, found) for part in work.parts if part.samples]
     measured = folder.identity["metrics"]
     made: dict[str, Iterator[Section]] = {
@@ -112,8 +114,8 @@ def _costs(results: Sequence[PartResult]) -> Section:
         name = next((name for name in each.summaries if name.startswith(FAITHFULNESS)), None)
         if name is None:
             continue
-        rows = [row for row in each.summaries[name].rows if row.log_ratio and row.log_ratio.value is not None]
-        points = [(row.method, spent[row.method]["seconds"], row.log_ratio, row.control) for row in rows if row.method in spent]
+        rows = [row for row in each.summaries[name].rows if row.log_ratio and row.log_ratio.value is not None and not row.control]
+        points = [(row.method, spent[row.method]["seconds"], row.log_ratio) for row in rows if row.method in spent]
 
         def draw(form: Form, points: Any = points, title: str = f"{name}: {each.part.model} on {each.part.data}") -> bytes:
             return report_plots.cost(points, title, form)

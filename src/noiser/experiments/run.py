@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -60,6 +60,8 @@ class Outcome:
     damaged: Sequence[str] = field(default=())
     """Lines that were found damaged, and whose trials are run again."""
     complete: bool = False
+    stopped: bool = False
+    """Whether this process stopped before its share was done, because its time was up."""
 
     @property
     def planned(self) -> int:
@@ -102,15 +104,16 @@ def run(prepared: Prepared, out: Path, how: How, watch: Watch) -> Outcome:
         if how.engine == "ray":
             from noiser.experiments.cluster import run_on_ray
 
-            run_on_ray(prepared, folder, found, how, watch, stopping, deadline)
+            stopped = run_on_ray(prepared, folder, found, how, watch, stopping, deadline)
         else:
-            _run_here(prepared, folder, found, how, watch, stopping, deadline)
-    return outcome(folder, found if found.fresh else None)
+            stopped = _run_here(prepared, folder, found, how, watch, stopping, deadline)
+    return replace(outcome(folder, found if found.fresh else None), stopped=stopped)
 
 
 def _run_here(
     prepared: Prepared, folder: RunFolder, found: Found, how: How, watch: Watch, stopping: Stopping, deadline: float | None
-) -> None:
+) -> bool:
+    """Whether time was up before all was done."""
     writer = Writer(folder.records, f"shard-{how.shard[0]}-of-{how.shard[1]}")
     try:
         for model in prepared.identity["models"]:
@@ -121,7 +124,7 @@ def _run_here(
             for chunk, part in chunks(todo, parts, how.at_once):
                 if deadline is not None and time.monotonic() > deadline:
                     watch.say(f"stopping after {how.max_seconds:g} s; the same command goes on from here", keep=True)
-                    return
+                    return True
                 rows = {row["id"]: row for row in part.rows or ()}
                 for records in bench.station.work(chunk, rows):
                     with stopping.whole():
@@ -130,6 +133,7 @@ def _run_here(
             bench.close()
     finally:
         writer.close()
+    return False
 
 
 class _Lazy:

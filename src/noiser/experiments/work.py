@@ -92,11 +92,11 @@ def make_part(
 ) -> Part:
     """A part from what its screening found; None where it was not screened yet."""
     trials = trials or asked_of_each(identity)
-    samples = (
-        Sample(model, data, row["id"], row["group"], row["hash"], tuple(Trial(trial_key(row["hash"], asked), *what) for asked, what in trials))
-        for row in rows or ()
-        if row["kept"]
-    )
+    samples = []
+    for row in rows or ():
+        if row["kept"]:
+            own = tuple(Trial(trial_key(row["hash"], asked), *what) for asked, what in trials)
+            samples.append(Sample(model, data, row["id"], row["group"], row["hash"], own))
     return Part(model, data, rows, tuple(samples), trials)
 
 

@@ -12,9 +12,9 @@ SPECIAL = {
 }  # fmt: skip
 
 
-def latex(document: Document, figures: str) -> str:
+def latex(document: Document, figures: str | None) -> str:
     """The document's body: it needs the packages booktabs, graphicx and, for \\textquotedbl, fontenc with T1. Plots are looked
-    for as PNG in the folder `figures`."""
+    for as PNG in the folder `figures`. None: it goes without."""
     lines = [f"% {text(document.title)}", r"% \usepackage[T1]{fontenc} \usepackage{booktabs} \usepackage{graphicx}"]
     for section in document.sections:
         lines += ["", rf"\section{{{text(section.title)}}}", *_section(section, figures)]
@@ -26,12 +26,12 @@ def text(given: str) -> str:
     return "".join(SPECIAL.get(character, character) for character in visible(given))
 
 
-def _section(section: Section, figures: str) -> Iterator[str]:
+def _section(section: Section, figures: str | None) -> Iterator[str]:
     for paragraph in section.paragraphs:
         yield from ("", text(paragraph))
     for table in section.tables:
         yield from ("", *_table(table))
-    for figure in section.figures:
+    for figure in section.figures if figures is not None else ():
         picture = rf"\includegraphics[width=\linewidth]{{{figures}/{figure.name}.png}}"
         yield from ("", r"\begin{figure}", r"\centering", picture, rf"\caption{{{text(figure.caption)}}}", r"\end{figure}")
 

@@ -7,8 +7,8 @@ from noiser.views.document import Document, Section, Table
 from noiser.views.escape import visible
 
 
-def markdown(document: Document, figures: str) -> str:
-    """The document; its plots are looked for as SVG in the folder `figures`, relative to it."""
+def markdown(document: Document, figures: str | None) -> str:
+    """The document; its plots are looked for as SVG in the folder `figures`, relative to it. None: it goes without."""
     lines = [f"# {text(document.title)}"]
     for section in document.sections:
         lines += ["", f"## {text(section.title)}", *_section(section, figures)]
@@ -20,12 +20,12 @@ def text(given: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", visible(given))
 
 
-def _section(section: Section, figures: str) -> Iterator[str]:
+def _section(section: Section, figures: str | None) -> Iterator[str]:
     for paragraph in section.paragraphs:
         yield from ("", text(paragraph))
     for table in section.tables:
         yield from ("", f"### {text(table.title)}", "", *_table(table))
-    for figure in section.figures:
+    for figure in section.figures if figures is not None else ():
         yield from ("", f"![{text(figure.caption)}]({figures}/{figure.name}.svg)", "", text(figure.caption))
 
 

@@ -5,30 +5,32 @@ from typing import Any
 
 from noiser.evidence import Number
 from noiser.views.escape import visible
-from noiser.views.plots import CONTROL, GREY, METHOD, SETTINGS, saved
+from noiser.views.plots import GREY, METHOD, SETTINGS, saved
 
-Point = tuple[str, float, Number, bool]
-"""Name, seconds, faithfulness, whether a control."""
+Point = tuple[str, float, Number]
+"""Name, seconds, faithfulness."""
 SHADES = {"relative": "#2166ac", "capital": "#67a9cf", "main part": "0.75", "distractor": "#b2182b"}
 """Of the parts of a prompt; readable for colour-blind people and in grey."""
 
 
 def cost(points: Sequence[Point], title: str, form: str) -> bytes:
-    """Faithfulness with its interval against the seconds that a sample takes, on a logarithmic axis, as `svg` or `png`."""
+    """Faithfulness with its interval against the seconds that a sample takes, on a logarithmic axis; random is
+    at 0. As `svg` or `png`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(SETTINGS):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        for name, seconds, found, control in points:
+        for name, seconds, found in points:
             assert found.value is not None
-            colour, mark = (CONTROL, "s") if control else (METHOD, "o")
             if found.low is not None and found.high is not None:
-                axes.plot([seconds, seconds], [found.low, found.high], color=colour, alpha=0.5, linewidth=2)
-            axes.plot([seconds], [found.value], mark, color=colour)
+                axes.plot([seconds, seconds], [found.low, found.high], color=METHOD, alpha=0.5, linewidth=2)
+            axes.plot([seconds], [found.value], "o", color=METHOD)
             axes.annotate(visible(name), (seconds, found.value), xytext=(6, 3), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xlabel("seconds a sample (median), logarithmic")
         axes.set_ylabel("faithfulness, 95 % interval; higher is better")
