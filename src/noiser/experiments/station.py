@@ -60,7 +60,7 @@ class Station:
                 for sample in samples:
                     yield from self.work([sample], rows)
                 return
-            yield _all_failed(samples[0], f"error({type(error).__name__})", str(error), "".join(traceback.format_exception(error)))
+            yield all_failed(samples[0], f"error({type(error).__name__})", str(error), "".join(traceback.format_exception(error)))
 
     def _work(self, samples: Sequence[Sample], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Records]:
         bench, data = self._bench(samples[0].data), self.datasets[samples[0].data]
@@ -165,7 +165,8 @@ def _described(judged: Judged, row: Mapping[str, Any]) -> dict[str, Any]:
     return said | {"text": longest.text, "input_ids": list(longest.input_ids), "tokens": list(longest.tokens), "offsets": offsets}
 
 
-def _all_failed(sample: Sample, status: str, message: str, trace: str) -> Records:
+def all_failed(sample: Sample, status: str, message: str, trace: str) -> Records:
+    """The records of a sample all of whose trials ended so."""
     said = {"status": status, "message": message, "trace": trace}
     found: Records = [
         _begin(sample, trial.kind, trial.key, trial.method) | ({"metric": trial.metric} if trial.kind == VALUE else {}) | said
