@@ -1,6 +1,8 @@
 """Shares of the score on a LongRA prompt. Mutants caught: the distractor's own mention of the cue counted; a token over an edge
 given to one side whole; negative scores counted; the word found inside another word."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,18 @@ def test_shares_add_up_and_a_token_over_an_edge_is_divided_by_its_characters():
     edge = shares([1.0], "Rome (no)", [(0, 9)], "Rome")
     assert edge == pytest.approx({"relative": 4 / 9, "capital": 0.0, "distractor": 4 / 9, "main part": 1 / 9})
     assert shares([-1.0, 0.0], "a b", [(0, 1), (1, 3)], "b") is None
+
+
+def test_no_share_is_negative_whatever_overlaps():
+    """The cue may be the word `capital` itself; a token without text, the sequence's beginning, has no place."""
+    found = shares([5.0, 0.0, 1.0], "the capital", [(0, 0), (0, 3), (3, 11)], "capital")
+    assert found == {"relative": 1.0, "capital": 0.0, "distractor": 0.0, "main part": 0.0}
+    assert shares([5.0], "the", [(0, 0)], "the") is None
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        cuts = [0, *sorted(draw.integers(0, len(TEXT), 9).tolist()), len(TEXT)]
+        own = shares(draw.normal(size=10).tolist(), TEXT, list(pairwise(cuts)), "Chile")
+        assert own is None or (min(own.values()) >= 0 and sum(own.values()) == pytest.approx(1.0))
 
 
 def test_shares_of_characters_of_their_own_are_lengths():

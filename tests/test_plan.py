@@ -101,7 +101,7 @@ def test_what_changes_numbers_refuses_to_go_on_and_says_what_changed(place, tmp_
     expected = {
         "option": "methods.noiser:steps=3: ",
         "limit": "data.a.limit: null -> 1",
-        "seed": "seed: 0 -> 1",
+        "seed": "\n  seed: 0 -> 1",
         "dtype": "models.model@bfloat16: not there -> ",
         "data": "data.a.sha256: ",
         "order": "methods: order noiser:steps=3, occlusion, random -> occlusion",
@@ -209,6 +209,9 @@ def test_a_plan_from_a_file_is_what_it_says(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('models = ["a"]\ndata = ["known-mini"]\nmethods = ["occlusion", "occlusion"]', "methods: each once; occlusion came twice"),
+        ('models = ["a"]\ndata = ["known-mini"]\nlimit = 0', "the plan: limit is a whole number from 1 on"),
+        ('models = ["a"]\ndata = [{}]', "wanted a name"),
         ("models = [", "is not TOML"),
         ('model = ["a"]', "a plan has .*; got model"),
         ('models = "a"', "models is a list"),
@@ -233,6 +236,18 @@ def test_a_plan_that_makes_no_sense_is_a_clear_error(tmp_path, text, said):
         read_plan(tmp_path / "plan.toml")
 
 
+def test_a_plans_neighbours_are_meant_by_their_names(place):
+    (place / "plan.toml").write_text(
+        'models = ["model"]\ndata = ["a.jsonl", {name = "a.jsonl", match = "token"}]\ncontrols = [{name = "random"}]'
+    )
+    plan = read_plan(place / "plan.toml")
+    assert plan.models[0].name == str(place / "model")
+    assert [data.path for data in plan.data] == [str(place / "a.jsonl")] * 2
+    assert plan.controls == ("random",)
+
+
 def test_a_plan_that_is_not_there(tmp_path):
+    with pytest.raises(OptionError, match="cannot read the plan"):
+        read_plan(tmp_path)
     with pytest.raises(OptionError, match="there is no file"):
         read_plan(tmp_path / "plan.toml")

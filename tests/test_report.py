@@ -91,7 +91,7 @@ def test_every_table_that_the_records_allow_is_there_with_its_counts(done):
         "Cost of a sample: model on known:match=none",
     } <= found.keys()  # fmt: skip
     first = found["Table 1: faithfulness on known:match=none, protocol official"]
-    assert first.notes[0] == "model: 6 samples that every row has, 3 clusters; higher is better. Trials: 60 ok."
+    assert first.notes[0] == "model: 6 samples that every row has, 3 clusters; higher is better. Trials: 60 = 60 ok."
     rows = {row[0]: row for row in first.rows}
     assert first.columns == ("method", "model log-ratio to random [95 %]", "paper, average")
     assert (rows["occlusion"][2], rows["noiser:steps=9+samples=2+bound=k_min"][2]) == ("+0.46", "+1.81")
@@ -131,8 +131,9 @@ def test_the_shares_of_the_report_are_those_of_the_scores(done):
     assert set(found) == {"capital-world", "all"}
     text = "In Peru0 (Oh no). The capital,"
     (own,) = {each for each in found["all"] if each.startswith("occl")}
-    assert sum(number.value for number in found["all"][own].values()) == pytest.approx(1.0)
-    shares = found["all"]["random"]
+    assert sum(number.value for number in found["all"][own].parts.values()) == pytest.approx(1.0)
+    shares = found["all"]["random"].parts
+    assert found["all"]["random"].samples == 4
     assert all(0 < shares[each].value < 1 and shares[each].low < shares[each].value < shares[each].high for each in PARTS)
     assert len(text) == 30
 
@@ -159,6 +160,7 @@ def test_the_papers_cells_are_as_printed_and_suspect_ones_are_marked():
     assert paper.count("known", "gemma-2-2B") == 830
     parts = [paper.tables()["table5_soft_ns_nc"]["known"]["occlusion"][model]["soft_ns"] for model in paper.tables()["models"]]
     assert paper.part("known", "occlusion", "soft_ns", "average") == f"{sum(parts) / 6:+.2f}"
+    assert paper.part("longra", "occlusion", "soft_ns", "average").endswith(paper.SUSPECT), "two of its six are suspect"
 
 
 class Tags(HTMLParser):
@@ -252,6 +254,31 @@ def test_a_formula_in_a_csv_is_a_text(done, tmp_path):
     assert [row[name] for name in ("model", "data", "sample", "group", "method", "value")] == [
         "'=HYPERLINK(1)", "' +1", "'-x", "'@a", "a-b", "-1.5"
     ]  # fmt: skip
+
+
+def test_tables_and_exports_count_rows_that_were_not_kept(tmp_path):
+    place = make_place(tmp_path)
+    (place / "bad.jsonl").write_text('{"prompt": "one two", "id": "a"}\n{"prompt": "", "id": "b"}\n{"prompt": "red", "id": "\\ud800"}\n')
+    run(place, tmp_path / "run", data=[str(place / "bad.jsonl")], methods=["occlusion"], metrics=METRICS[:2], controls=["random"])
+    first = tables(tmp_path / "run")["Table 1: faithfulness on bad, protocol matched"]
+    assert "Trials: 12 = 4 error(PromptError) + 8 ok." in first.notes[0]
+    for form in ("csv", "jsonl", "parquet"):
+        assert export(RunFolder.open(tmp_path / "run"), "values", form, tmp_path / f"a.{form}") == 12
+
+
+def test_a_model_without_values_takes_nothing_from_the_others(tmp_path):
+    """The first of two models has no records yet: the second's log-ratios and order stay."""
+    place = make_place(tmp_path)
+    shutil.copytree(place / "model", place / "other")
+    models = [str(place / name) for name in ("model", "other")]
+    out = tmp_path / "run"
+    run(place, out, models=models, data=[str(place / "few.jsonl")], methods=["occlusion"], metrics=METRICS[:2], limit=3)
+    (file,) = (out / "records").glob("*.jsonl")
+    file.write_bytes(b"".join(line for line in file.read_bytes().splitlines(keepends=True) if b'"model":"model"' not in line))
+    found = tables(out)["Table 5: Soft-NC on few, protocol matched"]
+    assert found.columns[3] == "other log-ratio to random [95 %]"
+    assert all(row[1] == "\u2013" for row in found.rows)
+    assert next(row for row in found.rows if row[0] == "occlusion")[3][0] in "+-"
 
 
 def test_wrong_words_are_clear_errors(done, tmp_path):

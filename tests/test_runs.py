@@ -177,7 +177,7 @@ def test_what_fails_in_one_sample_is_that_samples_and_is_run_again_when_asked(pl
     assert run(place, out, methods=["faulty", "occlusion"], controls=["random"]).statuses == found.statuses, "not asked to"
     again = run(place, out, How(retry=True), methods=["faulty", "occlusion"], controls=["random"])
     assert again.statuses == {"ok": again.planned}
-    assert sum((keys(out) - before).values()) == sum(bad.values()), "only what failed was written again"
+    assert sum((keys(out) - before).values()) == sum(bad.values()) + len(statuses), "what failed, and what the samples are"
 
 
 def test_a_method_that_takes_too_long_is_given_up_and_the_others_are_not(place, tmp_path, monkeypatch):
@@ -273,3 +273,53 @@ def test_an_estimate_counts_what_is_left_and_writes_nothing(place, done, tmp_pat
     assert estimate(prepared, out, How(), Quiet()).trials == 0
     assert estimate(prepared, tmp_path / "new", How(), Quiet()).trials == 8 * 11
     assert not (tmp_path / "new").exists()
+
+
+def test_retries_write_what_a_sample_is_anew_and_every_reader_sees_it(place, tmp_path):
+    """A continuation whose method was given up has no tokens of it in its sample record; the second time it has."""
+    from noiser.experiments.export import export
+    from noiser.experiments.merge import merge
+
+    data = [{"name": "jsonl", "path": str(place / "few.jsonl"), "limit": 2, "generate": 3}]
+    how = {"data": data, "methods": ["occlusion"], "controls": ["random"]}
+    out, into = tmp_path / "run", tmp_path / "merged"
+    assert set(run(place, out, How(timeout=0.0), **how).statuses) == {"timeout"}
+    assert set(merge([out], into).statuses) == {"timeout"}
+    assert set(run(place, out, How(retry=True), **how).statuses) == {"ok"}
+    scores = record(out, kind="attribution", sample="p1", method="occlusion")["scores"]
+    assert len(record(out, kind="sample", sample="p1")["tokens"]) == len(scores[0])
+    assert export(RunFolder.open(out), "scores", "csv", tmp_path / "a.csv") > 0
+    assert set(merge([out], into).statuses) == {"ok"}, "what went well the second time counts in the merged folder too"
+
+
+def test_the_time_limit_is_for_all_metrics_together(place, tmp_path):
+    """With one limit for each of so many pairs the sample could take that many times as long."""
+    metrics = [f"soft_ns:masks={count}" for count in (64, 65, 66)]
+    found = run(place, tmp_path / "run", How(timeout=1e-4), methods=["uniform"], controls=["constant"], metrics=metrics, limit=1)
+    assert found.statuses.get("timeout", 0) >= 6
+    assert record(tmp_path / "run", kind="sample", sample="p0")["cost"]["seconds"] < 1.0
+
+
+def test_a_plan_that_does_not_fit_its_data_is_an_option_error(place, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"prompt": "alone"}\n')
+    data = [{"name": "jsonl", "path": str(tmp_path / "one.jsonl")}]
+    with pytest.raises(noiser.errors.OptionError, match="takes its tokens from other prompts"):
+        run(place, tmp_path / "run", data=data, metrics=["aopc:operator=resample"])
+
+
+def test_a_target_of_a_row_is_what_is_explained(place, tmp_path):
+    rows = [{"id": str(number), "prompt": text, "target": word} for number, (text, word) in enumerate(zip(PROMPTS[:3], "xyz", strict=True))]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "run"
+    run(place, out, data=[str(tmp_path / "own.jsonl")], methods=["occlusion"], controls=[])
+    lm = noiser.load(place / "model")
+    for number, word in enumerate("xyz"):
+        (target,) = record(out, kind="attribution", sample=str(number), method="occlusion")["targets"]
+        assert target["token_ids"] == list(lm.tokens.ids(f" {word}"))
+
+
+def test_exit_statuses_are_shares_of_all_that_was_to_be_done(place, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "one two"}\n{"prompt": ""}\nnothing\n')
+    found = run(place, tmp_path / "run", data=[str(tmp_path / "bad.jsonl")], methods=["occlusion"], controls=[])
+    assert (found.samples, found.unreadable, found.failed) == (1, 2, 2)
+    assert [exit_status(found, How(max_errors=share)) for share in (0.6, 0.7, 1.0)] == [1, 0, 0]

@@ -26,6 +26,7 @@ ARRAY = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "3"}
 def test_the_launcher_says_it(environment, shard):
     assert read_shard(None, environment) == shard
     assert read_shard("1/5", environment) == (1, 5)
+    assert read_shard("0/1", environment) == (0, 1)
 
 
 def test_every_task_of_every_array_job_has_its_own():

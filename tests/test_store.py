@@ -135,6 +135,34 @@ def test_records_that_contradict_each_other_are_an_error_that_names_the_line(run
         Found(run)
 
 
+def test_whether_records_contradict_does_not_depend_on_their_order(run):
+    """Two steps of rounding, each small enough, are together too large, in whatever order they are read."""
+    copies = [{**RECORDS[1], "value": 0.5 + step} for step in (0.0, 0.0004, 0.0008)]
+    for order in itertools.permutations(copies):
+        put(run, "a", order)
+        with pytest.raises(RunError, match="contradicts"):
+            Found(run)
+    put(run, "a", copies[:2])
+    assert len(Found(run).records) == 1
+    put(run, "a", [RECORDS[1], {**RECORDS[1], "status": "undefined", "value": None}])
+    with pytest.raises(RunError, match="contradicts"):
+        Found(run)
+
+
+def test_what_is_no_record_of_a_run_is_named(run):
+    put(run, "a", [{"status": "ok"}, *RECORDS])
+    (run.records / "b.jsonl").mkdir()
+    found = Found(run)
+    assert [str(each) for each in found.damaged] == ["a.jsonl, line 1: it is no record of a run"]
+    assert len(found.records) == 3
+
+
+def test_a_folder_whose_run_json_was_moved_away_is_begun_anew(run, tmp_path):
+    put(run, "a", RECORDS)
+    (run.path / "run.json").unlink()
+    assert len(Found(RunFolder.start(run.path, {"models": {}, "data": {}}, {})).records) == 3
+
+
 def test_scores_may_differ_by_rounding_only(run):
     put(run, "a", [{"key": "k", "status": "ok", "scores": [[0.5, 1e-5]]}])
     put(run, "b", [{"key": "k", "status": "ok", "scores": [[0.5 + 1e-5, 2e-5]]}])

@@ -1,6 +1,7 @@
 """`noiser report`, `noiser merge`, `noiser export`: a run's folder in; a document, another folder or a table out."""
 
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,17 @@ def save_figures(document: Document, folder: Path) -> None:
         raise OptionError(f"--figures wants a folder that can be written; {folder}: {error.strerror}") from error
     for figure in document.figures:
         for form in ("svg", "png"):
-            (folder / f"{figure.name}.{form}").write_bytes(figure.draw(form))
+            whole(folder / f"{figure.name}.{form}", figure.draw(form))
+
+
+def whole(path: Path, content: bytes) -> None:
+    """Write a file so that whoever reads it meanwhile finds the one before or this one."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _beside(output: Output) -> Path | None:
@@ -72,7 +83,7 @@ def flat(folder: Path, what: str, form: str, out: Path | None) -> int:
     for option, value, has in (("--to", form, FORMS), ("--what", what, WHAT)):
         if value not in has:
             raise OptionError(f"{option} must be one of {', '.join(has)}; got {value!r}")
-    place = out or Path(f"{folder.name}-{what}.{form}")
+    place = out or Path(f"{folder.resolve().name}-{what}.{form}")
     rows = export(RunFolder.open(folder), what, form, place)
     sys.stderr.write(f"{rows:,} rows in {place}\n")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.commands.output import Output, console
-from noiser.commands.report import rendered, save_figures
+from noiser.commands.report import rendered, save_figures, whole
 from noiser.commands.run import exit_status, standing
 from noiser.commands.run_progress import run_progress
 from noiser.experiments.folder import RunFolder
@@ -48,6 +48,6 @@ def _write(place: Path, sections: Sequence[str], output: Output) -> None:
     document = report(RunFolder.open(place), only=sections)
     save_figures(document, place / "figures")
     for form, file in (("html", "report.html"), ("md", "report.md")):
-        (place / file).write_text(rendered(document, form), encoding="utf-8")
+        whole(place / file, rendered(document, form).encode())
     with output.opened() as sink:
         sink.write(rendered(document, output.form, (place / "figures").as_posix()))

@@ -43,7 +43,7 @@ def _names(given: str) -> list[str]:
 def _model(label: str) -> dict[str, Any]:
     from noiser.registry import read_label
 
-    name, options = read_label(label)
+    name, options = (label, {}) if Path(label).exists() else read_label(label)
     return {"name": name, **options}
 
 
@@ -81,13 +81,15 @@ def carry_out(plan: Plan, out: Path | None, how: How) -> int:
 
 def do(plan: Plan, out: Path, how: How, watch: Watch) -> Outcome:
     """Find models and data, and run."""
+    if how.shard != (0, 1):
+        watch.say(f"this is shard {how.shard[0]}/{how.shard[1]}, counted from 0: it does every {how.shard[1]}th sample", keep=True)
     watch.say("looking for models and data")
     return run(prepare(plan, how), out, how, watch)
 
 
 def exit_status(found: Outcome, how: How) -> int:
     """0: done; 1: done, but more samples failed than may; 75: not done yet."""
-    if found.failed > how.max_errors * max(1, found.samples):
+    if found.failed > how.max_errors * (found.samples + found.unreadable):
         return 1
     return UNFINISHED if found.stopped or not (found.complete or how.shard != (0, 1)) else 0
 
@@ -97,9 +99,12 @@ def standing(found: Outcome, out: Path) -> Any:
     from rich.text import Text
 
     sums = " + ".join(f"{count:,} {visible(status)}" for status, count in sorted(found.statuses.items(), key=lambda item: -item[1]))
-    lines = [f"{found.done:,} of {found.samples:,} samples done, {found.failed:,} with failures", f"{found.planned:,} trials = {sums or 0}"]
+    unread = f", {found.unreadable:,} unreadable rows" if found.unreadable else ""
+    done = f"{found.done:,} of {found.samples:,} samples done, {found.failed - found.unreadable:,} with failures{unread}"
+    lines = [done, f"{found.planned:,} trials = {sums or 0}"]
     lines += [f"damaged: {visible(each)}" for each in found.damaged]
-    lines.append(f"noiser report {out} shows the tables" if found.complete else "not complete: the same command goes on from here")
+    going_on = "not complete: the same command goes on from here (of several shards each does its own)"
+    lines.append(f"noiser report {visible(str(out))} shows the tables" if found.complete else going_on)
     return Text("\n".join(lines))
 
 
@@ -107,7 +112,7 @@ def status(out: Path, output: Output) -> int:
     """How the run in a folder stands; the exit status is 1 where it is not complete."""
     from noiser.experiments.folder import Found, RunFolder
     from noiser.experiments.run import outcome
-    from noiser.experiments.work import Work, statuses, unfinished
+    from noiser.experiments.work import Work, row_status, statuses, unfinished
 
     folder = RunFolder.open(out)
     found, work = Found(folder, whole=False), Work(folder)
@@ -115,6 +120,9 @@ def status(out: Path, output: Output) -> int:
     parts = []
     for part in work.parts:
         counts = statuses(part.samples, found)
+        for row in part.rows or ():
+            if not row["kept"]:
+                counts[row_status(row)] = counts.get(row_status(row), 0) + len(part.trials)
         done = len(part.samples) - len(unfinished(part.samples, found))
         rows = len(part.rows) if part.rows is not None else None
         parts.append({"model": part.model, "data": part.data, "rows": rows, "kept": len(part.samples), "done": done, "statuses": counts})

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from noiser.views.escape import visible
+
 EVERY = 30.0
 """Seconds between two plain lines."""
 
@@ -27,6 +29,7 @@ class RunWatch:
 
     def say(self, what: str, *, keep: bool = False) -> None:
         """Name what is going on; `keep` leaves it to be read."""
+        what = visible(what)
         if keep or not self._console.is_terminal:
             self._console.print(Text(what))
         self._bar.update(self._task, description=what)

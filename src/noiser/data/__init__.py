@@ -2,10 +2,11 @@
 
 from noiser.data.labels import read_label_of_data, read_labelled
 from noiser.data.rows import MATCHES, Dataset, Kind, Match, Row
-from noiser.data.sets import FORMATS, SETS, SetInfo, present, read
+from noiser.data.sets import FORMATS, JSONL, SETS, SetInfo, present, read
 
 __all__ = [
     "FORMATS",
+    "JSONL",
     "MATCHES",
     "SETS",
     "Dataset",

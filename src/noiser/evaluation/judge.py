@@ -53,12 +53,13 @@ def judged(
 ) -> Iterator[tuple[list[Record], Job]]:
     """The records of each case, in order, and the job that made them; one that takes more than `limit` seconds failed.
 
-    Where something fails in a case, its methods and metrics are run one by one, so that each failure is its own.
+    Where something fails in a case, its methods and metrics are run one by one, so that each failure is its own; not where the
+    time was up, which is all of theirs.
     """
     tasks: list[Task] = [(case, tuple(case.candidates), tuple(measurings)) for case in cases]
     running = side_by_side(lm, (_judge(lm, *task) for task in tasks), _at_once(lm, cases, measurings), limit)
     for (case, labels, columns), job in zip(tasks, running, strict=True):
-        if job.error is None:
+        if job.error is None or isinstance(job.error, TimeLimitError):
             yield list(_records((case, labels, columns), job)), job
             continue
         alone: list[Task] = [(case, (label,), (column,)) for label in labels for column in columns]

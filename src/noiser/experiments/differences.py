@@ -45,26 +45,30 @@ def _data(folder: RunFolder) -> Iterator[str]:
                 "its numbers are not the paper's numbers."
             )
         if each["limit"] is not None:
-            yield f"Data: of {label} the first {each['limit']:,} prompts that the model answers were taken, the paper takes all."
+            yield f"Data: of {label} at most {each['limit']:,} prompts were taken, the first that are kept; the paper takes all."
+        if kind in ("known", "longra") and each["match"] != "token":
+            yield f"Data: {label} is kept by match={each['match']}, the paper keeps what the next token answers (match=token)."
     generated = [label for label, each in folder.identity["data"].items() if each["generate"]]
     if generated:
         yield f"Continuations ({', '.join(generated)}): each generated token counts the same; the mean over them is the sample's value."
 
 
 def _methods(folder: RunFolder) -> Iterator[str]:
-    methods = {each["method"]: each for each in folder.identity["methods"].values()}
-    own = methods.get("noiser")
-    if own is not None and own["options"].get("variant") == "paper":
+    methods = {each["method"] for each in folder.identity["methods"].values()}
+    rows = [each for each in folder.identity["methods"].values() if "options" in each]
+    if any(each["method"] == "noiser" and each["options"]["variant"] == "paper" for each in rows):
         yield (
             "Noiser as the paper defines it: k_min never flips the prediction, and scores are not divided by their signed sum. The "
             "released code takes the last midpoint tried, which may flip, and divides: noiser:variant=official."
         )
-    if methods.keys() & {"last_attention", "attention_rollout"}:
+    if methods & {"last_attention", "attention_rollout"}:
         yield "Attention: weights as they are; the released code takes one more softmax of them, which makes them nearly uniform."
     if "occlusion" in methods:
         yield "Occlusion and LIME: signed drops of probability; Inseq, which the paper builds on, gives their absolute values."
-    if methods.keys() & {"integrated_gradients", "sequential_integrated_gradients"}:
-        yield "Integrated gradients: points are added until the scores add up to the change they explain; the paper takes a fixed number."
+    points = {str(each["options"]["steps"]) for each in rows if each["method"].endswith("integrated_gradients")}
+    if points:
+        said = ", ".join("as many as the scores need to add up" if each == "adaptive" else f"{each} fixed ones" for each in sorted(points))
+        yield f"Integrated gradients: points on the path here: {said}. Inseq, which the paper builds on, takes 50 unless told otherwise."
     if "deeplift" in methods:
         yield "DeepLIFT: Captum's rules do not cover SiLU and GELU, where it then equals input x gradient; rules=all covers them."
 

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError, RunError
 from noiser.experiments.folder import OK, Found, RunFolder
-from noiser.experiments.work import ATTRIBUTION, VALUE, Work
+from noiser.experiments.work import ATTRIBUTION, VALUE, Work, row_status
 
 FORMS = ("parquet", "csv", "jsonl")
 WHAT = ("values", "scores")
@@ -26,14 +27,25 @@ def export(folder: RunFolder, what: str, form: str, path: Path) -> int:
     RunError where the file cannot be written."""
     found, work = Found(folder), Work(folder)
     rows = list(_values(work, found) if what == "values" else _scores(work, found))
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[form](rows, what, path)
+        {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[form](rows, what, partial)
+        partial.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return len(rows)
 
 
 def _values(work: Work, found: Found) -> Iterator[dict[str, Any]]:
+    for part in work.parts:
+        for row in part.rows or ():
+            named = {"model": part.model, "data": part.data, "sample": row["id"], "group": row["group"]}
+            for _, (kind, method, metric) in part.trials if not row["kept"] else ():
+                if kind == VALUE:
+                    said = {"status": row_status(row), "value": None, "message": row["reason"]}
+                    yield {**named, "method": method, "metric": metric, **said}
     for sample in work.samples():
         for trial in sample.trials:
             if trial.kind == VALUE:
@@ -45,7 +57,7 @@ def _values(work: Work, found: Found) -> Iterator[dict[str, Any]]:
 
 def _scores(work: Work, found: Found) -> Iterator[dict[str, Any]]:
     for sample in work.samples():
-        tokens = found.records.get(sample.key, {}).get("tokens", [])
+        tokens = found.records.get(sample.key, {}).get("tokens", ())
         for trial in sample.trials:
             record = found.records.get(trial.key) if trial.kind == ATTRIBUTION else None
             if record is None or record["status"] != OK:
@@ -54,7 +66,7 @@ def _scores(work: Work, found: Found) -> Iterator[dict[str, Any]]:
             for step, (scores, target) in enumerate(zip(record["scores"], record["targets"], strict=True)):
                 said = {**named, "target": "".join(target["tokens"]), "step": step}
                 for position, score in enumerate(scores[: target["context"] or len(scores)]):
-                    own = {"position": position, "token": tokens[position], "score": score}
+                    own = {"position": position, "token": tokens[position] if position < len(tokens) else None, "score": score}
                     yield {**said, **own, "seconds": record["cost"]["seconds"]}
 
 
@@ -66,7 +78,8 @@ def _parquet(rows: list[dict[str, Any]], what: str, path: Path) -> None:
         raise OptionError("Parquet needs pyarrow: pip install 'noiser[parquet]'; or export --to csv or jsonl") from error
     kinds = {str: pa.string(), float: pa.float64(), int: pa.int64()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS[what].items()])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    printable = [{name: _printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(printable, schema=schema), path)
 
 
 def _csv(rows: list[dict[str, Any]], what: str, path: Path) -> None:
@@ -75,7 +88,12 @@ def _csv(rows: list[dict[str, Any]], what: str, path: Path) -> None:
         writer = csv.DictWriter(file, list(COLUMNS[what]))
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()})
+            writer.writerow({name: _harmless(_printable(value)) if isinstance(value, str) else value for name, value in row.items()})
+
+
+def _printable(text: str) -> str:
+    """Lone surrogates, which no file can hold, as their escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _harmless(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from noiser.experiments.store import Damage, create_once, read_once, scan
 
 RUN, RECORDS, SCREENED, QUARANTINE = "run.json", "records", "screened", "quarantine"
 OK = "ok"
-AGREE = 1e-3
-"""By how much, absolutely or of the larger, two numbers of one trial may differ: other machines round differently."""
+FAILED = ("error", "timeout", "oom", "nonfinite")
+AGREE, SMALL = 1e-3, 0.1
+"""By how much of the larger, or of SMALL, two numbers of one trial may differ: other machines round differently."""
 
 
 class RunFolder:
@@ -53,6 +55,7 @@ class RunFolder:
                 f"{path} holds another run. What differs, there and now:\n  "
                 + "\n  ".join(changed)
                 + "\nStart it as before to go on, or give another --out"
+                + ("; a dtype that is auto depends on the device: say --dtype" if any(".dtype: " in each for each in changed) else "")
             )
         return cls(path, there)
 
@@ -74,8 +77,8 @@ class RunFolder:
 
 
 def _only_begun(path: Path) -> bool:
-    """Whether nothing but what `create_once` had begun when it was killed is there."""
-    return all(each.name.startswith(f".{RUN}.") for each in path.iterdir())
+    """Whether nothing is there but what a run has: a beginning that was killed, or a run whose damaged run.json was moved away."""
+    return all(each.name.startswith(f".{RUN}.") or each.name in (RECORDS, SCREENED, QUARANTINE) for each in path.iterdir())
 
 
 def files(folders: Sequence["RunFolder"]) -> list[tuple[str, int]]:
@@ -97,12 +100,17 @@ class Found:
         """How many records each file holds."""
         self._whole, self._without, self._folders = whole, without, folders
         self._files = files(folders)
+        self._copies: dict[str, list[dict[str, Any]]] = {}
+        self._places: dict[str, str] = {}
         for file, line, record in (each for folder in folders for each in scan(folder.records)):
+            if not isinstance(record, Damage) and not {"key", "status"} <= record.keys():
+                record = Damage(file, line, "it is no record of a run", b"")
             if isinstance(record, Damage):
                 self.damaged.append(record)
                 continue
             self.files[file] = self.files.get(file, 0) + 1
             self._add(record, f"{file}, line {line}")
+        self.records |= {name: _one_of(copies, self._places[name]) for name, copies in self._copies.items()}
 
     @property
     def fresh(self) -> bool:
@@ -110,26 +118,35 @@ class Found:
         return self._files == files(self._folders)
 
     def _add(self, record: dict[str, Any], where: str) -> None:
-        name = record["key"]
         for field in self._without:
             record.pop(field, None)
+        name = record["key"]
         kept = record if self._whole else {field: record.get(field) for field in ("key", "kind", "status", "value", "sample")}
-        before = self.records.get(name)
-        self.records[name] = kept if before is None else _one_of(before, kept, where)
+        if name in self.records:
+            self._copies.setdefault(name, [self.records[name]]).append(kept)
+            self._places[name] = where
+        else:
+            self.records[name] = kept
 
 
-def _one_of(one: dict[str, Any], other: dict[str, Any], where: str) -> dict[str, Any]:
-    """Of two records of one trial the one that counts, whichever came first. One that went well counts before one that did
-    not: it was run again, or by another worker. Raises RunError where both went well and say different things."""
-    if (one["status"] == OK) != (other["status"] == OK):
-        return one if one["status"] == OK else other
-    if (one["status"] == OK and not _agree(one.get("value"), other.get("value"))) or not _agree(one.get("scores"), other.get("scores")):
-        said = " and ".join(str(each.get("value")) for each in (one, other))
-        raise RunError(
-            f"{where}: a record of {', '.join(str(one.get(field)) for field in ('sample', 'method', 'metric') if one.get(field))} "
-            f"contradicts an earlier one: {said}. Two machines computed different things; move one of their files away"
-        )
-    return min(one, other, key=_order)
+def _one_of(copies: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
+    """Of the records of one trial the one that counts, whichever came first. One that did not fail counts before one that did:
+    it was run again, or by another worker. Raises RunError where two that did not fail say different things."""
+    good = sorted((each for each in copies if not failed(each["status"])), key=_order)
+    for one, other in combinations(good, 2):
+        if one["status"] != other["status"] or not all(_agree(one.get(field), other.get(field)) for field in ("value", "scores")):
+            said = " and ".join(f"{each['status']} {each.get('value') or ''}".strip() for each in (one, other))
+            named = ", ".join(str(one.get(field)) for field in ("sample", "method", "metric") if one.get(field))
+            raise RunError(
+                f"{where}: a record of {named} contradicts an earlier one: {said}. Two machines computed different things; move one of "
+                "their files away"
+            )
+    return good[0] if good else min(copies, key=_order)
+
+
+def failed(status: str) -> bool:
+    """Whether a trial went wrong, as opposed to being undefined or skipped."""
+    return status.split("(")[0] in FAILED
 
 
 def _order(record: Mapping[str, Any]) -> str:
@@ -142,5 +159,5 @@ def _agree(one: Any, other: Any) -> bool:
         return one is other
     if np.shape(one) != np.shape(other):
         return False
-    largest = max(float(np.max(np.abs(one), initial=0.0)), 1.0 if np.ndim(one) == 0 else 1e-3)
+    largest = max(float(np.max(np.abs([one, other]), initial=0.0)), SMALL if np.ndim(one) == 0 else 1e-3)
     return bool(np.max(np.abs(np.subtract(one, other)), initial=0.0) <= AGREE * largest)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,24 +30,33 @@ def spans(text: str, relative: str) -> dict[str, list[tuple[int, int]]]:
 
 def shares(scores: Sequence[float], text: str, offsets: Sequence[Sequence[int]], relative: str) -> Shares | None:
     """The share of the positive scores that lies on each part; they add up to 1. A token that reaches over an edge is divided
-    by its characters, leading spaces not counted. None where no score is positive."""
-    mass = np.asarray(scores, dtype=np.float64).clip(min=0)
-    total = float(mass.sum())
-    if total <= 0:
-        return None
-    where = spans(text, relative)
-    found: Shares = dict.fromkeys(map(str, PARTS), 0.0)
-    for own, (start, stop) in zip(mass, offsets, strict=False):
+    by its characters, leading spaces not counted; tokens without text (the beginning of the sequence) are left out. None where no
+    score is positive."""
+    where, found = spans(text, relative), dict.fromkeys(map(str, PARTS), 0.0)
+    for own, (start, stop) in zip(np.asarray(scores, dtype=np.float64).clip(min=0), offsets, strict=False):
         begin = start + len(text[start:stop]) - len(text[start:stop].lstrip())
         places = range(begin, stop) if begin < stop else range(start, stop)
-        for part in ("relative", CAPITAL, "distractor"):
-            inside = sum(any(first <= place < last for first, last in where[part]) for place in places)
-            found[part] += float(own) / total * inside / max(1, len(places))
-    found["main part"] = 1.0 - sum(found.values())
-    return found
+        for place in places:
+            found[_part(where, place)] += float(own) / len(places)
+    total = sum(found.values())
+    return {part: mass / total for part, mass in found.items()} if total > 0 else None
 
 
-def by_type(part: Part, found: Found, seed: int) -> dict[str, dict[str, dict[str, Number]]]:
+def _part(where: Mapping[str, list[tuple[int, int]]], place: int) -> str:
+    """The part that a character belongs to: the first that claims it."""
+    return next((part for part, own in where.items() if any(first <= place < last for first, last in own)), "main part")
+
+
+@dataclass(frozen=True)
+class Mass:
+    """Where one method's scores lie, on the mean of some samples."""
+
+    parts: Mapping[str, Number]
+    samples: int
+    """That have a positive score."""
+
+
+def by_type(part: Part, found: Found, seed: int) -> dict[str, dict[str, Mass]]:
     """For each type of row and each method the mean share on each part, with intervals; under `all` for all types together."""
     collected: dict[str, dict[str, list[tuple[str, Shares]]]] = {}
     for sample in part.samples:
@@ -64,10 +74,10 @@ def by_type(part: Part, found: Found, seed: int) -> dict[str, dict[str, dict[str
     return {kind: {method: _means(own, seed) for method, own in methods.items()} for kind, methods in collected.items()}
 
 
-def _means(own: Sequence[tuple[str, Mapping[str, float]]], seed: int) -> dict[str, Number]:
+def _means(own: Sequence[tuple[str, Mapping[str, float]]], seed: int) -> Mass:
     """Rows about the same thing (the same country) are drawn together."""
     values: Any = np.array([[each[part] for part in PARTS] for _, each in own])
     boot = ClusterBootstrap([relative for relative, _ in own], seed=seed)
     resampled = boot.means(values)
     numbers = (Number(float(values[:, place].mean()), *(boot.interval(resampled[:, place]) or (None, None))) for place in range(len(PARTS)))
-    return dict(zip(PARTS, numbers, strict=True))
+    return Mass(dict(zip(PARTS, numbers, strict=True)), len(own))

@@ -29,14 +29,17 @@ def merge(paths: Sequence[Path], out: Path) -> Outcome:
             raise RunError(f"{other.path} is of another run than {first.path}:\n  " + "\n  ".join(changed))
     into = RunFolder.start(out, first.identity, first.shown)
     _screened(folders, into)
-    work, found = Work(into), Found(*folders)
+    work, found = Work(into), Found(*folders, into)
+    unscreened = [f"{part.model} on {part.data}" for part in work.parts if part.rows is None]
+    if unscreened and found.records:
+        raise RunError(f"none of the folders says which prompts were kept of {', '.join(unscreened)}: their screened/ is missing")
     wanted = {key for sample in work.samples() for key in sample.record_keys()}
     strangers = found.records.keys() - wanted
     if strangers:
         raise RunError(f"{len(strangers):,} records are of no trial of this run; noiser status names the folder that has them")
     there = Found(into, whole=False).records
     writer = Writer(into.records, "merged")
-    missing = [record for key, record in sorted(found.records.items()) if key not in there]
+    missing = [record for key, record in sorted(found.records.items()) if key not in there or there[key]["status"] != record["status"]]
     for start in range(0, len(missing), AT_ONCE):
         writer.write(missing[start : start + AT_ONCE])
     writer.close()

@@ -46,7 +46,7 @@ def part(kind: str, method: str, metric: str, model: str) -> str:
     own = tables()["table5_soft_ns_nc"].get(kind, {}).get(method, {})
     if model == AVERAGE:
         found = [each[metric] for each in own.values()]
-        return f"{sum(found) / len(found):+.2f}" if found else ""
+        return _cell("table5_soft_ns_nc", sum(found) / len(found) if found else None, kind, method, model)
     return _cell("table5_soft_ns_nc", own.get(model, {}).get(metric), kind, method, model)
 
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,8 @@ def read_plan(path: Path) -> Plan:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise OptionError(f"there is no file {path}") from error
+    except OSError as error:
+        raise OptionError(f"cannot read the plan {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is not TOML: {error}") from error
     return make_plan(given, path.parent)
@@ -146,11 +148,11 @@ def make_plan(given: Mapping[str, Any], folder: Path | None = None) -> Plan:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise OptionError(f"seed is a whole number; got {seed!r}")
     return Plan(
-        models=tuple(_choice(ModelChoice, each) for each in _list(given, "models")),
+        models=tuple(_beside(_choice(ModelChoice, each), folder) for each in _list(given, "models")),
         data=tuple(data),
-        methods=dict(map(_options, _list(given, "methods", DEFAULT_METHODS))),
-        metrics=dict(map(_options, _list(given, "metrics", DEFAULT_METRICS))),
-        controls=tuple(map(str, _list(given, "controls", CONTROLS))),
+        methods={label: {} for label in _labels(given, "methods", DEFAULT_METHODS)},
+        metrics={label: {} for label in _labels(given, "metrics", DEFAULT_METRICS)},
+        controls=tuple(_labels(given, "controls", CONTROLS)),
         seed=seed,
     )
 
@@ -163,17 +165,27 @@ def _list(given: Mapping[str, Any], what: str, default: Sequence[str] = ()) -> l
 
 
 def _data(given: Any, limit: int | None, folder: Path | None) -> DataChoice:
-    from noiser.data import read_label_of_data
+    from noiser.data import JSONL, read_label_of_data
 
     if isinstance(given, str):
         name, path, options = read_label_of_data(given)
         if "generate" in options:
             options["generate"] = options["generate"] or 0
         given = {"name": name, **({"path": path} if path is not None else {}), **options}
-    found = _choice(DataChoice, {"limit": limit, **given} if isinstance(given, Mapping) else given)
+    elif isinstance(given, Mapping) and "path" not in given and str(given.get("name", "")).endswith(JSONL):
+        given = {**given, "name": "jsonl", "path": given["name"]}
+    found = _choice(DataChoice, given)
+    if found.limit is None and limit is not None:
+        found = replace(found, limit=_typed("the plan", next(each for each in fields(DataChoice) if each.name == "limit"), limit))
     if folder is None or found.path is None:
         return found
-    return DataChoice(**{**vars(found), "path": str(folder / Path(found.path).expanduser())})
+    return replace(found, path=str(folder / Path(found.path).expanduser()))
+
+
+def _beside(model: ModelChoice, folder: Path | None) -> ModelChoice:
+    """A model that lies beside the plan is meant before one that is called so elsewhere."""
+    place = folder / Path(model.name).expanduser() if folder is not None else None
+    return replace(model, name=str(place)) if place is not None and place.exists() else model
 
 
 def _choice(kind: Any, given: Any) -> Any:
@@ -213,11 +225,20 @@ def _typed(name: str, has: Any, value: Any) -> Any:
     return value
 
 
-def _options(given: Any) -> tuple[str, Mapping[str, Any]]:
-    """A method or metric: `name:option=value`, or a table whose options become part of its label."""
+def _labels(given: Mapping[str, Any], what: str, default: Sequence[str]) -> list[str]:
+    """Methods, metrics or controls, each once."""
+    found = list(map(_label, _list(given, what, default)))
+    twice = sorted({label for label in found if found.count(label) > 1})
+    if twice:
+        raise OptionError(f"{what}: each once; {', '.join(twice)} came twice")
+    return found
+
+
+def _label(given: Any) -> str:
+    """`name:option=value`, or a table whose options become part of its label."""
     if isinstance(given, str):
-        return given, {}
+        return given
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise OptionError(f"wanted a name, or a table with a name and options; got {given!r}")
-    said = "+".join(f"{key}={value}" for key, value in given.items() if key != "name")
-    return (f"{given['name']}:{said}" if said else given["name"]), {}
+    said = "+".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items() if key != "name")
+    return f"{given['name']}:{said}" if said else given["name"]

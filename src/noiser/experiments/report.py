@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from noiser.evidence import Number
 from noiser.experiments import longra
 from noiser.experiments.differences import differences
-from noiser.experiments.folder import OK, Found, RunFolder
+from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.run import outcome
 from noiser.experiments.tables import PartResult, bounds_table, counts_table, metric_tables, number
 from noiser.experiments.work import ATTRIBUTION, Part, Work
@@ -85,17 +84,20 @@ def _mass(result: PartResult) -> Section:
     tables, figures = [], []
     for place, (kind, rows) in enumerate(sorted(found.items(), key=lambda item: (item[0] != "all", item[0]))):
         where = f"{result.part.model} on {result.part.data}, {kind}"
-        cells = [(method, *(number(own[part], signed=False) for part in longra.PARTS)) for method, own in rows.items()]
-        tables.append(Table(f"Shares of the positive scores: {where}", ("method", *longra.PARTS), tuple(cells)))
+        columns = ("method", *longra.PARTS, "samples")
+        cells = [
+            (method, *(number(own.parts[part], signed=False) for part in longra.PARTS), f"{own.samples:,}") for method, own in rows.items()
+        ]
+        tables.append(Table(f"Shares of the positive scores: {where}", columns, tuple(cells)))
 
-        def draw(form: Form, rows: Mapping[str, Mapping[str, Number]] = rows, where: str = where) -> bytes:
-            return report_plots.shares(rows, where, form)
+        def draw(form: Form, rows: Mapping[str, longra.Mass] = rows, where: str = where) -> bytes:
+            return report_plots.shares({method: own.parts for method, own in rows.items()}, where, form)
 
         figures.append(Figure(f"longra-{place}-{_slug(kind)}", f"Figure 2: where the positive scores lie, {where}", draw))
     said = (
         "relative: the word that the answer goes with (of the capital types the country), where it stands outside of the parentheses; "
         "capital: that word; distractor: the sentence in parentheses; main part: all else. A token that reaches over an edge is divided "
-        "by its characters. Rows about the same word are resampled together."
+        "by its characters, one without text is left out. Rows about the same word are resampled together."
     )
     return Section(f"Figure 2: where the scores lie on {result.part.data}", (said,), tuple(tables), tuple(figures))
 
@@ -130,7 +132,7 @@ def costs(part: Part, found: Found) -> dict[str, dict[str, float]]:
     for sample in part.samples:
         records = [(trial.method, found.records.get(trial.key)) for trial in sample.trials if trial.kind == ATTRIBUTION]
         for label, record in [*records, ("all metrics", found.records.get(sample.key))]:
-            if record is not None and record["status"] == OK and record.get("cost"):
+            if record is not None and record.get("cost"):
                 spent.setdefault(label, []).append(record["cost"])
     if "all metrics" in spent:
         spent["all metrics"] = spent.pop("all metrics")

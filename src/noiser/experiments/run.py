@@ -60,6 +60,8 @@ class Outcome:
     damaged: Sequence[str] = field(default=())
     """Lines that were found damaged, and whose trials are run again."""
     complete: bool = False
+    unreadable: int = 0
+    """Rows that could not be read: they are no samples, but have failed."""
     stopped: bool = False
     """Whether this process stopped before its share was done, because its time was up."""
 
@@ -203,12 +205,16 @@ def outcome(folder: RunFolder, found: Found | None = None, work: Work | None = N
     found, work = found or Found(folder, whole=False), work or Work(folder)
     samples = list(work.samples())
     counts = statuses(samples, found)
-    bad = 0
+    unreadable = 0
     for row in (row for part in work.parts for row in part.rows or () if not row["kept"]):
         status = row_status(row)
         counts[status] = counts.get(status, 0) + len(work.trials)
-        bad += failed(status)
+        unreadable += failed(status)
     lacking = unfinished(samples, found)
-    bad += sum(any(failed(found.records[trial.key]["status"]) for trial in each.trials if trial.key in found.records) for each in samples)
+    bad = unreadable + sum(
+        any(failed(found.records[trial.key]["status"]) for trial in each.trials if trial.key in found.records) for each in samples
+    )
     damaged = [str(each) for each in found.damaged]
-    return Outcome(len(samples), len(samples) - len(lacking), counts, bad, damaged, work.known and not lacking)
+    planned = sum(len(part.rows or ()) for part in work.parts) * len(work.trials)
+    assert sum(counts.values()) == planned, f"{counts} for {planned} planned"
+    return Outcome(len(samples), len(samples) - len(lacking), counts, bad, damaged, work.known and not lacking, unreadable=unreadable)

@@ -15,7 +15,7 @@ from noiser.evaluation.bench import Bench, Judged, Result
 from noiser.evaluation.judge import status_of, trace_of
 from noiser.evidence import OK, Example
 from noiser.experiments.plan import How, ModelChoice, Plan
-from noiser.experiments.work import ATTRIBUTION, SAMPLE, VALUE, Sample, sample_hash
+from noiser.experiments.work import ATTRIBUTION, SAMPLE, VALUE, Sample, failed, sample_hash
 from noiser.lm.load import load
 from noiser.lm.runner import LanguageModel
 from noiser.prompts import Prompt
@@ -50,7 +50,8 @@ class Station:
 
     def work(self, samples: Sequence[Sample], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Records]:
         """The records of each sample; `rows` are the screened rows by their ids. An exception that is nobody's in particular
-        is the sample's."""
+        is the sample's. Raises OptionError for a plan that does not fit its data."""
+        self._bench(samples[0].data)  # what is wrong with the plan is nobody's in particular
         try:
             yield from self._work(samples, rows)
         except Exception as error:
@@ -113,7 +114,8 @@ def _device_lost(error: Exception) -> bool:
 
 
 def _records(sample: Sample, judged: Judged, row: Mapping[str, Any]) -> Records:
-    """A record for each trial, and last the one that says what the sample is."""
+    """A record for each trial, and last the one that says what the sample is: it counts as failed where one of them did, so that
+    it is written anew with them."""
     values = {(each.method, each.metric): each for each in judged.records}
     found = []
     for trial in sample.trials:
@@ -124,7 +126,8 @@ def _records(sample: Sample, judged: Judged, row: Mapping[str, Any]) -> Records:
         value = values[trial.method, trial.metric]
         record |= {"metric": trial.metric, "status": value.status, "value": value.value, "message": value.message}
         found.append(record | {"trace": value.trace, "steps": [dict(step) for step in value.steps]})
-    return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": OK, **_described(judged, row), "cost": asdict(judged.metrics)}]
+    status = next((record["status"] for record in found if failed(record["status"])), OK)
+    return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": status, **_described(judged, row), "cost": asdict(judged.metrics)}]
 
 
 def _begin(sample: Sample, kind: str, name: str, method: str) -> dict[str, Any]:
@@ -172,4 +175,4 @@ def all_failed(sample: Sample, status: str, message: str, trace: str) -> Records
         _begin(sample, trial.kind, trial.key, trial.method) | ({"metric": trial.metric} if trial.kind == VALUE else {}) | said
         for trial in sample.trials
     ]
-    return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": OK, "group": sample.group, "fields": {}, "cost": None}]
+    return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": status, "group": sample.group, "fields": {}, "cost": None}]

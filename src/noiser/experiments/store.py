@@ -44,7 +44,8 @@ def decode(line: bytes) -> dict[str, Any] | str:
         return "it is not a record"
     if line[len(_HEAD) : len(_HEAD) + _SUM] != _sum(body):
         return "its checksum differs"
-    return json.loads(body)
+    found = json.loads(body)
+    return found if isinstance(found, dict) else "it is not a record"
 
 
 def _sum(body: bytes) -> bytes:
@@ -56,7 +57,7 @@ def scan(folder: Path) -> Iterator[tuple[str, int, dict[str, Any] | Damage]]:
 
     What stands behind the last line end was torn by a kill or is just being written, and is left out.
     """
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
@@ -159,5 +160,5 @@ def read_once(path: Path) -> dict[str, Any]:
     """What `create_once` wrote. Raises RunError where that was damaged."""
     found = decode(path.read_bytes().removesuffix(b"\n"))
     if isinstance(found, str):
-        raise RunError(f"{path} is damaged: {found}. Move it away, and the same command makes it anew")
+        raise RunError(f"{path} is damaged: {found}. Move it away, and the command that began the run makes it anew")
     return found

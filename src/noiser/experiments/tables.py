@@ -1,14 +1,17 @@
 """The tables of a run, each beside the paper's where it prints one."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from scipy.stats import binomtest
+
 from noiser.evidence import Contender, Gauge, Number, Record, Row, Summary
 from noiser.experiments import paper
 from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.work import Part, row_status, statuses, values
+from noiser.experiments.work import Part, row_status, values
 from noiser.registry import read_label
 from noiser.summary import FAITHFULNESS, summarise
 from noiser.views.document import Table
@@ -87,8 +90,8 @@ def metric_tables(results: Sequence[PartResult], identity: Identity) -> Iterator
 
 def _metric_table(name: str, data: str, own: Sequence[PartResult]) -> Table:
     metric, options = read_label(name)
-    first = own[0].summaries[name]
-    relative = any(row.log_ratio for row in first.rows)
+    first = next((each for each in own if each.summaries[name].samples), own[0])
+    relative = any(row.log_ratio for each in own for row in each.summaries[name].rows)
     printed = [_printed(metric, each) for each in own]
     columns = ["method"]
     for each in own:
@@ -96,8 +99,8 @@ def _metric_table(name: str, data: str, own: Sequence[PartResult]) -> Table:
         columns += [f"{each.part.model} mean [95 %]"] if relative and metric != FAITHFULNESS else []
         columns += [f"paper, {each.column}"] if printed[own.index(each)] else []
     rows = []
-    for label in [row.method for row in first.rows]:
-        cells = [f"{label} (control)" if _row(own[0], name, label).control else label]
+    for label in [row.method for row in first.summaries[name].rows]:
+        cells = [f"{label} (control)" if _row(first, name, label).control else label]
         for each, paper_says in zip(own, printed, strict=True):
             row = _row(each, name, label)
             letters = f" {row.group}" if row.group else ""
@@ -144,7 +147,7 @@ def _notes(name: str, own: Sequence[PartResult], printed: bool) -> Iterator[str]
         said = f"{each.part.model}: {summary.samples} samples that every row has, {summary.clusters} clusters; {summary.better} is better."
         yield f"{said} {accounting(name, each)}"
         yield from (f"{each.part.model}: {remark}." for remark in summary.remarks)
-    if any(row.group for row in own[0].summaries[name].rows):
+    if any(row.group for each in own for row in each.summaries[name].rows):
         yield "Methods that share a letter do not differ (5 %, Holm)."
     if printed:
         kind = KINDS[own[0].kind]
@@ -154,14 +157,22 @@ def _notes(name: str, own: Sequence[PartResult], printed: bool) -> Iterator[str]
 
 
 def accounting(name: str, result: PartResult) -> str:
-    """How the trials behind a table ended."""
-    counts: dict[str, int] = {}
-    for row in result.summaries[name].rows:
-        for status, count in row.statuses.items():
-            counts[status] = counts.get(status, 0) + count
-    missing = statuses(result.part.samples, result.found).get("missing", 0)
-    said = ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items()))
-    return f"Trials: {said or 'none'}{f'; {missing:,} of the run are still missing' if missing else ''}."
+    """How all planned trials behind a table ended, missing ones and those of rows that were not kept among them."""
+    behind = {gauge.label for gauge in gauges(result.folder) if gauge.label == name or _sums_up(name, gauge)}
+    counts: Counter[str] = Counter()
+    for sample in result.part.samples:
+        records = [result.found.records.get(trial.key) for trial in sample.trials if trial.metric in behind]
+        counts.update("missing" if record is None else record["status"] for record in records)
+    each = len(contenders(result.folder)) * len(behind)
+    for row in result.part.rows or ():
+        if not row["kept"]:
+            counts[row_status(row)] += each
+    return f"Trials: {counts.total():,} = {' + '.join(f'{count:,} {status}' for status, count in sorted(counts.items())) or 0}."
+
+
+def _sums_up(name: str, gauge: Gauge) -> bool:
+    """Whether a table of faithfulness adds up this metric."""
+    return name in (gauge.label.replace(part, FAITHFULNESS, 1) for part in ("soft_ns", "soft_nc") if gauge.metric == part)
 
 
 def bounds_table(result: PartResult) -> Iterator[Table]:
@@ -195,11 +206,21 @@ def counts_table(parts: Sequence[Part], identity: Identity) -> Table:
         for row in part.rows:
             if not row["kept"]:
                 reasons[row_status(row)] = reasons.get(row_status(row), 0) + 1
-        share = f"{len(part.samples) / len(part.rows):.1%}" if part.rows else "\u2013"
+        share = _rate(len(part.samples), len(part.rows))
         printed = paper.count(data["kind"], paper.column(part.model))
         said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         looked = f"{len(part.rows):,}" + ("" if len(part.rows) == data["rows"] else f" of {data['rows']:,}")
         rows.append((part.data, part.model, looked, f"{len(part.samples):,}", share, said, f"{printed:,}" if printed else "\u2013"))
-    columns = ("data", "model", "rows looked at", "kept", "share", "the others", "paper")
-    notes = ["Screening stops at the limit asked for.", "The paper's counts are of all 1,209 rows of Known and all 573 of LongRA."]
+    columns = ("data", "model", "rows looked at", "kept", "share [95 %]", "the others", "paper")
+    notes = [
+        "Wilson's intervals. Screening stops at the limit asked for.",
+        "The paper's counts are of all 1,209 rows of Known and all 573 of LongRA.",
+    ]
     return Table("Table 7: prompts that the model answers", columns, tuple(rows), tuple(notes))
+
+
+def _rate(count: int, of: int) -> str:
+    if not of:
+        return "\u2013"
+    interval = binomtest(count, of).proportion_ci(method="wilson")
+    return f"{count / of:.1%} [{interval.low:.1%}, {interval.high:.1%}]"

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from noiser.evidence import Record
-from noiser.experiments.folder import OK, Found, RunFolder
+from noiser.experiments.folder import OK, Found, RunFolder, failed
 from noiser.experiments.identity import key, trial_key
 from noiser.experiments.store import read_once
 from noiser.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE
 
 ATTRIBUTION, VALUE, SAMPLE = "attribution", "value", "sample"
 _SKIPPED = {OTHERWISE: "not answered", NO_TARGET: "no target"}
-FAILED = ("error", "timeout", "oom", "nonfinite")
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,6 @@ def sample_hash(identity: Mapping[str, Any], model: str, data: str, row: Mapping
     the prompt and the target; not how many others are run."""
     asked = {name: value for name, value in identity["data"][data].items() if name not in ("limit", "rows")}
     return key(identity["numbers"], identity["models"][model], asked, row["id"], row["prompt"], row["target_ids"])
-
-
-def failed(status: str) -> bool:
-    """Whether a trial went wrong, as opposed to being undefined or skipped."""
-    return status.split("(")[0] in FAILED
 
 
 def row_status(row: Mapping[str, Any]) -> str:
