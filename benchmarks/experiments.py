@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import noiser
+from noiser.evaluation.bench import Bench
 from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.plan import How, Plan, make_plan
 from noiser.experiments.reproduce import METHODS
@@ -116,8 +117,27 @@ def _bare(plan: Plan, limit: int) -> float:
 
 
 def _run(prepared: Any, out: Path) -> float:
+    """Seconds in all; says what of them went into samples, and what into making their records and writing them."""
+    spent = {"work": 0.0, "write": 0.0}
+    real = {"work": Bench.run, "write": Writer.write}
+
+    def timed(name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            begin = time.perf_counter()
+            found = real[name](*arguments)
+            found = list(found) if name == "work" else found
+            spent[name] += time.perf_counter() - begin
+            return found
+
+        return call
+
+    Bench.run, Writer.write = timed("work"), timed("write")
     begin = time.perf_counter()
-    assert run(prepared, out, How(), Silent()).complete
+    try:
+        assert run(prepared, out, How(), Silent()).complete
+    finally:
+        Bench.run, Writer.write = real["work"], real["write"]
+    print(f"  of the run, samples {spent['work']:.1f} s, encoding and flushing records {spent['write']:.3f} s", flush=True)
     return time.perf_counter() - begin
 
 
