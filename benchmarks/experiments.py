@@ -22,8 +22,8 @@ from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.plan import How, Plan, make_plan
 from noiser.experiments.reproduce import METHODS
 from noiser.experiments.run import outcome, prepare, run
-from noiser.experiments.store import Writer, create_once, encode
 from noiser.experiments.work import Work, sample_hash
+from noiser.store import Writer, create_once, encode
 
 METRICS = ["soft_ns", "soft_nc"]
 CHEAP = ["occlusion", "input_x_gradient", "last_attention"]

@@ -13,7 +13,7 @@ import time
 
 
 def child(words, tear):
-    import noiser.experiments.store as store
+    import noiser.store as store
     from noiser.cli import main
 
     if tear is not None:

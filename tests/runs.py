@@ -10,7 +10,7 @@ from pathlib import Path
 
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.report import report
-from noiser.experiments.store import scan
+from noiser.store import scan
 from noiser.views.markdown import markdown
 from tests.conftest import byte_tokenizer, tiny
 

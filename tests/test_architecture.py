@@ -25,19 +25,25 @@ ROOMS = [
         "stats",
         "evidence",
         "summary",
+        "answers",
         "verdicts",
+        "judging",
+        "replies",
+        "reading",
+        "cases",
+        "store",
     },
     {"lm", "data"},
-    {"methods", "metrics", "views"},
+    {"methods", "metrics", "judges", "views"},
     {"attribution", "screening"},
     {"comparison", "evaluation"},
-    {"sanity", "experiments"},
+    {"sanity", "experiments", "answering"},
     {"commands"},
     {"cli", "integrations"},
     {"__main__"},
 ]
 APART = {
-    *permutations(("methods", "metrics", "views"), 2),
+    *permutations(("methods", "metrics", "judges", "views"), 2),
     ("views", "lm"),
     ("evaluation", "comparison"),
     ("comparison", "evaluation"),
@@ -45,7 +51,7 @@ APART = {
     ("lm", "data"),
 }
 """Rooms of which the first never imports the second although it could: views show results, they do not run models."""
-SLOW = ("torch", "transformers", "matplotlib", "starlette", "inseq")
+SLOW = ("torch", "transformers", "matplotlib", "starlette", "inseq", "openai", "nltk", "xllamacpp")
 
 
 def imports(path):

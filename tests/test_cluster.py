@@ -17,7 +17,7 @@ from noiser.errors import RunError
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.plan import How, make_plan
 from noiser.experiments.run import prepare, run
-from noiser.experiments.store import Damage, scan
+from noiser.store import Damage, scan
 from tests.conftest import byte_tokenizer, tiny
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'noiser[ray]'")

@@ -156,7 +156,7 @@ def test_rows_that_several_metrics_want_run_once(lm):
 
 
 def test_only_the_order_counts(lm):
-    for name in sorted(set(METRICS) - {"soft_ns", "soft_nc"}):
+    for name in sorted(name for name, entry in METRICS.items() if not entry.judged and name not in ("soft_ns", "soft_nc")):
         one, other = measured(lm, name, [SCORES, np.exp(SCORES)])
         assert one.value == other.value, name
 

@@ -15,20 +15,22 @@ from noiser.cli.runs import run as run_command
 from noiser.errors import OptionError, RunError
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.identity import identity, key, shown
-from noiser.experiments.plan import DataChoice, How, ModelChoice, Plan, make_plan, read_plan
+from noiser.experiments.plan import DataChoice, How, JudgeChoice, ModelChoice, Plan, make_plan, read_plan
 from noiser.experiments.run import prepare
 from noiser.experiments.work import make_part, sample_hash
+from noiser.judging import JudgeHow
 from noiser.registry import METHODS, METRICS
 from tests.conftest import byte_tokenizer, tiny
 
-KINDS = (ModelChoice, DataChoice, Plan)
+KINDS = (ModelChoice, DataChoice, JudgeChoice, Plan)
 LOAD = {"revision", "dtype", "attention"}
 """Options of `load` that change numbers; `model` itself apart."""
 LOAD_ONLY = {"device", "device_map", "token_budget", "trust_remote_code", "allow_pickle"}
-RUN = {"plan", "models", "data", "methods", "metrics", "controls", "limit", "generate", "seed", "dtype", "attention", "revision"}
+RUN = {"plan", "models", "data", "methods", "metrics", "controls", "limit", "generate", "seed", "dtype", "attention", "revision", "judge"}
 RUN_ONLY = {
     "out", "dry_run", "max_seconds", "timeout", "max_errors", "retry", "at_once", "shard", "engine", "address", "workers", "device",
-    "device_map", "trust_remote_code", "allow_pickle", "token_budget", "format_",
+    "device_map", "trust_remote_code", "allow_pickle", "token_budget", "format_", "judge_url", "judge_cache", "judge_at_once",
+    "judge_timeout", "judge_budget",
 }  # fmt: skip
 
 
@@ -72,7 +74,8 @@ def test_every_setting_says_what_it_is():
     options = inspect.signature(noiser.load).parameters
     assert {name for name, each in options.items() if each.kind is inspect.Parameter.KEYWORD_ONLY} == LOAD | LOAD_ONLY
     assert set(inspect.signature(run_command).parameters) == RUN | RUN_ONLY
-    assert {each.name for each in dataclasses.fields(How)} <= RUN_ONLY
+    assert {each.name for each in dataclasses.fields(How)} - {"judge_how"} <= RUN_ONLY
+    assert {f"judge_{each.name}" for each in dataclasses.fields(JudgeHow)} - {"judge_device"} <= RUN_ONLY
 
 
 IDENTITY = {
@@ -134,6 +137,31 @@ def test_what_only_says_how_and_where_is_free(place, tmp_path):
         assert found(place, how) == first
     assert found(place, data=[{"name": "jsonl", "path": str(place / "elsewhere" / "a.jsonl")}]) == first
     assert found(place, **with_model(place, trust_remote_code=True, allow_pickle=True)) == first
+
+
+JUDGED = {"metrics": ["answerability:forms=top1"]}
+
+
+def test_another_judge_is_another_run_and_the_same_one_elsewhere_is_not(place, tmp_path):
+    first = found(place, **JUDGED, judges=["openai:one"])
+    RunFolder.start(tmp_path / "run", first, {})
+    with pytest.raises(RunError, match=r"metrics\.answerability:forms=top1\.judge\.judge: .*one.* -> .*two"):
+        RunFolder.start(tmp_path / "run", found(place, **JUDGED, judges=["openai:two"]), {})
+    for url in ("http://localhost:1/v1", "https://elsewhere.example/v1"):
+        assert found(place, **JUDGED, judges=[{"name": "openai:one", "url": url}]) == first
+        assert found(place, How(judge_how=JudgeHow(url=url, cache="only", at_once=1)), **JUDGED, judges=["openai:one"]) == first
+    two = found(place, **JUDGED, judges=["openai:one", "openai:two"])["metrics"]
+    assert list(two) == ["answerability[openai:one]:forms=top1", "answerability[openai:two]:forms=top1"]
+    assert set(trial_keys(first).values()) < set(trial_keys(found(place, **JUDGED, judges=["openai:one", "openai:two"])).values())
+
+
+def test_judges_have_to_be_asked_and_to_exist(place):
+    with pytest.raises(OptionError, match="asks a judge"):
+        make_plan(plain(place, judges=["openai:one"]))
+    with pytest.raises(OptionError, match="nobody"):
+        make_plan(plain(place, **JUDGED, judges=["nobody:one"]))
+    with pytest.raises(OptionError, match="has no option key; it has name, url"):
+        make_plan(plain(place, **JUDGED, judges=[{"name": "openai:one", "key": "secret"}]))
 
 
 def trial_keys(identity_, **row):

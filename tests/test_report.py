@@ -114,7 +114,7 @@ def test_what_is_missing_is_counted_and_what_contradicts_is_refused(done, tmp_pa
     assert "the run is not complete" in overview[0]
     assert "28 missing" in overview[1], "two of the last 30 records only say what their samples are"
     values = [line for line in lines if b'"kind":"value"' in line]
-    from noiser.experiments.store import decode, encode
+    from noiser.store import decode, encode
 
     record = decode(values[0][:-1])
     assert isinstance(record, dict)

@@ -113,7 +113,7 @@ def test_another_run_in_the_folder_is_refused_with_what_differs(run, small, tmp_
         (("run", "--data", "known-mini", "--workers", "2", "--out", "r"), "are for --engine ray"),
         (("run", "none.toml", "--out", "r"), "there is no file none.toml"),
         (("reproduce", "table9"), "there is no 'table9' to reproduce"),
-        (("reproduce", "table3"), "it needs answerability"),
+        (("reproduce", "figure1"), "there are table1, table2, table3, table5, table6, table7, figure2, figure3, figure4"),
         (("report", "r", "--format", "docx"), "--format must be one of md, html, latex"),
         (("data", "stats", "--data", "nowhere"), "nowhere"),
     ],

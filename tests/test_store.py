@@ -13,7 +13,7 @@ import pytest
 
 from noiser.errors import RunError
 from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.store import Damage, Writer, create_once, decode, encode, read_once, scan
+from noiser.store import Damage, Writer, create_once, decode, encode, read_once, scan
 
 RECORDS = [{"key": f"k{place}", "kind": "value", "status": "ok", "value": place / 7, "text": "a\u2028\ud800\n"} for place in range(3)]
 
@@ -100,7 +100,7 @@ def test_what_is_created_once_stays_as_it_is(tmp_path):
 
 def test_whoever_is_first_has_created_it(tmp_path, monkeypatch):
     """Somebody else writes the file after we looked and before we are done."""
-    import noiser.experiments.store as store
+    import noiser.store as store
 
     path, real = tmp_path / "a.json", store.os.fsync
 

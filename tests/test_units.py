@@ -265,7 +265,7 @@ def test_an_unfinished_character_is_finished_by_the_next_token():
 
 
 def test_unknown_kinds_and_turns_of_no_chat_are_refused():
-    with pytest.raises(OptionError, match="token, word, sentence, line, turn; got 'page'"):
+    with pytest.raises(OptionError, match="token, word, treebank, sentence, line, turn; got 'page'"):
         units(end_to_end("a"), "page")
     with pytest.raises(OptionError, match="messages="):
         units(end_to_end("a"), "turn")

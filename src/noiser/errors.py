@@ -33,5 +33,9 @@ class RunError(NoiserError):
     """A run's folder that does not fit what is asked for, cannot be read or cannot be written."""
 
 
+class JudgeError(NoiserError):
+    """A judge that gave no reply to a question, asked as often as its budget allows."""
+
+
 class ForeignError(NoiserError):
     """A method or metric raised an exception of its own, kept as the cause, or returned what it may not: one sample's failure."""

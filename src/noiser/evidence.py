@@ -44,6 +44,8 @@ class Gauge:
     options: Mapping[str, Any]
     better: str
     relative: bool
+    judge: str = ""
+    """The name of the judge that it asks; empty where it asks none."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,17 @@ class Record:
     method: str
     metric: str
     status: str
-    """`ok`, `undefined`, `nonfinite`, `oom`, `timeout`, or `error(CLASS)`; nothing is ever dropped."""
+    """`ok`, `undefined`, `nonfinite`, `oom`, `timeout`, `refused`, `invalid_answer`, or `error(CLASS)`; nothing is ever dropped."""
     value: float | None = None
-    """Mean over the steps of a continuation; None unless `ok`."""
+    """Mean over the steps of a continuation. None unless `ok`; or `refused` or `invalid_answer`, which count as a wrong answer."""
     message: str = ""
     """Why it is not `ok`."""
     steps: tuple[Mapping[str, Any], ...] = ()
     """For each explained token what the value is made of: values of single masks, shares, d0."""
     trace: str = ""
     """The traceback of an exception that is not noiser's own."""
+    also: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers that the metric gives, by name; means over the steps, as the value is."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ class Evaluation:
     summaries: tuple[Summary, ...]
     costs: Mapping[str, Cost] = field(default_factory=dict)
     """Of the attributions, by method, and under `metrics` of all metrics together."""
+    judges: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By name, what was asked of each judge: clues, calls, what came from the cache, each kind of failure."""
 
     @property
     def planned(self) -> int:
@@ -160,7 +166,8 @@ class Evaluation:
             "metrics": [{**vars(each), "options": dict(each.options)} for each in self.gauges],
             "summary": [each.to_dict() for each in self.summaries],
             "costs": {name: vars(cost).copy() for name, cost in self.costs.items()},
-            "records": [{**vars(each), "steps": [dict(step) for step in each.steps]} for each in self.records],
+            "judges": {name: dict(counts) for name, counts in self.judges.items()},
+            "records": [{**vars(each), "steps": [dict(step) for step in each.steps], "also": dict(each.also)} for each in self.records],
         }
 
     def to_json(self) -> str:

@@ -82,6 +82,8 @@ class Metric(Entry):
     """Whether it is also reported as the logarithm of its mean over that of random scores."""
     cost: str = "not stated"
     """How many rows of how many tokens go through the model for one method and target."""
+    judged: bool = False
+    """Whether it asks a judge, which it then takes as its fourth argument."""
 
 
 METHODS: dict[str, Method] = {}
@@ -122,13 +124,14 @@ def metric(
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
     version: int = 1,
+    judged: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Enter a function into METRICS under `name`. `check` takes some of the options by name and raises OptionError."""
 
     def enter(function: Callable) -> Callable:
         METRICS[name] = Metric(
             name=name, source=source, function=function, better=better, measures=measures, fools=fools, relative=relative,
-            cost=cost, check=check, version=version,
+            cost=cost, check=check, version=version, judged=judged,
         )  # fmt: skip
         return function
 

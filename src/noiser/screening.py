@@ -97,7 +97,7 @@ def _asking(lm: LanguageModel, row: Row, match: Match) -> Asking[Screened]:
     target = (row.target or "").strip()
     own = lm.tokens.ids(f" {target}") if target and match != "token" else ()
     ids, prob = yield from _continued(lm, prompt, len(own) if match == "word" and own else 1)
-    said = _text(lm, ids)
+    said = lm.tokens.text(ids)
     if match == "none":
         return Screened(row, True, said, prob, own or None, "")
     if not target:
@@ -117,10 +117,3 @@ def _continued(lm: LanguageModel, prompt: Prompt, count: int) -> Asking[Said]:
         ids.append(clean.prediction)
         prob *= float(clean.probs[clean.prediction])
     return tuple(ids), prob
-
-
-def _text(lm: LanguageModel, ids: tuple[int, ...]) -> str:
-    """One token as it reads; several as the tokenizer puts them together."""
-    if len(ids) == 1:
-        return lm.tokens.surface(ids[0])
-    return lm.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

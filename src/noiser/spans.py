@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import regex
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]  (compiled, and without stubs)
 
+from noiser.errors import OptionError
+
 Span = tuple[int, int]
 """First and one past the last character."""
 
@@ -50,3 +52,15 @@ def sentences(text: str) -> Iterator[Span]:
             if inner:
                 yield inner.span()
         assert start == stop, "sentences make up the line"
+
+
+def treebank(text: str) -> Iterator[Span]:
+    """The words of the Penn Treebank's tokenizer, punctuation apart and contractions in two. Raises OptionError where nltk is missing.
+
+    Source: nltk's `NLTKWordTokenizer`, on the text as a whole, no sentences split before.
+    """
+    try:
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+    except ImportError as error:
+        raise OptionError("words=treebank needs nltk: pip install 'noiser[treebank]'") from error
+    yield from NLTKWordTokenizer().span_tokenize(text)

@@ -67,6 +67,14 @@ class ClusterBootstrap:
         return float(np.sqrt(self.clusters / (self.clusters - 1)))
 
 
+def wilson(right: int, of: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's interval of a rate, each sample counted as independent of the others. `of` is at least 1."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, of).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction: p-values adjusted so that the chance of any false rejection among them stays below the level."""
     order = np.argsort(p_values, kind="stable")

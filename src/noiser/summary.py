@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from noiser.evidence import OK, Contender, Gauge, Number, Record, Row, Summary
+from noiser.evidence import Contender, Gauge, Number, Record, Row, Summary
 from noiser.stats import ClusterBootstrap, holm, rank_groups
 
 FAITHFULNESS = "faithfulness"
@@ -36,19 +36,23 @@ def summarise(records: Sequence[Record], contenders: Sequence[Contender], gauges
 
 
 @dataclass(frozen=True, eq=False)
-class _Values:
+class Compared:
     """The samples that every row has: one table's numbers."""
 
     rows: list[Contender]
+    """Those that have any value."""
+    samples: list[str]
+    """Their names."""
     values: Float[np.ndarray, "samples rows gauges"]
     clusters: list[str]
     remarks: list[str]
+    """Which rows lack what."""
 
 
 def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], label: str, seed: int) -> Summary | None:
     """One metric's table; or of Soft-NS and Soft-NC together, which only their log-ratios can be added up for."""
-    found = _complete(records, contenders, gauges)
-    better, statuses = gauges[0].better, _statuses(records, gauges)
+    found = compared(records, contenders, [gauge.label for gauge in gauges])
+    better, statuses = gauges[0].better, statuses_by_row(records, [gauge.label for gauge in gauges])
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
     if len(gauges) > 1 and reference is None:
         return None
@@ -56,34 +60,38 @@ def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: S
         return Summary(label, better, tuple(_empty(each, statuses) for each in contenders), 0, 0, (), tuple(found.remarks))
     boot = ClusterBootstrap(found.clusters, seed=seed)
     means = found.values.mean(0), boot.means(found.values)
-    ratios = [_log_ratio(each, reference) for each in means] if gauges[0].relative and reference is not None else None
+    ratios = [log_ratio(each, reference) for each in means] if gauges[0].relative and reference is not None else None
     plain = [each[..., 0] for each in means] if len(gauges) == 1 else None
     ranked = plain or ratios
     assert ranked is not None
-    comparing = _Comparing(found.rows, boot, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
+    comparing = Comparing(found.rows, boot, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
     letters, differences = comparing.groups()
 
     def row(place: int) -> Row:
         own = found.rows[place]
-        numbers = [_number(boot, float(of[0][place]), of[1][:, place]) if of else None for of in (plain, ratios)]
+        numbers = [number(boot, float(of[0][place]), of[1][:, place]) if of else None for of in (plain, ratios)]
         return Row(own.label, own.control, numbers[0] or Number(None), numbers[1], letters.get(place, ""), statuses[own.label])
 
     rows = [row(place) for place in comparing.order()] + [_empty(each, statuses) for each in contenders if each not in found.rows]
     rows.sort(key=lambda row: row.control)
-    few = [f"only {boot.clusters} clusters: the intervals are rough"] if boot.clusters < FEW else []
-    remarks = (*comparing.remarks(), *found.remarks, *few)
+    remarks = (*comparing.remarks(), *found.remarks, *few_clusters(boot))
     return Summary(label, better, tuple(rows), len(found.values), boot.clusters, tuple(differences), remarks)
+
+
+def few_clusters(boot: ClusterBootstrap) -> list[str]:
+    """A warning where there is too little to draw from."""
+    return [f"only {boot.clusters} clusters: the intervals are rough"] if boot.clusters < FEW else []
 
 
 def _empty(contender: Contender, statuses: Mapping[str, dict[str, int]]) -> Row:
     return Row(contender.label, contender.control, Number(None), None, "", statuses.get(contender.label, {}))
 
 
-def _complete(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge]) -> _Values:
-    """Rows without any value are left out, and then samples that lack one in any row, so that all rows stand on the same."""
-    labels = [gauge.label for gauge in gauges]
+def compared(records: Sequence[Record], contenders: Sequence[Contender], labels: Sequence[str]) -> Compared:
+    """Rows without any value under these metrics are left out, and then samples that lack one in any row, so that all rows stand
+    on the same. What a judge refused to answer, or answered with nothing of use, has a value too."""
     clusters = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
-    value = {(each.sample, each.method, each.metric): each.value for each in records if each.status == OK}
+    value = {(each.sample, each.method, each.metric): each.value for each in records if each.value is not None}
     samples = list(clusters)
     cells = np.array(
         [[[value.get((sample, row.label, label), np.nan) for label in labels] for row in contenders] for sample in samples],
@@ -100,12 +108,12 @@ def _complete(records: Sequence[Record], contenders: Sequence[Contender], gauges
     if not full.all():
         remarks.append(f"all rows are compared on the {int(full.sum())} samples that each of them has")
     rows = [row for row, has in zip(contenders, having, strict=True) if has]
-    kept = [clusters[sample] for sample, whole in zip(samples, full, strict=True) if whole]
-    return _Values(rows, cells[full][:, having], kept, remarks)
+    kept = [sample for sample, whole in zip(samples, full, strict=True) if whole]
+    return Compared(rows, kept, cells[full][:, having], [clusters[sample] for sample in kept], remarks)
 
 
-def _statuses(records: Sequence[Record], gauges: Sequence[Gauge]) -> Mapping[str, dict[str, int]]:
-    labels = {gauge.label for gauge in gauges}
+def statuses_by_row(records: Sequence[Record], labels: Sequence[str]) -> Mapping[str, dict[str, int]]:
+    """How many of each row's records under these metrics ended how."""
     counts: dict[str, Counter[str]] = {}
     for record in records:
         if record.metric in labels:
@@ -113,20 +121,21 @@ def _statuses(records: Sequence[Record], gauges: Sequence[Gauge]) -> Mapping[str
     return {method: dict(count) for method, count in counts.items()}
 
 
-def _log_ratio(means: Float[np.ndarray, "*shape rows gauges"], reference: int | None) -> Float[np.ndarray, "*shape rows"]:
+def log_ratio(means: Float[np.ndarray, "*shape rows gauges"], reference: int | None) -> Float[np.ndarray, "*shape rows"]:
     """log(mean / mean of random), summed over the gauges; NaN or infinite where a mean is not positive."""
     assert reference is not None
     with np.errstate(all="ignore"):  # the logarithm of 0 is said as a number that is missing
         return (np.log(means) - np.log(means[..., [reference], :])).sum(-1)
 
 
-def _number(boot: ClusterBootstrap, estimate: float, resampled: Float[np.ndarray, " resamples"]) -> Number:
+def number(boot: ClusterBootstrap, estimate: float, resampled: Float[np.ndarray, " resamples"]) -> Number:
+    """An estimate with its interval; none where the estimate is not finite."""
     if not np.isfinite(estimate):
         return Number(None)
     return Number(float(estimate), *(boot.interval(resampled) or (None, None)))
 
 
-class _Comparing:
+class Comparing:
     """Rows against each other, each two on the same resamples."""
 
     def __init__(
@@ -156,9 +165,9 @@ class _Comparing:
                 difference, resampled = self.whole[one] - self.whole[other], self.resampled[:, one] - self.resampled[:, other]
             finite = bool(np.isfinite(difference))
             p = self.boot.p_value(float(difference), resampled) if finite else None
-            number = _number(self.boot, self.sign * float(difference), self.sign * resampled) if finite else Number(None)
+            shown = number(self.boot, self.sign * float(difference), self.sign * resampled) if finite else Number(None)
             better = bool(difference > 0)
-            found.append({"method": self.rows[one].label, "other": self.rows[other].label, **number.to_dict(), "p": p, "better": better})
+            found.append({"method": self.rows[one].label, "other": self.rows[other].label, **shown.to_dict(), "p": p, "better": better})
         tested = [place for place, each in enumerate(found) if each["p"] is not None]
         adjusted = dict(zip(tested, holm([found[place]["p"] for place in tested]), strict=True))
         return [{**each, "p_holm": adjusted.get(place)} for place, each in enumerate(found)]

@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from noiser.errors import OptionError
 from noiser.prompts import Prompt
-from noiser.spans import Span, lines, sentences, words
+from noiser.spans import Span, lines, sentences, treebank, words
 
-CUTS: dict[str, Callable[[str], Iterable[Span]]] = {"word": words, "sentence": sentences, "line": lines}
+CUTS: dict[str, Callable[[str], Iterable[Span]]] = {"word": words, "treebank": treebank, "sentence": sentences, "line": lines}
 UNITS = ("token", *CUTS, "turn")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from noiser import __version__
+from noiser.cli.answer import answer
 from noiser.cli.data import data
 from noiser.cli.explain import attribute, compare, methods
 from noiser.cli.judge import check, evaluate
@@ -53,6 +54,6 @@ def noiser(version: Version = False) -> None:
     """Why did the model say that? Explain a language model's prediction by the input tokens that caused it."""
 
 
-for command in (attribute, compare, evaluate, check, methods, run, status, report, merge, export, reproduce):
+for command in (attribute, compare, answer, evaluate, check, methods, run, status, report, merge, export, reproduce):
     app.command()(command)
 app.add_typer(data, name="data")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from noiser.cli.judge_options import JudgeAtOnce, JudgeBudget, JudgeCache, Judges, JudgeTimeout, JudgeUrl, judge_how
 from noiser.cli.options import AllowPickle, Attention, Device, Dtype, Model, Out, Revision, TokenBudget, TrustRemoteCode, loading
 
 
@@ -29,6 +30,12 @@ def evaluate(
         typer.Option("--set", metavar="[NAME.]OPTION=VALUE", help="An option of a method or metric, or of all that have it; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+    judge: Judges = None,
+    judge_url: JudgeUrl = None,
+    judge_cache: JudgeCache = "use",
+    judge_at_once: JudgeAtOnce = 8,
+    judge_timeout: JudgeTimeout = 60.0,
+    judge_budget: JudgeBudget = 300.0,
     list_: Annotated[bool, typer.Option("--list", help="What each metric measures, and what fools it.")] = False,
     plots: Annotated[Path | None, typer.Option(help="A folder for a plot of each metric, as SVG and PNG.")] = None,
     format_: Annotated[str, typer.Option("--format", help="table, json.")] = "table",
@@ -49,7 +56,8 @@ def evaluate(
     if list_:
         raise typer.Exit(explain(written))
     shared = {"protocol": protocol, "masks": masks}
-    wanted = Wanted.checked(prompts, (methods, controls, metrics), set_ or [], shared, (limit, generate, seed), plots)
+    judging = judge, judge_how(judge_url, judge_cache, judge_at_once, judge_timeout, judge_budget, device)
+    wanted = Wanted.checked(prompts, (methods, controls, metrics), set_ or [], shared, (limit, generate, seed), plots, judging)
     loaded = loading(revision, device, dtype, attention, trust_remote_code, allow_pickle, token_budget)
     raise typer.Exit(run(model, loaded, wanted, written))
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from noiser.cli.judge_options import JudgeAtOnce, JudgeBudget, JudgeCache, Judges, JudgeTimeout, JudgeUrl, judge_how
 from noiser.cli.options import AllowPickle, Attention, Out, TokenBudget, TrustRemoteCode
 
 PlanFile = Annotated[Path | None, typer.Argument(help="A TOML file; or say what to run with the options.", show_default=False)]
@@ -39,6 +40,12 @@ def run(
     limit: Limit = None,
     generate: Annotated[int | None, typer.Option(min=0, help="Explain so many tokens of the model's own. (default: the set's)")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything drawn at random. (default: 0)")] = None,
+    judge: Judges = None,
+    judge_url: JudgeUrl = None,
+    judge_cache: JudgeCache = "use",
+    judge_at_once: JudgeAtOnce = 8,
+    judge_timeout: JudgeTimeout = 60.0,
+    judge_budget: JudgeBudget = 300.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take, from a few prompts.")] = False,
     max_seconds: MaxSeconds = None,
     timeout: Timeout = None,
@@ -65,11 +72,12 @@ def run(
     from noiser.commands.run import dry_run as only_say
 
     given = {"models": models, "data": data, "methods": methods, "metrics": metrics, "controls": controls, "limit": limit}
-    given |= {"generate": generate, "seed": seed, "revision": revision, "dtype": dtype, "attention": attention}
+    given |= {"judges": judge, "generate": generate, "seed": seed, "revision": revision, "dtype": dtype, "attention": attention}
     given |= {"trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None}
     how = how_to_run(
         device=device, device_map=device_map, token_budget=token_budget, at_once=at_once, shard=shard, max_seconds=max_seconds,
         timeout=timeout, max_errors=max_errors, retry=retry, engine=engine, address=address, workers=workers,
+        judge_how=judge_how(judge_url, judge_cache, judge_at_once, judge_timeout, judge_budget, device),
     )  # fmt: skip
     wanted = wanted_plan(plan, given)
     if dry_run:
@@ -128,12 +136,18 @@ def export(
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="table1, table2, table5, table7, figure2.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="table1, 2, 3, 5, 6, 7, figure2, 3, 4.", show_default=False)],
     model: Annotated[str, typer.Option(help="smollm2-135m, a hub id, a folder, or a GGUF file.")] = "smollm2-135m",
     data: Annotated[str | None, typer.Option(help="Sets instead of the published ones, or where these are: known:path=FILE.")] = None,
     limit: Limit = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. (default: one in runs/, named by what is run)")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+    judge: Judges = None,
+    judge_url: JudgeUrl = None,
+    judge_cache: JudgeCache = "use",
+    judge_at_once: JudgeAtOnce = 8,
+    judge_timeout: JudgeTimeout = 60.0,
+    judge_budget: JudgeBudget = 300.0,
     format_: Annotated[str, typer.Option("--format", help="md, html, latex.")] = "md",
     max_seconds: MaxSeconds = None,
     timeout: Timeout = None,
@@ -159,8 +173,10 @@ def reproduce(
     how = how_to_run(
         device=device, device_map=device_map, token_budget=token_budget, at_once=at_once, shard=shard, max_seconds=max_seconds,
         timeout=timeout, engine=engine, address=address, workers=workers,
+        judge_how=judge_how(judge_url, judge_cache, judge_at_once, judge_timeout, judge_budget, device),
     )  # fmt: skip
     chosen = {"name": model, "dtype": dtype, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     sets = [each.strip() for each in (data or "").split(",") if each.strip()]
     written = Output.checked(format_, None, FORMATS)
-    raise typer.Exit(make(name, chosen | {"revision": revision}, sets, (limit, seed), how, out, written))
+    judges = [each.strip() for each in (judge or "").split(",") if each.strip()]
+    raise typer.Exit(make(name, chosen | {"revision": revision}, (sets, judges), (limit, seed), how, out, written))

@@ -12,15 +12,16 @@ from noiser.commands.progress import progress
 from noiser.commands.wanted import assigned, decoded, read_lines, read_names
 from noiser.errors import OptionError, PromptError
 from noiser.evaluation import evaluate
-from noiser.evaluation.plan import as_examples, entrants, free_name, measurings
+from noiser.evaluation.plan import as_examples, chosen_judges, entrants, free_name, measurings
 from noiser.evidence import Evaluation, Example
+from noiser.judging import JudgeHow, tally
 from noiser.lm.load import load
 from noiser.metrics import METRICS, find_metric
 from noiser.registry import read_label
 
 FORMATS = ("table", "json")
 FIELDS = ("prompt", "target", "id", "group")
-HARMLESS = ("ok", "undefined")
+HARMLESS = ("ok", "undefined", "refused", "invalid_answer")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Wanted:
     generate: int | None
     seed: int
     plots: Path | None
+    judges: list[str]
+    judge_how: JudgeHow
 
     @classmethod
     def checked(
@@ -45,6 +48,7 @@ class Wanted:
         shared: Mapping[str, Any],
         numbers: tuple[int | None, int | None, int],
         plots: Path | None,
+        judging: tuple[str | None, JudgeHow],
     ) -> "Wanted":
         """From names of methods, controls and metrics, and what is set for them. Raises OptionError for what does not fit."""
         if prompts is None:
@@ -68,8 +72,9 @@ class Wanted:
         limit, generate, seed = numbers
         by_method, by_metric = ({label: given[label] for label in labels} for labels in (methods, metrics))
         entrants(by_method, controls, seed, 0)
-        measurings(by_metric, seed)
-        return cls(read_examples(prompts), by_method, by_metric, controls, limit, generate, seed, plots)
+        judges = read_names("--judge", judging[0] or "")
+        measurings(by_metric, seed, chosen_judges(judges, by_metric, judging[1]))
+        return cls(read_examples(prompts), by_method, by_metric, controls, limit, generate, seed, plots, judges, judging[1])
 
 
 def read_examples(file: str) -> list[Example]:
@@ -111,7 +116,8 @@ def _share(option: str, value: Any, has: Mapping[str, Mapping[str, Any]], given:
 
 
 def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Output) -> int:
-    """Evaluate and write; the exit status is 1 if anything ended as neither ok nor undefined, after all the rest was done."""
+    """Evaluate and write; the exit status is 1 if anything failed (undefined, refused and invalid answers have not), after all the
+    rest was done."""
     with progress() as watch:
         watch.say(f"loading {model}")
         lm = load(model, **load_options)
@@ -125,8 +131,12 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
             generate=wanted.generate,
             limit=wanted.limit,
             seed=wanted.seed,
+            judges=wanted.judges,
+            judge_how=wanted.judge_how,
             on_sample=lambda _: watch.advance(),
         )
+        for name, counts in found.judges.items():
+            watch.say(tally(name, counts), keep=True)
     with output.opened() as sink:
         _write(found, output, sink)
     if wanted.plots is not None:

@@ -21,16 +21,22 @@ RUNS = Path("runs")
 
 
 def reproduce(
-    name: str, model: Mapping[str, Any], data: Sequence[str], numbers: tuple[int | None, int], how: How, out: Path | None, output: Output
+    name: str,
+    model: Mapping[str, Any],
+    given: tuple[Sequence[str], Sequence[str]],
+    numbers: tuple[int | None, int],
+    how: How,
+    out: Path | None,
+    output: Output,
 ) -> int:
-    """Plan, run (or go on) and report; the exit status is that of the run.
+    """Plan, run (or go on) and report; the exit status is that of the run. `given` are data sets and judges, where any are.
 
     Without `out` the folder is named by what changes the numbers, so that the same command goes on where it stopped, and another
     one begins anew. The folder gets report.html, report.md and the figures; the report goes to the output as well.
     """
-    wanted = published(name)
+    wanted, (data, judges) = published(name), given
     sets, said = (list(data), []) if data else present_sets(wanted.data)
-    plan = reproduction(name, [model], sets, *numbers)
+    plan = reproduction(name, [model], sets, *numbers, judges)
     with run_progress() as watch:
         for sentence in said:
             watch.say(sentence, keep=True)

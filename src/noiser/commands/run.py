@@ -31,7 +31,7 @@ def wanted_plan(plan: Path | None, given: Mapping[str, Any]) -> Plan:
     shared = {name: said.pop(name) for name in ("revision", "dtype", "attention", "trust_remote_code", "allow_pickle") if name in said}
     models = said.pop("models", "smollm2-135m").split(",")
     generate = {"generate": said.pop("generate")} if "generate" in said else {}
-    lists = {name: _names(said.pop(name)) for name in ("methods", "metrics", "controls") if name in said}
+    lists = {name: _names(said.pop(name)) for name in ("methods", "metrics", "controls", "judges") if name in said}
     data = [_with(each, generate) for each in _names(said.pop("data"))]
     return make_plan({"models": [{**_model(each.strip()), **shared} for each in models if each.strip()], "data": data, **lists, **said})
 
@@ -173,6 +173,8 @@ def dry_run(plan: Plan, out: Path | None, how: How, output: Output) -> int:
                 f"{part.forward_tokens:,} tokens forward, {part.backward_tokens:,} backward, {duration(part.seconds)}"
             )
         screen.print(f"All: {found.trials:,} trials, {found.forward_tokens:,} tokens forward, {found.backward_tokens:,} backward")
+        if found.clues:
+            screen.print(f"{found.clues:,} clues for judges, forms and conditions each; what was answered before comes from the cache")
         screen.print(f"About {duration(found.seconds)} for one worker like this one; peak memory {found.peak_bytes / 2**30:.1f} GiB")
         screen.print(f"From {found.calibrated} samples that were run in {found.spent:.0f} s; nothing was written")
     return 0

@@ -5,8 +5,9 @@ from typing import Any
 
 from noiser.errors import NoiserError, OptionError
 from noiser.evaluation.bench import Bench, Judged
-from noiser.evaluation.plan import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, as_examples, entrants, measurings
+from noiser.evaluation.plan import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, as_examples, chosen_judges, entrants, measurings
 from noiser.evidence import Evaluation, Example, Record
+from noiser.judging import Judge, JudgeHow
 from noiser.lm.runner import LanguageModel
 from noiser.lm.side_by_side import SIDE_BY_SIDE
 from noiser.prompts import Prompt
@@ -28,6 +29,8 @@ def evaluate(
     generate: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    judges: Sequence[str | Judge] = (),
+    judge_how: JudgeHow | None = None,
     on_sample: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """How faithful are these methods to this model, on the same samples and the same masks?
@@ -42,6 +45,9 @@ def evaluate(
     generate   judge each token of the model's own continuation, so many, and take the mean.
     limit      only the first so many examples; tokens for operator=resample still come from all.
     seed       of everything drawn at random, where its own options do not say otherwise.
+    judges     whom answerability and minimum_top_p ask: `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge of your own;
+               the default model where there is none. With several each metric stands there once for each.
+    judge_how  where an `openai:` judge is, what becomes of its replies, how many calls at a time: see `noiser.JudgeHow`.
     on_sample  called with each example's id when it is done.
 
     Every example, method and metric ends as one record with a status. Raises OptionError for what does not exist or fit;
@@ -52,7 +58,7 @@ def evaluate(
             raise OptionError(f"generate and limit are whole numbers from 1 on; got {number!r}")
     chosen = as_examples(examples)
     rows = entrants(methods, controls, seed, len(chosen[:limit]))
-    columns = measurings(metrics, seed)
+    columns = measurings(metrics, seed, asked := chosen_judges(judges, metrics, judge_how or JudgeHow()))
     prompts = [_read(lm, example) for example in chosen]
     bench = Bench(lm, rows, columns, prompts, seed)
     bench.check()
@@ -67,8 +73,9 @@ def evaluate(
                 on_sample(str(found.example.id))
     contenders, gauges = tuple(row.contender for row in rows), tuple(column.gauge for column in columns)
     found = Evaluation(
-        lm.name, lm.revision, seed, contenders, gauges, len(work), tuple(records), summarise(records, contenders, gauges, seed), costs
-    )
+        lm.name, lm.revision, seed, contenders, gauges, len(work), tuple(records), summarise(records, contenders, gauges, seed), costs,
+        {judge.name: dict(judge.counts) for judge in asked},
+    )  # fmt: skip
     assert len(records) == found.planned, f"{len(records)} records for {found.planned} planned"
     return found
 

@@ -61,7 +61,7 @@ class Bench:
 
     def check(self) -> None:
         """Raises OptionError where tokens of other prompts are wanted and there is only one prompt, and for Attributions of
-        other prompts or of another model."""
+        other prompts or of another model; RunError where a judge cannot be asked."""
         if self._resamples and len(self.prompts) < 2:
             raise OptionError("operator=resample takes its tokens from other prompts: give more than one")
         for row in self.rows:
@@ -70,6 +70,8 @@ class Bench:
                     raise OptionError(f"{row.contender.label}: the Attributions given explain {given.model}, not {self.lm.name}")
                 if isinstance(prompt, Prompt) and given.prompt.input_ids[: len(prompt)] != prompt.input_ids:
                     raise OptionError(f"{row.contender.label}: the Attributions given are of other prompts than the examples")
+        for judge in {id(column.judge): column.judge for column in self.columns if column.judge is not None}.values():
+            judge.check()
 
     def run(self, work: Sequence[tuple[Example, Prompt | NoiserError]], start: int, generate: int | None) -> Iterator[Judged]:
         """What became of each example: the methods' attributions, judged by every metric. `start` is the first one's place among

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, OptionError, TimeLimitError
+from noiser.errors import DeviceMemoryError, ForeignError, JudgeError, NoiserError, NonFiniteError, OptionError, TimeLimitError
 from noiser.evaluation.plan import Measuring
 from noiser.evidence import OK, Record
 from noiser.lm.asking import Asking
@@ -129,12 +129,16 @@ def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequen
 
 
 def _measured(lm: LanguageModel, column: Measuring, sample: Sample, candidate: Candidate) -> Asking[Value]:
-    found = yield from guarded(column.metric.function)(lm, sample, candidate, **column.gauge.options)
+    asked = () if column.judge is None else (column.judge,)
+    try:
+        found = yield from guarded(column.metric.function)(lm, sample, candidate, *asked, **column.gauge.options)
+    except JudgeError as error:  # it costs this value alone: nothing else of the sample is run again
+        return Value(None, {}, str(error), status=status_of(error))
     if not isinstance(found, Value) or not (found.value is None or isinstance(found.value, Real)):
         came = f"one of a {type(found.value).__name__}" if isinstance(found, Value) else type(found).__name__
         raise ForeignError(f"{column.metric.name} has to return a Value of a number or None; it gave {came}")
     try:
-        json.dumps(found.detail, allow_nan=False)
+        json.dumps((found.detail, dict(found.also)), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ForeignError(f"{column.metric.name}: what a value is made of has to be plain JSON: {error}") from error
     return found
@@ -151,16 +155,18 @@ def _records(task: Task, job: Job[list[Value]]) -> Iterator[Record]:
     steps = len(job.result) // max(1, len(cells))
     for place, (label, column) in enumerate(cells):
         own = job.result[place * steps : (place + 1) * steps]
-        yield Record(case.name, case.group, label, column, *_outcome(own))
+        yield Record(case.name, case.group, label, column, **_outcome(own))
 
 
-def _outcome(values: Sequence[Value]) -> tuple[str, float | None, str, tuple[dict[str, Any], ...]]:
-    """Status, mean over the explained tokens, why there is none, and what it is made of."""
+def _outcome(values: Sequence[Value]) -> dict[str, Any]:
+    """Status, means over the explained tokens, why there is none, and what it is made of."""
     steps = tuple({"value": each.value, **each.detail} for each in values)
     lacking = next((each for each in values if each.value is None), None)
     if lacking is not None:
-        return "undefined", None, lacking.reason, steps
+        return {"status": "undefined" if lacking.status == OK else lacking.status, "message": lacking.reason, "steps": steps}
     mean = float(np.mean([each.value for each in values if each.value is not None]))
-    if not np.isfinite(mean):
-        return "nonfinite", None, "the metric gave NaN or infinity", ()
-    return OK, mean, "", steps
+    also = {name: float(np.mean([each.also[name] for each in values])) for name in values[0].also}
+    if not np.isfinite([mean, *also.values()]).all():
+        return {"status": "nonfinite", "message": "the metric gave NaN or infinity"}
+    status = next((each.status for each in values if each.status != OK), OK)
+    return {"status": status, "value": mean, "steps": steps, "also": also}

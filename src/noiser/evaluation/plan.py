@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import noiser.methods
 from noiser.errors import OptionError
 from noiser.evidence import Contender, Example, Gauge
+from noiser.judging import LOCAL, Judge, JudgeHow
 from noiser.metrics import find_metric
 from noiser.registry import Method, Metric, read_label
 from noiser.types import Attribution
@@ -39,6 +40,8 @@ class Measuring:
 
     gauge: Gauge
     metric: Metric
+    judge: Judge | None = None
+    """Who is asked, where the metric asks anybody."""
 
 
 def entrants(methods: Chosen, controls: Sequence[str], seed: int, examples: int) -> list[Entrant]:
@@ -57,16 +60,55 @@ def entrants(methods: Chosen, controls: Sequence[str], seed: int, examples: int)
     return found
 
 
-def measurings(metrics: Chosen, seed: int, *, empty: bool = False) -> list[Measuring]:
-    """The metrics with their options in full; none at all is an error unless `empty`. Raises OptionError for what does not exist
-    or fit."""
+def measurings(metrics: Chosen, seed: int, judges: Sequence[Judge] = (), *, empty: bool = False) -> list[Measuring]:
+    """The metrics with their options in full, one that asks a judge once for each of the judges; no metric at all is an error
+    unless `empty`. Raises OptionError for what does not exist or fit, and for judges that nobody asks."""
     found = []
     for label, given in _mapping(metrics, "metrics", empty=empty).items():
         name, own = read_label(label)
         metric = find_metric(name)
         options = metric.resolve(_seeded(metric.options, _merged(label, own, given), seed))
-        found.append(Measuring(Gauge(label, name, options, metric.better, metric.relative), metric))
+        if not metric.judged:
+            found.append(Measuring(Gauge(label, name, options, metric.better, metric.relative), metric))
+        for judge in judges if metric.judged else ():
+            own_label = label if len(judges) == 1 else label.replace(name, f"{name}[{judge.name}]", 1)
+            found.append(Measuring(Gauge(own_label, name, options, metric.better, metric.relative, judge.name), metric, judge))
     return found
+
+
+def asks_a_judge(metrics: Chosen) -> bool:
+    """Whether any of the metrics does. Raises OptionError for one that does not exist."""
+    return any(find_metric(read_label(label)[0]).judged for label in _mapping(metrics, "metrics", empty=True))
+
+
+def chosen_judges(judges: Sequence[str | Judge], metrics: Chosen, how: JudgeHow, urls: Mapping[str, str] | None = None) -> list[Judge]:
+    """Those who are asked, each once: the given ones, or the default; none where no metric asks any. Nobody is loaded or called.
+    `urls` says of single ones where they are.
+
+    Raises OptionError for judges that nobody asks, that do not exist or that came twice, and for an address that nobody has.
+    """
+    if not asks_a_judge(metrics):
+        if judges:
+            raise OptionError(f"none of {', '.join(metrics)} asks a judge: leave the judges out, or add answerability")
+        return []
+    wanted = judges or (LOCAL,)
+    remote = [each for each in wanted if isinstance(each, str) and each.startswith("openai:")]
+    if how.url is not None and not remote:
+        raise OptionError(f"an address is for an openai: judge; the judges are {', '.join(str(each) for each in wanted)}")
+    found: list[Judge] = []
+    for each in wanted:
+        url = (urls or {}).get(str(each), how.url if each in remote else None)
+        found.append(_opened(each, replace(how, url=url)) if isinstance(each, str) else each)
+    names = [each.name for each in found]
+    if len(set(names)) < len(names):
+        raise OptionError(f"judges: each once; got {', '.join(names)}")
+    return found
+
+
+def _opened(name: str, how: JudgeHow) -> Judge:
+    from noiser.judges.opening import open_judge
+
+    return open_judge(name, how)
 
 
 def as_examples(given: Iterable[Any]) -> list[Example]:

@@ -14,8 +14,8 @@ from noiser.experiments.ray_link import AGAIN, Cluster, brief, check
 from noiser.experiments.run import Prepared, Watch, chunks, failures, fresh, screened, to_do
 from noiser.experiments.station import Records, all_failed
 from noiser.experiments.stopping import Stopping
-from noiser.experiments.store import Writer
 from noiser.experiments.work import Part, Sample
+from noiser.store import Writer
 
 DEPTH = 2
 """Chunks that a worker has at a time: the one it works on, and one that waits there so that the worker need not."""

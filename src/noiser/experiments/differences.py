@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from noiser.experiments import paper
+from noiser.experiments.answer_differences import answer_differences
 from noiser.experiments.folder import RunFolder
 
 PRINTED = {"known": 1209, "longra": 573, "wikibio": 238}
@@ -14,6 +15,7 @@ def differences(folder: RunFolder) -> Iterator[str]:
     yield from _data(folder)
     yield from _methods(folder)
     yield from _metrics(folder)
+    yield from answer_differences(folder.identity["metrics"])
     yield (
         "Samples: the released code drops a sample at any exception, unseen, and redraws masks and the random baseline for every method. "
         "Here every trial has a status, all rows are compared on the samples that each has, and share the masks."

@@ -33,6 +33,8 @@ class PartEstimate:
     seconds: float
     forward_tokens: int
     backward_tokens: int
+    clues: int
+    """That go to judges, those that the cache may answer among them."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,14 @@ class Estimate:
         """Tokens that gradients are taken through."""
         return sum(part.backward_tokens for part in self.parts)
 
+    @property
+    def clues(self) -> int:
+        """For judges."""
+        return sum(part.clues for part in self.parts)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        sums = {name: getattr(self, name) for name in ("trials", "seconds", "forward_tokens", "backward_tokens")}
+        sums = {name: getattr(self, name) for name in ("trials", "seconds", "forward_tokens", "backward_tokens", "clues")}
         return {
             **sums,
             "peak_bytes": self.peak_bytes,
@@ -80,7 +87,7 @@ class Estimate:
 
 def estimate(prepared: Prepared, out: Path | None, how: How, watch: Watch) -> Estimate:
     """Screen, run up to three samples of each part, and scale up by how many there are. What a folder has already is not
-    counted again. Nothing is written."""
+    counted again. Nothing is written, but for the replies of judges, who are asked as in a run."""
     begun, calibrated, peak = perf_counter(), 0, 0
     there = RunFolder.start(out, prepared.identity, shown(prepared.plan)) if out is not None and (out / "run.json").exists() else None
     found = Found(there, whole=False) if there else None
@@ -102,7 +109,7 @@ def estimate(prepared: Prepared, out: Path | None, how: How, watch: Watch) -> Es
 def _try(station: Station, part: Part, left: Sequence[Any]) -> tuple[int, PartEstimate]:
     spread = sorted({round(place * (len(left) - 1) / max(1, CALIBRATED - 1)) for place in range(CALIBRATED)}) if left else []
     rows = {row["id"]: row for row in part.rows or ()}
-    begun, seconds, tokens = perf_counter(), [], [0, 0]
+    begun, seconds, tokens, asked = perf_counter(), [], [0, 0], _clues(station)
     for place in spread:
         if seconds and perf_counter() - begun > PATIENCE:
             break
@@ -114,8 +121,12 @@ def _try(station: Station, part: Part, left: Sequence[Any]) -> tuple[int, PartEs
     if len(seconds) > 1:
         seconds[0] = min(seconds[0], max(seconds[1:]))  # the first one finds out what the model can do
     scale = len(left) / max(1, len(seconds))
-    own = PartEstimate(part.model, part.data, len(rows), 0, 0, sum(seconds) * scale, round(tokens[0] * scale), round(tokens[1] * scale))
-    return len(seconds), own
+    counts = (round(count * scale) for count in (*tokens, _clues(station) - asked))
+    return len(seconds), PartEstimate(part.model, part.data, len(rows), 0, 0, sum(seconds) * scale, *counts)
+
+
+def _clues(station: Station) -> int:
+    return sum(judge.counts.get("clues", 0) for judge in station.judges)
 
 
 def spent(records: Records, name: str) -> int:

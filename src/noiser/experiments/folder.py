@@ -1,7 +1,7 @@
 """A run's folder: what it is of, which prompts were kept, and what became of every trial. A pure function of its files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from noiser.errors import RunError
 from noiser.experiments.identity import differences, key
-from noiser.experiments.store import Damage, create_once, read_once, scan
+from noiser.store import Damage, create_once, read_once, scan
 
 RUN, RECORDS, SCREENED, QUARANTINE = "run.json", "records", "screened", "quarantine"
 OK = "ok"
@@ -89,16 +89,23 @@ def files(folders: Sequence["RunFolder"]) -> list[tuple[str, int]]:
 class Found:
     """What the records of one or more folders say, each trial once, whatever the order and number of the files.
 
-    `whole=False` keeps of each record its status and value only, which is all that going on needs; `without` leaves fields out.
+    `whole=False` keeps of each record its status and value only, which is all that going on needs; `without` leaves fields out,
+    after `digest` was called with the record, which may put what it needs of them into another field.
     """
 
-    def __init__(self, *folders: RunFolder, whole: bool = True, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *folders: RunFolder,
+        whole: bool = True,
+        without: Sequence[str] = (),
+        digest: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self.records: dict[str, dict[str, Any]] = {}
         """By their keys."""
         self.damaged: list[Damage] = []
         self.files: dict[str, int] = {}
         """How many records each file holds."""
-        self._whole, self._without, self._folders = whole, without, folders
+        self._whole, self._without, self._folders, self._digest = whole, without, folders, digest
         self._files = files(folders)
         self._copies: dict[str, list[dict[str, Any]]] = {}
         self._places: dict[str, str] = {}
@@ -118,6 +125,8 @@ class Found:
         return self._files == files(self._folders)
 
     def _add(self, record: dict[str, Any], where: str) -> None:
+        if self._digest is not None:
+            self._digest(record)
         for field in self._without:
             record.pop(field, None)
         name = record["key"]

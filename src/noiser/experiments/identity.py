@@ -7,6 +7,7 @@ from typing import Any
 
 from noiser.evaluation.plan import PERMUTED, Entrant, Measuring
 from noiser.experiments.plan import Plan
+from noiser.judging import Judge
 
 NUMBERS = 1
 """Raised whenever the engine, the masks or the bookkeeping would give other numbers for the same plan."""
@@ -23,9 +24,11 @@ def trial_key(sample: str, asked: str) -> str:
     return hashlib.blake2b(f"{sample} {asked}".encode(), digest_size=16).hexdigest()
 
 
-def identity(plan: Plan, models: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def identity(
+    plan: Plan, models: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]], judges: Sequence[Judge] | None = None
+) -> dict[str, Any]:
     """Everything that the run's tables depend on: the plan with all options in full, the versions of what computes them, and
-    what is known of the models (revision, dtype) and of the data (SHA-256)."""
+    what is known of the models (revision, dtype), of the data (SHA-256) and of the judges."""
     rows = plan.rows()
     return {
         "numbers": NUMBERS,
@@ -33,13 +36,17 @@ def identity(plan: Plan, models: Mapping[str, Mapping[str, Any]], data: Mapping[
         "models": {label: dict(each) for label, each in models.items()},
         "data": {label: dict(each) for label, each in data.items()},
         "methods": {row.contender.label: row_identity(row, rows) for row in rows},
-        "metrics": {column.gauge.label: column_identity(column) for column in plan.columns()},
+        "metrics": {column.gauge.label: column_identity(column) for column in plan.columns(judges)},
     }
 
 
 def shown(plan: Plan) -> dict[str, Any]:
     """What tables have to know and no number depends on: which rows are controls, and how a metric is read."""
-    gauges = {column.gauge.label: {"better": column.gauge.better, "relative": column.gauge.relative} for column in plan.columns()}
+    gauges = {
+        column.gauge.label: {"better": column.gauge.better, "relative": column.gauge.relative}
+        | ({"judge": column.gauge.judge} if column.gauge.judge else {})
+        for column in plan.columns()
+    }
     return {"controls": [row.contender.label for row in plan.rows() if row.contender.control], "metrics": gauges}
 
 
@@ -52,8 +59,9 @@ def row_identity(row: Entrant, rows: Sequence[Entrant]) -> dict[str, Any]:
 
 
 def column_identity(column: Measuring) -> dict[str, Any]:
-    """A metric with its version and options."""
-    return {"metric": column.gauge.metric, "version": column.metric.version, "options": dict(column.gauge.options)}
+    """A metric with its version and options, and whom it asks."""
+    own = {"metric": column.gauge.metric, "version": column.metric.version, "options": dict(column.gauge.options)}
+    return own | ({"judge": dict(column.judge.identity)} if column.judge is not None else {})
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:

@@ -7,8 +7,8 @@ from noiser.errors import RunError
 from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.identity import differences
 from noiser.experiments.run import Outcome, outcome
-from noiser.experiments.store import Writer, create_once, read_once
 from noiser.experiments.work import Work
+from noiser.store import Writer, create_once, read_once
 
 AT_ONCE = 500
 """Records between two flushes."""

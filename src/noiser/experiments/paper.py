@@ -50,6 +50,18 @@ def part(kind: str, method: str, metric: str, model: str) -> str:
     return _cell("table5_soft_ns_nc", own.get(model, {}).get(metric), kind, method, model)
 
 
+def answerability(form: str, method: str, model: str) -> tuple[str, str]:
+    """Table 3's cell for `top1`, table 6's for `top5`: rate and score, the latter a mean over all samples. All are of Known."""
+    table = {"top1": "table3_answerability_top1_known", "top5": "table6_answerability_top5_known"}[form]
+    found = tables()[table].get(method, {}).get(model)
+    return (f"{found['rate']:.2f}", f"{found['score']:.3f}") if found else ("", "")
+
+
+def ceiling(form: str) -> str:
+    """How often the paper's judge is right with all words."""
+    return f"{tables()['judge'][f'ceiling_{form}']:.2f}"
+
+
 def count(kind: str, model: str) -> int | None:
     """Table 7's cell: how many prompts the model answers."""
     return tables()["table7_counts"].get(kind, {}).get(model)

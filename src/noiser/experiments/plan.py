@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError
-from noiser.evaluation.plan import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Entrant, Measuring, entrants, measurings
+from noiser.evaluation.plan import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Entrant, Measuring, chosen_judges, entrants, measurings
+from noiser.judging import Judge, JudgeHow
 from noiser.registry import read_label
 
 IDENTITY, TRANSPORT = "identity", "transport"
@@ -65,6 +66,15 @@ class DataChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeChoice:
+    """Whom metrics ask, as `noiser.judges.opening.open_judge` finds him."""
+
+    name: str = _identity()
+    url: str | None = _transport(default=None)
+    """Where an `openai:` judge is. The same judge may be elsewhere when a run goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Every model on every data set with every method and metric."""
 
@@ -73,6 +83,8 @@ class Plan:
     methods: Mapping[str, Mapping[str, Any]] = _identity()
     metrics: Mapping[str, Mapping[str, Any]] = _identity()
     controls: tuple[str, ...] = _identity(default=CONTROLS)
+    judges: tuple[JudgeChoice, ...] = _identity(default=())
+    """Whom the metrics ask that ask anybody; the default judge where there is none."""
     seed: int = _identity(default=0)
 
     def __post_init__(self) -> None:
@@ -97,9 +109,14 @@ class Plan:
             return []
         return entrants(self.methods, self.controls, self.seed, 0)
 
-    def columns(self) -> list[Measuring]:
-        """Metrics with their options in full; none where only the attributions are wanted."""
-        return measurings(self.metrics, self.seed, empty=True)
+    def columns(self, judges: Sequence[Judge] | None = None) -> list[Measuring]:
+        """Metrics with their options in full, asking these judges; none where only the attributions are wanted."""
+        return measurings(self.metrics, self.seed, self.open_judges(JudgeHow()) if judges is None else judges, empty=True)
+
+    def open_judges(self, how: JudgeHow) -> list[Judge]:
+        """Those whom the metrics ask. Nobody is loaded or called yet."""
+        urls = {choice.name: choice.url for choice in self.judges if choice.url is not None}
+        return chosen_judges([choice.name for choice in self.judges], self.metrics, how, urls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +139,7 @@ class How:
     engine: str = "local"
     address: str | None = None
     workers: int | None = None
+    judge_how: JudgeHow = field(default_factory=JudgeHow)
 
 
 def read_plan(path: Path) -> Plan:
@@ -153,6 +171,7 @@ def make_plan(given: Mapping[str, Any], folder: Path | None = None) -> Plan:
         methods={label: {} for label in _labels(given, "methods", DEFAULT_METHODS)},
         metrics={label: {} for label in _labels(given, "metrics", DEFAULT_METRICS)},
         controls=tuple(_labels(given, "controls", CONTROLS)),
+        judges=tuple(_choice(JudgeChoice, each) for each in _list(given, "judges")),
         seed=seed,
     )
 

@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any
 
 from noiser.experiments import longra
+from noiser.experiments.answer_tables import answerability, keep_answerers
 from noiser.experiments.differences import differences
 from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.run import outcome
@@ -17,7 +18,7 @@ from noiser.views.plots import forest
 
 LARGE = ("steps", "trace", "notes")
 """What a record has for other readers."""
-SECTIONS = ("metrics", "bounds", "longra", "prompts", "cost")
+SECTIONS = ("metrics", "bounds", "answerability", "longra", "prompts", "cost")
 """What a report can be limited to; the run itself and what differs are always there."""
 
 
@@ -26,12 +27,13 @@ def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SEC
 
     Raises RunError where records contradict each other.
     """
-    found, work = Found(folder, without=LARGE), Work(folder)
+    found, work = Found(folder, without=LARGE, digest=keep_answerers), Work(folder)
     results = [PartResult(part, folder, found) for part in work.parts if part.samples]
     measured = folder.identity["metrics"]
     made: dict[str, Iterator[Section]] = {
         "metrics": (_metrics(results, folder) for _ in (1,) if measured),
         "bounds": (Section("Noiser's bounds", tables=tuple(table for each in results for table in bounds_table(each))) for _ in (1,)),
+        "answerability": answerability(results),
         "longra": (_mass(each) for each in results if each.kind == "longra"),
         "prompts": (Section("Prompts", tables=(counts_table(work.parts, folder.identity),)) for _ in (1,)),
         "cost": (_costs(results) for _ in (1,) if timings),

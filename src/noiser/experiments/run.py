@@ -14,9 +14,10 @@ from noiser.experiments.identity import identity, shown
 from noiser.experiments.plan import DataChoice, How, Plan
 from noiser.experiments.station import Records, Station
 from noiser.experiments.stopping import Stopping
-from noiser.experiments.store import Writer, create_once
 from noiser.experiments.work import Part, Sample, Work, failed, row_status, statuses, unfinished
+from noiser.judging import tally
 from noiser.lm.identify import identify
+from noiser.store import Writer, create_once
 
 
 @runtime_checkable  # so that our tests can check the arguments' types
@@ -81,7 +82,7 @@ def prepare(plan: Plan, how: How) -> Prepared:
         )
         models[choice.label] = {**vars(found), "attention": choice.attention}
     data = {choice.label: _asked(choice, datasets[choice.label]) for choice in plan.data}
-    return Prepared(plan, identity(plan, models, data), datasets)
+    return Prepared(plan, identity(plan, models, data, plan.open_judges(how.judge_how)), datasets)
 
 
 def _asked(choice: DataChoice, data: Dataset) -> dict[str, Any]:
@@ -126,6 +127,7 @@ def _run_here(
             for chunk, part in chunks(todo, parts, how.at_once):
                 if deadline is not None and time.monotonic() > deadline:
                     watch.say(f"stopping after {how.max_seconds:g} s; the same command goes on from here", keep=True)
+                    bench.close()
                     return True
                 rows = {row["id"]: row for row in part.rows or ()}
                 for records in bench.station.work(chunk, rows):
@@ -154,8 +156,10 @@ class _Lazy:
         return self._station
 
     def close(self) -> None:
-        """Make room for the next model."""
+        """Say what the judges took, and make room for the next model."""
         if self._station is not None:
+            for judge in self._station.judges:
+                self._watch.say(tally(judge.name, judge.counts), keep=True)
             self._station = None
             gc.collect()
 

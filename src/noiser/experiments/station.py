@@ -34,6 +34,8 @@ class Station:
         wanted = identity["models"][model]["revision"]
         if self.lm.revision != wanted:
             raise RunError(f"{model}: its revision was {wanted} when the run was planned; what is loaded now has {self.lm.revision}")
+        self.judges = plan.open_judges(how.judge_how)
+        """Whom its metrics ask."""
         self._benches: dict[str, Bench] = {}
 
     def screen(self, data: str, on_row: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class Station:
     def _bench(self, data: str) -> Bench:
         if data not in self._benches:
             prompts = [_read(self.lm, row) for row in self.datasets[data].rows]
-            bench = Bench(self.lm, self.plan.rows(), self.plan.columns(), prompts, self.plan.seed, self.how.timeout)
+            bench = Bench(self.lm, self.plan.rows(), self.plan.columns(self.judges), prompts, self.plan.seed, self.how.timeout)
             bench.check()
             self._benches[data] = bench
         return self._benches[data]
@@ -125,7 +127,8 @@ def _records(sample: Sample, judged: Judged, row: Mapping[str, Any]) -> Records:
             continue
         value = values[trial.method, trial.metric]
         record |= {"metric": trial.metric, "status": value.status, "value": value.value, "message": value.message}
-        found.append(record | {"trace": value.trace, "steps": [dict(step) for step in value.steps]})
+        also = {"also": dict(value.also)} if value.also else {}
+        found.append(record | {"trace": value.trace, "steps": [dict(step) for step in value.steps], **also})
     status = next((record["status"] for record in found if failed(record["status"])), OK)
     return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": status, **_described(judged, row), "cost": asdict(judged.metrics)}]
 

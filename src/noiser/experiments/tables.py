@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from scipy.stats import binomtest
-
 from noiser.evidence import Contender, Gauge, Number, Record, Row, Summary
 from noiser.experiments import paper
 from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.work import Part, row_status, values
 from noiser.registry import read_label
+from noiser.stats import wilson
 from noiser.summary import FAITHFULNESS, summarise
 from noiser.views.document import Table
 
@@ -44,6 +43,16 @@ class PartResult:
         return paper.column(self.part.model)
 
     @cached_property
+    def contenders(self) -> list[Contender]:
+        """The run's rows."""
+        return contenders(self.folder)
+
+    @cached_property
+    def gauges(self) -> list[Gauge]:
+        """The run's columns."""
+        return gauges(self.folder)
+
+    @cached_property
     def records(self) -> list[Record]:
         """Its values."""
         return values(self.part, self.found)
@@ -51,7 +60,7 @@ class PartResult:
     @cached_property
     def summaries(self) -> Mapping[str, Summary]:
         """By metric, `faithfulness:...` among them."""
-        found = summarise(self.records, contenders(self.folder), gauges(self.folder), self.identity["seed"])
+        found = summarise(self.records, self.contenders, self.gauges, self.identity["seed"])
         return {each.metric: each for each in found}
 
 
@@ -222,5 +231,5 @@ def counts_table(parts: Sequence[Part], identity: Identity) -> Table:
 def _rate(count: int, of: int) -> str:
     if not of:
         return "\u2013"
-    interval = binomtest(count, of).proportion_ci(method="wilson")
-    return f"{count / of:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+    low, high = wilson(count, of)
+    return f"{count / of:.1%} [{low:.1%}, {high:.1%}]"

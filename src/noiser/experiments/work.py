@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from noiser.evidence import Record
-from noiser.experiments.folder import OK, Found, RunFolder, failed
+from noiser.experiments.folder import Found, RunFolder, failed
 from noiser.experiments.identity import key, trial_key
-from noiser.experiments.store import read_once
 from noiser.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE
+from noiser.store import read_once
 
 ATTRIBUTION, VALUE, SAMPLE = "attribution", "value", "sample"
 _SKIPPED = {OTHERWISE: "not answered", NO_TARGET: "no target"}
@@ -153,6 +153,7 @@ def values(part: Part, found: Found) -> list[Record]:
         for trial in sample.trials:
             record = found.records.get(trial.key) if trial.kind == VALUE else None
             if record is not None:
-                said = record["status"], record.get("value") if record["status"] == OK else None, record.get("message", "")
-                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *said))
+                said = record["status"], record.get("value"), record.get("message", "")
+                also = record.get("also", {})
+                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *said, also=also))
     return records

@@ -6,6 +6,8 @@ from typing import Literal, TypeVar
 
 from torch import Tensor
 
+from noiser.errors import JudgeError
+from noiser.judging import Clue, Judge, Reply
 from noiser.lm.attention import Fold
 from noiser.lm.prefix import Clean
 from noiser.lm.probe import Probe, Reading
@@ -40,6 +42,14 @@ class Generation:
     count: int
 
 
-Request = CleanRun | Generation | list[Probe]
-Answer = list[Clean] | tuple[int, ...] | list[Reading]
+@dataclass(frozen=True, eq=False)
+class Consultation:
+    """What a judge is to say. Answered by a reply, or why there is none, for each clue."""
+
+    judge: Judge
+    clues: tuple[Clue, ...]
+
+
+Request = CleanRun | Generation | Consultation | list[Probe]
+Answer = list[Clean] | tuple[int, ...] | list[Reply | JudgeError] | list[Reading]
 Asking = Generator[Request, Answer, R]

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
 from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, TimeLimitError
-from noiser.lm.asking import Answer, Asking, CleanRun, Generation, Request
+from noiser.judging import Clue
+from noiser.lm.asking import Answer, Asking, CleanRun, Consultation, Generation, Request
 from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.probe import Probe, Reading
 from noiser.lm.runner import LanguageModel
@@ -79,6 +80,7 @@ def side_by_side(lm: LanguageModel, work: Iterable[Asking[R]], at_once: int = SI
                 _generate(lm, job)
         _clean_round(lm, [job for job in jobs if isinstance(job.request, CleanRun)])
         _probe_round(lm, [job for job in jobs if isinstance(job.request, list)])
+        _consult_round(lm, [job for job in jobs if isinstance(job.request, Consultation)])
 
 
 def _generate(lm: LanguageModel, job: Job) -> None:
@@ -146,6 +148,20 @@ def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
         _resume(lm, job, _fault(answer) or answer)
 
 
+def _consult_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
+    """Each judge is asked once for all jobs, so that its calls can be under way together. Raises RunError where going on asking
+    is of no use: that is no job's fault."""
+    for judge in {id(job.request.judge): job.request.judge for job in jobs if isinstance(job.request, Consultation)}.values():
+        own = [(job, job.request.clues) for job in jobs if isinstance(job.request, Consultation) and job.request.judge is judge]
+        clues: list[Clue] = [clue for _, asked in own for clue in asked]
+        begin = time.perf_counter()
+        replies = iter(judge.answer(clues))
+        spent = time.perf_counter() - begin
+        for job, asked in own:
+            job.seconds += spent * len(asked) / max(1, len(clues))
+            _resume(lm, job, list(islice(replies, len(asked))))
+
+
 def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
     """Resume the job; tokens that its method sends through the model by itself are the job's."""
     forward, backward = lm.spent.forward_tokens, lm.spent.backward_tokens
@@ -156,7 +172,7 @@ def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
 
 def _unfit(request: Any) -> str:
     """What is wrong with a request, which may come from anybody's method or metric; empty where nothing is."""
-    if isinstance(request, CleanRun | Generation):
+    if isinstance(request, CleanRun | Generation | Consultation):
         return ""
     if not isinstance(request, list) or not all(isinstance(each, Probe) for each in request):
         return f"the engine is asked by yielding a list of probes; got {type(request).__name__}"

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.lm.asking import Answer, Request
+from noiser.errors import JudgeError
+from noiser.judging import Clue, Judge, Reply
+from noiser.lm.asking import Answer, Consultation, Request
 from noiser.lm.edit import Edit
 from noiser.lm.goal import Branch, Goal
 from noiser.lm.probe import Probe, Reading, Within
@@ -37,6 +39,15 @@ def ask(probes: list[Probe]) -> Steps[list[Reading]]:
     """Send probes, receive readings."""
     readings = yield probes
     return cast(list[Reading], readings)
+
+
+def consult(judge: Judge, clues: Sequence[Clue]) -> Steps[list[Reply]]:
+    """Ask a judge, receive its replies. Raises JudgeError where there is none to one of them."""
+    replies = cast(list[Reply | JudgeError], (yield Consultation(judge, tuple(clues))))
+    for reply in replies:
+        if isinstance(reply, JudgeError):
+            raise JudgeError(str(reply))  # one of its own for each who asked
+    return cast(list[Reply], replies)
 
 
 def measure(

@@ -1,18 +1,19 @@
 """Several generators that ask the engine, run as one, so that their rows share batches and nothing runs twice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from noiser.lm.asking import Along, Asking, CleanRun, Generation, Request
+from noiser.lm.asking import Along, Asking, CleanRun, Consultation, Generation, Request
 from noiser.lm.probe import Probe, Reading
 
 R = TypeVar("R")
 
 
 def together(parts: Sequence[Asking[R]]) -> Asking[list[R]]:
-    """Run every part to its end, the probes of all of them in one request; the results in the order of the parts."""
+    """Run every part to its end, the probes of all of them in one request, and likewise all clues for one judge; the results in
+    the order of the parts."""
     results: dict[int, R] = {}
     waiting: dict[int, Request] = {}
 
@@ -27,15 +28,33 @@ def together(parts: Sequence[Asking[R]]) -> Asking[list[R]]:
     for number in range(len(parts)):
         advance(number, None)
     while waiting:
-        alone = next((number for number, request in waiting.items() if not isinstance(request, list)), None)
+        alone = next((number for number, request in waiting.items() if not isinstance(request, list | Consultation)), None)
         if alone is not None:
             advance(alone, (yield waiting[alone]))
             continue
-        requests = cast(dict[int, list[Probe]], dict(waiting))
-        readings = iter(cast(list[Reading], (yield [probe for request in requests.values() for probe in request])))
-        for number, request in requests.items():
-            advance(number, list(islice(readings, len(request))))
+        requests = {number: request for number, request in waiting.items() if isinstance(request, list)} or _of_one_judge(waiting)
+        sizes = {number: len(_items(request)) for number, request in requests.items()}
+        answers = iter(cast(list[Any], (yield _joined(list(requests.values())))))
+        for number, size in sizes.items():
+            advance(number, list(islice(answers, size)))
     return [results[number] for number in range(len(parts))]
+
+
+def _of_one_judge(waiting: Mapping[int, Request]) -> dict[int, Request]:
+    """Once no more probes are wanted, so that as many clues as can be go to a judge together."""
+    asked = {number: request for number, request in waiting.items() if isinstance(request, Consultation)}
+    judge = next(iter(asked.values())).judge
+    return {number: request for number, request in asked.items() if request.judge is judge}
+
+
+def _items(request: Request) -> Sequence[Any]:
+    assert isinstance(request, list | Consultation)
+    return request.clues if isinstance(request, Consultation) else request
+
+
+def _joined(requests: Sequence[Request]) -> Request:
+    items = [item for request in requests for item in _items(request)]
+    return Consultation(requests[0].judge, tuple(items)) if isinstance(requests[0], Consultation) else items
 
 
 def once(asking: Asking[R]) -> Asking[R]:

@@ -95,6 +95,12 @@ class Tokens:
         """What one token reads like, with its leading space; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
         return self._surfaces.read(token_id)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What tokens read like: one as `surface` has it, several as the tokenizer puts them together."""
+        if len(ids) == 1:
+            return self.surface(ids[0])
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
     def _encoded(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Offsets | None]:
         """The text's ids, and the tokenizer's own offsets where it has them."""
         with self._as_found():

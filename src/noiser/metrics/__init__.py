@@ -3,11 +3,13 @@
 from importlib.metadata import entry_points
 
 from noiser.metrics import (  # noqa: F401  (each enters itself)
+    answerability,
     aopc,
     comprehensiveness,
     deletion,
     insertion,
     log_odds,
+    minimum_top_p,
     naopc,
     soft_nc,
     soft_ns,

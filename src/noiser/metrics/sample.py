@@ -1,6 +1,6 @@
 """What the metrics of all methods share on one target of one prompt: clean run, masks, the zero pass, rows without tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.errors import NonFiniteError, OptionError
+from noiser.evidence import OK
 from noiser.lm.edit import Edit, Fade, Thin
 from noiser.lm.goal import Goal
 from noiser.lm.measure import Measure, chosen
@@ -18,6 +19,7 @@ from noiser.lm.probe import Probe
 from noiser.lm.runner import LanguageModel
 from noiser.registry import Released
 from noiser.seeding import generator
+from noiser.units import Units, units
 
 T = TypeVar("T")
 Operator = Literal["zero", "delete", "resample"]
@@ -47,6 +49,10 @@ class Value:
     """The numbers that it is the mean of, and whatever else a reader may want."""
     reason: str = ""
     """Why it is undefined."""
+    also: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers of the same kind, by name."""
+    status: str = OK
+    """`refused` or `invalid_answer` where a judge said nothing of use: the value counts all the same."""
 
 
 class Sample:
@@ -109,6 +115,10 @@ class Sample:
         """The tokens, highest score first; equal ones in an order drawn at random, the same for every method."""
         ties = generator(seed, self.ids, "ties").permutation(self.seq)
         return np.lexsort((ties, -scores)).tolist()
+
+    def units(self, kind: str) -> Units:
+        """The scored tokens as words, or as any other kind of unit."""
+        return self._once(("units", kind), lambda: units(self.clean.prompt, kind))
 
     def _erase(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, measure: Measure) -> list[Probe]:
         clean = self.branch.clean

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from noiser.evidence import Evaluation, Number, Row, Summary
 from noiser.types import Cost
+from noiser.views.answers import answer_blocks
 from noiser.views.escape import visible
 from noiser.views.terminal import plain
 
@@ -29,7 +30,8 @@ def tables(evaluation: Evaluation) -> RenderableType:
     blocks: list[RenderableType] = [Text(f"{visible(evaluation.model)}, {evaluation.samples} samples", style="bold")]
     while part := list(islice(summaries, COLUMNS)):
         blocks += [Text(), _table(part, order)]
-    blocks += [Text(), Text(_legend(evaluation), style="dim"), *_remarks(evaluation), Text(), *_accounting(evaluation)]
+    blocks += [Text(), Text(_legend(evaluation), style="dim"), *answer_blocks(evaluation)]
+    blocks += [*_remarks(evaluation), Text(), *_accounting(evaluation)]
     return Group(*blocks)
 
 

@@ -1,0 +1,244 @@
+"""A judge that runs here: a chat or base model through our own loader, which answers greedily, in batches."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from noiser.errors import DeviceMemoryError, JudgeError, ModelError, PromptError, RunError
+from noiser.judges.backend import Call, Heard, Message, Said
+from noiser.judging import LOCAL
+from noiser.lm.identify import identify
+from noiser.lm.load import load
+from noiser.lm.memory import memory_told_apart
+from noiser.lm.runner import LanguageModel, quiet
+
+TOO_LARGE = "one question does not fit into memory, even alone: use a smaller judge, or another device"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A call, ready for the model."""
+
+    place: int
+    ids: tuple[int, ...]
+    tokens: int
+
+
+class LocalBackend:
+    """A Backend that is a model loaded here, at its first call. What it says does not depend on `batch`.
+
+    `model` is all that `noiser.load` takes by name: a hub id, folder, GGUF file or alias; `device` as there; `batch` how many
+    questions go through the model at once at most: half as many, and so on, where memory is short. `lm` is the model where it
+    is loaded already; it is left as found. Raises ModelError where the model cannot be found.
+    """
+
+    structured = False
+
+    def __init__(self, model: str, *, device: str = "auto", batch: int = 16, lm: LanguageModel | None = None) -> None:
+        if lm is None:
+            found = identify(model, device=device)
+            name, revision, dtype = found.name, found.revision, found.dtype
+        else:
+            name, revision, dtype = lm.name, lm.revision, str(lm.model.dtype).removeprefix("torch.")
+        self.name = f"{LOCAL}:{name}"
+        self.identity: Mapping[str, Any] = {"judge": self.name, "revision": revision, "dtype": dtype}
+        self.model = f"{name}@{revision}"
+        self.counts: Counter[str] = Counter()
+        self.batch = batch
+        """Questions at once: what is known to fit, once one did not."""
+        self._load: Callable[[], LanguageModel] = lambda: load(model, device=device)
+        self._lm = lm
+
+    def check(self) -> None:
+        """Load the model. Raises RunError where it cannot be loaded, or writes no text."""
+        self._loaded()
+
+    def parameters(self, call: Call) -> dict[str, Any]:
+        """Greedy decoding has none but its length."""
+        return {"decoding": "greedy", "max_tokens": call.tokens}
+
+    def complete(self, calls: Sequence[Call], heard: Heard) -> None:
+        """Complete every call, those of similar length together, the longest first. Raises RunError as `check` does.
+
+        A JudgeError is heard for a chat that the tokenizer or its template refuses, for one that leaves no room for its reply,
+        for logits that are NaN or infinite, and where memory does not suffice for one call alone.
+        """
+        lm = self._loaded()
+        ready: list[_Asked] = []
+        self.counts["calls"] += len(calls)
+        for place, call in enumerate(calls):
+            asked = _asked(lm, place, call)
+            if isinstance(asked, JudgeError):
+                self._fail(place, "prompt", asked, heard)
+            else:
+                ready.append(asked)
+        ready.sort(key=lambda each: (each.tokens, len(each.ids)), reverse=True)
+        for _, alike in groupby(ready, key=lambda each: each.tokens):
+            waiting = list(alike)
+            while waiting:
+                now = waiting[: self.batch]
+                if self._answer(lm, now, heard):
+                    del waiting[: len(now)]
+
+    def _loaded(self) -> LanguageModel:
+        if self._lm is None:
+            try:
+                self._lm = self._load()
+            except ModelError as error:
+                raise RunError(f"{self.name} cannot be asked: {error}") from error
+        if not hasattr(self._lm.model, "generate"):
+            raise RunError(f"{self.name} cannot be asked: {type(self._lm.model).__name__} has no generate(), so it writes no text")
+        return self._lm
+
+    def _answer(self, lm: LanguageModel, asked: Sequence[_Asked], heard: Heard) -> bool:
+        """One batch. False where memory does not suffice for it: from then on no more than half as many are tried."""
+        replies: list[Said | JudgeError] | None = None
+        with suppress(DeviceMemoryError), memory_told_apart():
+            replies = _replies(lm, asked, self.model)
+        if replies is None and len(asked) > 1:
+            self.batch = len(asked) // 2
+            return False
+        if replies is None:
+            self._fail(asked[0].place, "oom", JudgeError(TOO_LARGE), heard)
+        for each, reply in zip(asked, replies or (), strict=replies is not None):
+            if isinstance(reply, JudgeError):
+                self._fail(each.place, "nonfinite", reply, heard)
+            else:
+                heard(each.place, reply)
+        return True
+
+    def _fail(self, place: int, kind: str, error: JudgeError, heard: Heard) -> None:
+        self.counts[kind] += 1
+        heard(place, error)
+
+
+def _asked(lm: LanguageModel, place: int, call: Call) -> _Asked | JudgeError:
+    try:
+        ids = _ids(lm, call.messages)
+    except PromptError as error:
+        return JudgeError(f"the judge cannot be asked this: {error}")
+    limit = lm.tokens.limit
+    if limit is not None and len(ids) + call.tokens > limit:
+        return JudgeError(f"the question has {len(ids):,} tokens and the reply up to {call.tokens:,}; the judge takes {limit:,} in all")
+    return _Asked(place, ids, call.tokens)
+
+
+def _ids(lm: LanguageModel, messages: Sequence[Message]) -> tuple[int, ...]:
+    """The chat as the tokenizer's template has it; what the system says goes before the user's words where there is no room for
+    it. Without a template the texts one below the other, up to their last visible character: a space at the end would make most
+    base models go on with something that is no word."""
+    plain = [dict(message) for message in messages]
+    if not _has_template(lm):
+        return lm.prompt("\n\n".join(message["content"] for message in plain).rstrip()).input_ids
+    try:
+        prompt = lm.prompt(plain)
+        left_out = any(turn.role == "system" and not turn.tokens for turn in prompt.turns) and any(turn.tokens for turn in prompt.turns)
+        return lm.prompt(_folded(plain)).input_ids if left_out else prompt.input_ids
+    except PromptError:
+        if _folded(plain) == plain:
+            raise
+        return lm.prompt(_folded(plain)).input_ids
+
+
+def _folded(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Without a system message: what it said is the beginning of the next one."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    system, first, *rest = messages
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+
+def _has_template(lm: LanguageModel) -> bool:
+    return bool(getattr(lm.tokenizer, "chat_template", None))
+
+
+class _Watch(LogitsProcessor):
+    """Sees all logits, changes none, and remembers in which rows one was NaN or infinite."""
+
+    def __init__(self, rows: int) -> None:
+        self.broken = [False] * rows
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002  (transformers calls it so)
+        self.broken = [was or now for was, now in zip(self.broken, (~scores.isfinite().all(dim=-1)).tolist(), strict=True)]
+        return scores
+
+
+class _LineEnds(StoppingCriteria):
+    """Ends a row's reply at its first line that says something."""
+
+    def __init__(self, tokenizer: Any, start: int) -> None:
+        self.tokenizer, self.start = tokenizer, start
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002  (likewise)
+        texts = [self.tokenizer.decode(row[self.start :], skip_special_tokens=True) for row in input_ids]
+        return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
+
+
+def _replies(lm: LanguageModel, asked: Sequence[_Asked], model: str) -> list[Said | JudgeError]:
+    ends = _ends(lm)
+    ids, mask = _padded(lm, asked)
+    watch, by_line = _Watch(len(asked)), not _has_template(lm)
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=asked[0].tokens,
+        eos_token_id=ends or None,
+        pad_token_id=(ends or [0])[0],
+        use_cache=True,
+    )
+    with _settings_aside(lm.model), quiet(lm.model):
+        written = lm.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=StoppingCriteriaList([_LineEnds(lm.tokenizer, ids.shape[1])] if by_line else []),
+        )
+    rows = written[:, ids.shape[1] :].tolist()
+    lm.spent.forward_tokens += sum(len(each.ids) for each in asked) + sum(map(len, rows))
+    return [_said(lm, row, ends, broken, by_line, model) for row, broken in zip(rows, watch.broken, strict=True)]
+
+
+@contextmanager
+def _settings_aside(model: Any) -> Iterator[None]:
+    """Inside, the model has no generation settings of its own: what ours leave open would be taken from them, be it a penalty, tokens
+    to suppress or a shortest length."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _ends(lm: LanguageModel) -> list[int]:
+    """The tokens that end a reply: the tokenizer's own, and the model's."""
+    named = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
+    found = {lm.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return sorted(token for token in found if token is not None)
+
+
+def _padded(lm: LanguageModel, asked: Sequence[_Asked]) -> tuple[Int[Tensor, "rows seq"], Int[Tensor, "rows seq"]]:
+    """Ids that all end at the last column, and where they are. What stands before them is masked, whatever it is."""
+    width = max(len(each.ids) for each in asked)
+    ids = [[each.ids[0]] * (width - len(each.ids)) + list(each.ids) for each in asked]
+    mask = [[0] * (width - len(each.ids)) + [1] * len(each.ids) for each in asked]
+    return torch.tensor(ids, device=lm.device), torch.tensor(mask, device=lm.device)
+
+
+def _said(lm: LanguageModel, row: list[int], ends: list[int], broken: bool, by_line: bool, model: str) -> Said | JudgeError:
+    """A reply up to what ends it; the rest is padding."""
+    if broken:
+        return JudgeError("the judge's logits hold NaN or infinity: it cannot answer")
+    length = next((place for place, token in enumerate(row) if token in ends), len(row))
+    text = lm.tokenizer.decode(row[:length], skip_special_tokens=True)
+    line = text.lstrip().partition("\n") if by_line else (text, "", "")
+    return Said(line[0], "stop" if length < len(row) or line[1] else "length", model)
