@@ -2,7 +2,8 @@
 
 Mutants caught, each run: the marks put at a word's first occurrence instead of its own; the target without its space, or with one
 after a prompt that ends in one; the method's options taken for the metric's; exit 0 where a judge gave no verdict, or 1 where the
-verdict is no; a reply printed as it came; the second form's or judge's verdict on top of the JSON; the address repeated in its error.
+verdict is no; a reply, prompt or judge's name printed as it came; the judge asked too late; the second form's or judge's verdict on
+top of the JSON; the address repeated in its error.
 """
 
 import json
@@ -152,7 +153,8 @@ def test_a_judge_that_fails_does_not_hide_what_another_says(run):
     assert "[kept]: the 3 of 6 words" in out
 
 
-def test_a_judge_that_cannot_be_asked_is_known_before_the_model_works(run):
+def test_a_judge_that_cannot_be_asked_is_known_before_the_model_works(run, monkeypatch):
+    monkeypatch.setattr("noiser.answering.attribute", lambda *_, **__: pytest.fail("the model worked"))
     code, out, err = run(PROMPT, *FAST, judges=[TableJudge(knows, "openai:none", up=False)])
     assert (code, out) == (1, "")
     assert "nobody answers for openai:none" in err
@@ -165,12 +167,15 @@ def test_an_explained_token_that_is_no_word_has_no_verdict(run, lm):
 
 
 def test_what_a_prompt_or_a_judge_says_cannot_steer_the_terminal(run):
-    code, out, _ = run(f"a {EVIL} b", *FAST, "--forms", "top1", judges=[TableJudge(lambda _: f"some long reply {EVIL}")])
-    assert code == 0
+    judges = [TableJudge(lambda _: f"some long reply {EVIL}", f"local:{EVIL}")]
+    last, one = ("--method", "recency", "--target", "Paris"), ("--share", "0.1", "--forms", "top1")
+    shown = [run(prompt, *last, *one, judges=judges) for prompt in (f"{EVIL} a", f"a {EVIL}\x07 \x1b")]
+    out = "".join(text for _, text, _ in [*shown, run(f"{EVIL} a", *last, "--share", "1", judges=judges)])
+    assert {code for code, *_ in shown} == {0}
     assert "\x1b" not in out
     assert "\x07" not in out
     assert "\\x1b[31m" in out
-    assert out.count("bold") >= 3
+    assert out.count("[bold]") >= 3
 
 
 def test_marks_are_none_that_the_prompt_has(run):
@@ -301,3 +306,21 @@ def test_how_to_ask_is_handed_on():
         url="http://[::1]:80/v1", cache="only", at_once=2, timeout=1.5, budget=9.0, device="cpu"
     )
     assert judge_how(None, "use", 8, 60.0, 300.0, "auto") == JudgeHow()
+
+
+@pytest.mark.slow
+def test_the_default_model_explains_and_judges(monkeypatch, capfd):
+    """No network, no key: whatever the small judge says, the case is whole and one can see what it said."""
+    asked = ("--target", "Paris", "--method", "input_x_gradient", "--forms", "top1", "--no-checks", "--judge-cache", "off")
+    monkeypatch.setattr("sys.argv", ["noiser", "answer", "The capital of France is the city of", *asked, "--format", "json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+        raise SystemExit(0)
+    case = json.loads(capfd.readouterr().out)
+    reply = case["judges"][0]["forms"]["top1"]["kept"]
+    assert not ended.value.code
+    assert case["judge"] == "local:smollm2-135m"
+    assert (len(case["kept"]), case["gold"], case["rank"]) == (4, "Paris", 0)
+    assert reply["shown"] == case["kept"]
+    assert reply["said"]
+    assert case["status"] in ("ok", "refused", "invalid_answer")

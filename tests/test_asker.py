@@ -4,7 +4,8 @@ The effect without our code: the scripted backend answers whatever it is asked, 
 each one line: no memory of what was heard; equal calls of unequal clues made twice; a second ask after a refusal; a third ask; kept
 only when all were heard; refusals served as answers with `use`; refusals left out with `only`; the old model's entries counted after
 the server said another id; all misses asked before the server said who it is; `only` that looks at the last model alone; the trial
-made anew although the cache knows it; a failed write swallowed by a backend.
+made anew although the cache knows it; a failed write swallowed by a backend;
+no more room for a thought that was cut off.
 """
 
 import contextlib
@@ -109,6 +110,16 @@ def test_no_answer_is_asked_again_exactly_once_and_a_refusal_is_not(asker):
     assert backend.asked[7].messages[2] == {"role": "assistant", "content": "I think that it may well be the word yes."}
     assert plain(judge.answer(clues)) == plain(found), "whatever its status, it is remembered"
     assert judge.counts == {"clues": 7, "cached": 0, "refused": 3, "invalid_answer": 2, "calls": 11}
+
+
+@pytest.mark.parametrize("thought", ["", "<think>The tower is", "<think>so</think>"])
+def test_a_thought_that_was_cut_off_gets_room_the_second_time(asker, thought):
+    told = [Said(thought, "length", "m-1"), word("yes")]
+    backend = ScriptedBackend(lambda messages: told.pop(0))
+    (found,) = asker(backend).answer([clue("a")])
+    assert found.answers == ("yes",)
+    assert [call.tokens for call in backend.asked] == [48, 4096]
+    assert plain(asker(Untouchable(), "only").answer([clue("a")])) == plain([found]), "and is replayed"
 
 
 def test_an_empty_reply_to_the_official_question_is_not_asked_again(asker):

@@ -358,9 +358,9 @@ def test_a_schema_that_is_not_obeyed_is_not_supported(answer):
 @pytest.mark.parametrize(
     ("refuses", "sent"),
     [
-        (["max_tokens"], {"temperature": 0, "max_completion_tokens": 16}),
+        (["max_tokens"], {"temperature": 0, "max_completion_tokens": 4096}),
         (["temperature"], {"max_tokens": 16}),
-        (["max_tokens", "temperature"], {"max_completion_tokens": 16}),
+        (["max_tokens", "temperature"], {"max_completion_tokens": 4096}),
     ],
 )
 @pytest.mark.parametrize("structured", ["yes", "refused"])

@@ -4,11 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noiser.answering import answer
     from noiser.attribution import Failure, attribute, attribute_many
+    from noiser.cases import Case
     from noiser.comparison import compare
     from noiser.errors import NoiserError
     from noiser.evaluation import evaluate
     from noiser.evidence import Evaluation, Example
+    from noiser.judging import JudgeHow
     from noiser.lm.load import load
     from noiser.lm.runner import LanguageModel
     from noiser.methods import METHODS
@@ -21,13 +24,16 @@ __all__ = [
     "METHODS",
     "METRICS",
     "Attribution",
+    "Case",
     "Checkup",
     "Comparison",
     "Evaluation",
     "Example",
     "Failure",
+    "JudgeHow",
     "LanguageModel",
     "NoiserError",
+    "answer",
     "attribute",
     "attribute_many",
     "check",
@@ -41,13 +47,16 @@ _HOME = {
     "METHODS": "noiser.methods",
     "METRICS": "noiser.metrics",
     "Attribution": "noiser.types",
+    "Case": "noiser.cases",
     "Checkup": "noiser.verdicts",
     "Comparison": "noiser.types",
     "Evaluation": "noiser.evidence",
     "Example": "noiser.evidence",
     "Failure": "noiser.attribution",
+    "JudgeHow": "noiser.judging",
     "LanguageModel": "noiser.lm.runner",
     "NoiserError": "noiser.errors",
+    "answer": "noiser.answering",
     "attribute": "noiser.attribution",
     "attribute_many": "noiser.attribution",
     "check": "noiser.sanity",

@@ -154,6 +154,9 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain Python values, in the shape of the command line's JSON (schema 1)."""
+        from noiser.answers import answer_summaries, judge_agreements  # it is made of what stands here
+
+        given = self.records, self.contenders, self.gauges, self.seed
         return {
             "schema": 1,
             "model": self.model,
@@ -165,6 +168,8 @@ class Evaluation:
             "methods": [{**vars(each), "options": dict(each.options)} for each in self.contenders],
             "metrics": [{**vars(each), "options": dict(each.options)} for each in self.gauges],
             "summary": [each.to_dict() for each in self.summaries],
+            "answers": [each.to_dict() for each in answer_summaries(*given)],
+            "agreements": [each.to_dict() for each in judge_agreements(*given)],
             "costs": {name: vars(cost).copy() for name, cost in self.costs.items()},
             "judges": {name: dict(counts) for name, counts in self.judges.items()},
             "records": [{**vars(each), "steps": [dict(step) for step in each.steps], "also": dict(each.also)} for each in self.records],

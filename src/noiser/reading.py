@@ -72,6 +72,11 @@ def read(text: str, finish: str, clue: Clue, structured: bool) -> tuple[ReplySta
     return _judged(found, clue.form)
 
 
+def thinking(text: str, finish: str) -> bool:
+    """Whether the limit cut a reply off before a word of it was said: in the middle of a thought, or of one that is not shown."""
+    return finish == LENGTH and not _THOUGHT.sub("", text).strip()
+
+
 def _judged(found: Sequence[str], form: Form) -> tuple[ReplyStatus, tuple[str, ...]]:
     if found and _REFUSAL.match(found[0]):
         return REFUSED

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from noiser.judging import Clue
-from noiser.reading import PLACES, WORD, correct, plain, read
+from noiser.reading import PLACES, WORD, correct, plain, read, thinking
 
-__all__ = ["again", "correct", "messages", "plain", "read", "schema", "token_limit"]
+__all__ = ["again", "correct", "messages", "plain", "read", "schema", "thinking", "token_limit"]
 
 ONE = (
     "# Task:\nGiven a set of words extracted from a prompt for a completion task, return a single word as the most probable completion "

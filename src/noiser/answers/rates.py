@@ -1,6 +1,6 @@
 """Rates and scores of one judge and one form: every method on the same samples, and what the judge does without any method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -213,8 +213,8 @@ class _Measured:
         return {name: rate for name, rate in found.items() if rate is not None}
 
     def remarks(self) -> list[str]:
-        """Where one judge gave two answers to the same clue; where Wilson's interval makes no sense."""
-        said = []
+        """Whether the judge can answer at all; where it gave two answers to the same clue; where Wilson's interval makes no sense."""
+        said = list(_able(self.conditions()))
         for name in CONDITIONS:
             values = self.of(name)[2]
             differing = int((np.isfinite(values) & (values != _first(values)[:, None])).any(1).sum())
@@ -223,6 +223,21 @@ class _Measured:
         if not all(each.is_integer() for each in self.of("")[2].ravel().tolist()):
             said.append("a continuation's rate is a mean over its tokens: there is no Wilson's interval where that gives no whole number")
         return said
+
+
+def _able(conditions: Mapping[str, Rate]) -> Iterator[str]:
+    """What has to be said of a judge that is seldom right even with all words."""
+    ceiling, floor = conditions.get("all"), conditions.get("none")
+    if ceiling is None or floor is None:
+        return
+    low = ceiling.wilson.low
+    if low is not None and low <= floor.right / floor.of:
+        yield (
+            f"with all words the judge is right in {ceiling.right:g} of {ceiling.of} samples, with none in {floor.right:g}: that cannot be "
+            "told apart, so its answers say nothing about the methods. Ask a stronger judge"
+        )
+    elif ceiling.right < ceiling.of / 2:
+        yield f"even with all words the judge is right in {ceiling.right:g} of {ceiling.of} samples only: a stronger one would tell more"
 
 
 def _count(values: Float[np.ndarray, " samples"]) -> float:

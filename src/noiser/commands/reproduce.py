@@ -42,7 +42,7 @@ def reproduce(
             watch.say(sentence, keep=True)
         prepared = prepare(plan, how)
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", plan.models[0].label).strip("-.").lower()
-        place = out or RUNS / f"{name}-{slug}-{key(prepared.identity)[:8]}"
+        place = out or RUNS / f"{wanted.folder or name}-{slug}-{key(prepared.identity)[:8]}"
         watch.say(f"the run is kept in {place}", keep=True)
         found = run(prepared, place, how, watch)
     console(sys.stderr).print(standing(found, place))

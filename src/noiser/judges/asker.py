@@ -13,6 +13,8 @@ from noiser.judges.cache import Entry, ReplyCache
 from noiser.judging import CACHES, Clue, Reply
 
 Look = Callable[[Call], Entry | None]
+THOUGHT = 4096
+"""Tokens for the second reply of a model whose first one was cut off while it thought."""
 if TYPE_CHECKING:
     AnyBackend = Backend
 else:
@@ -163,6 +165,8 @@ class Asker:
         entry = look(call)
         if entry is not None and self._read(entry, clue).status == "invalid_answer":
             call = self._call(clue, replies.again(call.messages, entry.text, clue, structured))
+            if replies.thinking(entry.text, entry.finish):
+                call = replace(call, tokens=THOUGHT)
             entry = look(call)
         return call if entry is None else self._read(entry, clue)
 

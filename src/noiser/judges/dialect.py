@@ -10,6 +10,8 @@ from noiser.judges.retrying import Failure
 
 REFUSED = ("400", "422", "501")
 """What a server answers that does not take a parameter."""
+THOUGHT = 4096
+"""Tokens for a model that thinks before it answers: who wants the limit under its newer name counts the thinking in."""
 _WORD = "quorvash"
 _SCHEMA = {
     "type": "object",
@@ -43,7 +45,8 @@ class Dialect:
 
     def parameters(self, call: Call) -> dict[str, Any]:
         """What is sent beside the model and the messages."""
-        said: dict[str, Any] = {self.tokens: call.tokens}
+        thinks = self.tokens == "max_completion_tokens"
+        said: dict[str, Any] = {self.tokens: max(call.tokens, THOUGHT) if thinks else call.tokens}
         if self.temperature:
             said["temperature"] = 0
         if call.schema is not None and self.structured:

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from noiser.errors import ModelError, OptionError, RunError
 from noiser.judges.api import ApiBackend
 from noiser.judges.backend import Call, Heard
@@ -141,6 +143,8 @@ def _serve(file: Path, alias: str) -> Any:
     settings.cors_origins = f"http://{HERE}"  # its own default lets the pages of a browser on this machine ask it, and read the reply
     settings.ui = settings.endpoint_slots = settings.endpoint_props = settings.endpoint_metrics = False
     settings.verbosity = SILENT
+    # Its threads wait for each other at work: where there are more of them than free cores, each call takes many times longer.
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
     settings.n_ctx, settings.n_parallel, settings.cache_prompt, settings.cache_ram_mib = CONTEXT, 1, False, 0
     try:
         server = xllamacpp.Server(settings)

@@ -1,9 +1,11 @@
 """A judge that runs here: a chat or base model through our own loader, which answers greedily, in batches."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -14,12 +16,15 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from noiser.errors import DeviceMemoryError, JudgeError, ModelError, PromptError, RunError
 from noiser.judges.backend import Call, Heard, Message, Said
+from noiser.judges.spelling import Alphabet, Endings, Speller, Spelling, alphabet, spelling
 from noiser.judging import LOCAL
 from noiser.lm.identify import identify
 from noiser.lm.load import load
 from noiser.lm.memory import memory_told_apart
 from noiser.lm.runner import LanguageModel, quiet
 
+AT_ONCE = {"cpu": 16, "cuda": 256}
+"""Questions at once, by device; 16 on any other."""
 TOO_LARGE = "one question does not fit into memory, even alone: use a smaller judge, or another device"
 
 
@@ -30,6 +35,8 @@ class _Asked:
     place: int
     ids: tuple[int, ...]
     tokens: int
+    alike: str
+    """Calls of which this is the same can be answered together."""
 
 
 class LocalBackend:
@@ -40,9 +47,7 @@ class LocalBackend:
     is loaded already; it is left as found. Raises ModelError where the model cannot be found.
     """
 
-    structured = False
-
-    def __init__(self, model: str, *, device: str = "auto", batch: int = 16, lm: LanguageModel | None = None) -> None:
+    def __init__(self, model: str, *, device: str = "auto", batch: int | None = None, lm: LanguageModel | None = None) -> None:
         if lm is None:
             found = identify(model, device=device)
             name, revision, dtype = found.name, found.revision, found.dtype
@@ -53,17 +58,27 @@ class LocalBackend:
         self.model = f"{name}@{revision}"
         self.counts: Counter[str] = Counter()
         self.batch = batch
-        """Questions at once: what is known to fit, once one did not."""
+        """Questions at once: what is known to fit, once one did not; None: as suits the device."""
         self._load: Callable[[], LanguageModel] = lambda: load(model, device=device)
         self._lm = lm
+
+    @property
+    def structured(self) -> bool:
+        """Whether its tokenizer can write JSON strings: a reply is then spelt out around the words. Loads the model."""
+        return self._alphabet is not None
+
+    @cached_property
+    def _alphabet(self) -> Alphabet | None:
+        lm = self._loaded()
+        return alphabet(lm.tokens, lm.model.get_output_embeddings().weight.shape[0])
 
     def check(self) -> None:
         """Load the model. Raises RunError where it cannot be loaded, or writes no text."""
         self._loaded()
 
     def parameters(self, call: Call) -> dict[str, Any]:
-        """Greedy decoding has none but its length."""
-        return {"decoding": "greedy", "max_tokens": call.tokens}
+        """Greedy decoding has none but what it has to spell, or its length."""
+        return {"decoding": "greedy", **({"max_tokens": call.tokens} if call.schema is None else {"spelt": call.schema})}
 
     def complete(self, calls: Sequence[Call], heard: Heard) -> None:
         """Complete every call, those of similar length together, the longest first. Raises RunError as `check` does.
@@ -80,13 +95,23 @@ class LocalBackend:
                 self._fail(place, "prompt", asked, heard)
             else:
                 ready.append(asked)
-        ready.sort(key=lambda each: (each.tokens, len(each.ids)), reverse=True)
-        for _, alike in groupby(ready, key=lambda each: each.tokens):
+        ready.sort(key=lambda each: (each.alike, len(each.ids)), reverse=True)
+        for _, alike in groupby(ready, key=lambda each: each.alike):
             waiting = list(alike)
+            spelt = self._spelt(lm, calls[waiting[0].place])
             while waiting:
-                now = waiting[: self.batch]
-                if self._answer(lm, now, heard):
+                now = waiting[: self.batch or AT_ONCE.get(lm.device.type, 16)]
+                if self._answer(lm, now, spelt, heard):
                     del waiting[: len(now)]
+
+    def _spelt(self, lm: LanguageModel, call: Call) -> Spelling | None:
+        """What is spelt out for replies to this call; None for free text. Raises RunError where the tokenizer cannot write it."""
+        if call.schema is None:
+            return None
+        spelt = spelling(lm.tokens, self._alphabet, call.schema) if self._alphabet is not None else None
+        if spelt is None:
+            raise RunError(f"{self.name} cannot be asked: its tokenizer cannot write {', '.join(call.schema['properties'])} as JSON")
+        return spelt
 
     def _loaded(self) -> LanguageModel:
         if self._lm is None:
@@ -98,17 +123,18 @@ class LocalBackend:
             raise RunError(f"{self.name} cannot be asked: {type(self._lm.model).__name__} has no generate(), so it writes no text")
         return self._lm
 
-    def _answer(self, lm: LanguageModel, asked: Sequence[_Asked], heard: Heard) -> bool:
+    def _answer(self, lm: LanguageModel, asked: Sequence[_Asked], spelt: Spelling | None, heard: Heard) -> bool:
         """One batch. False where memory does not suffice for it: from then on no more than half as many are tried."""
         replies: list[Said | JudgeError] | None = None
         with suppress(DeviceMemoryError), memory_told_apart():
-            replies = _replies(lm, asked, self.model)
+            replies = _replies(lm, asked, spelt, self.model)
         if replies is None and len(asked) > 1:
             self.batch = len(asked) // 2
             return False
         if replies is None:
             self._fail(asked[0].place, "oom", JudgeError(TOO_LARGE), heard)
-        for each, reply in zip(asked, replies or (), strict=replies is not None):
+            return True
+        for each, reply in zip(asked, replies, strict=True):
             if isinstance(reply, JudgeError):
                 self._fail(each.place, "nonfinite", reply, heard)
             else:
@@ -128,7 +154,7 @@ def _asked(lm: LanguageModel, place: int, call: Call) -> _Asked | JudgeError:
     limit = lm.tokens.limit
     if limit is not None and len(ids) + call.tokens > limit:
         return JudgeError(f"the question has {len(ids):,} tokens and the reply up to {call.tokens:,}; the judge takes {limit:,} in all")
-    return _Asked(place, ids, call.tokens)
+    return _Asked(place, ids, call.tokens, json.dumps([call.tokens, call.schema]))
 
 
 def _ids(lm: LanguageModel, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -182,14 +208,32 @@ class _LineEnds(StoppingCriteria):
         return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
 
 
-def _replies(lm: LanguageModel, asked: Sequence[_Asked], model: str) -> list[Said | JudgeError]:
-    ends = _ends(lm)
+def _replies(lm: LanguageModel, asked: Sequence[_Asked], spelt: Spelling | None, model: str) -> list[Said | JudgeError]:
+    ends, watch = _ends(lm), _Watch(len(asked))
     ids, mask = _padded(lm, asked)
-    watch, by_line = _Watch(len(asked)), not _has_template(lm)
+    if spelt is not None:
+        speller = Speller(spelt, len(asked))
+        rows = _written(lm, ids, mask, spelt.longest, [], [watch, speller], [Endings(speller)])
+        rows = [row[:length] for row, length in zip(rows, speller.lengths, strict=True)]
+        replies = [Said(lm.tokens.text(row).strip(), "stop", model) for row in rows]
+    else:
+        by_line = not _has_template(lm)
+        stops = [_LineEnds(lm.tokenizer, ids.shape[1])] if by_line else []
+        rows = _written(lm, ids, mask, asked[0].tokens, ends, [watch], stops)
+        replies = [_said(lm, row, ends, by_line, model) for row in rows]
+    lm.spent.forward_tokens += sum(len(each.ids) for each in asked) + sum(map(len, rows))
+    broken = JudgeError("the judge's logits hold NaN or infinity: it cannot answer")
+    return [broken if bad else reply for bad, reply in zip(watch.broken, replies, strict=True)]
+
+
+def _written(
+    lm: LanguageModel, ids: Tensor, mask: Tensor, longest: int, ends: list[int], watching: list[Any], stopping: list[Any]
+) -> list[list[int]]:
+    """What the model writes behind each row, greedily; a row that has ended is filled up."""
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
-        max_new_tokens=asked[0].tokens,
+        max_new_tokens=longest,
         eos_token_id=ends or None,
         pad_token_id=(ends or [0])[0],
         use_cache=True,
@@ -199,12 +243,10 @@ def _replies(lm: LanguageModel, asked: Sequence[_Asked], model: str) -> list[Sai
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=LogitsProcessorList([watch]),
-            stopping_criteria=StoppingCriteriaList([_LineEnds(lm.tokenizer, ids.shape[1])] if by_line else []),
+            logits_processor=LogitsProcessorList(watching),
+            stopping_criteria=StoppingCriteriaList(stopping),
         )
-    rows = written[:, ids.shape[1] :].tolist()
-    lm.spent.forward_tokens += sum(len(each.ids) for each in asked) + sum(map(len, rows))
-    return [_said(lm, row, ends, broken, by_line, model) for row, broken in zip(rows, watch.broken, strict=True)]
+    return written[:, ids.shape[1] :].tolist()
 
 
 @contextmanager
@@ -234,10 +276,8 @@ def _padded(lm: LanguageModel, asked: Sequence[_Asked]) -> tuple[Int[Tensor, "ro
     return torch.tensor(ids, device=lm.device), torch.tensor(mask, device=lm.device)
 
 
-def _said(lm: LanguageModel, row: list[int], ends: list[int], broken: bool, by_line: bool, model: str) -> Said | JudgeError:
+def _said(lm: LanguageModel, row: list[int], ends: list[int], by_line: bool, model: str) -> Said:
     """A reply up to what ends it; the rest is padding."""
-    if broken:
-        return JudgeError("the judge's logits hold NaN or infinity: it cannot answer")
     length = next((place for place, token in enumerate(row) if token in ends), len(row))
     text = lm.tokenizer.decode(row[:length], skip_special_tokens=True)
     line = text.lstrip().partition("\n") if by_line else (text, "", "")

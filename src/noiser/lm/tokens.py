@@ -95,6 +95,14 @@ class Tokens:
         """What one token reads like, with its leading space; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
         return self._surfaces.read(token_id)
 
+    def raw(self, token_id: int) -> bytes:
+        """One token's bytes, leading space included."""
+        return self._surfaces.raw(token_id)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the tokenizer marks it as special."""
+        return token_id in self._special
+
     def text(self, ids: Sequence[int]) -> str:
         """What tokens read like: one as `surface` has it, several as the tokenizer puts them together."""
         if len(ids) == 1:

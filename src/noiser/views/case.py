@@ -1,5 +1,6 @@
 """One case in a terminal, as the paper's figure 1 has it: the prompt with its kept words marked, what judges saw and said."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ MOST_LETTERS, FEWER_LETTERS = 200, 60
 """Of a long reply to the kept words, and to all else."""
 FORMS = {"top1": "one word", "top5": "five words"}
 VERDICTS = {"ok": "", "refused": "refused", "invalid_answer": "no answer"}
+HASH = re.compile(r"([0-9a-f]{12})[0-9a-f]{20,}")
 RIGHT, WRONG = Style(color="green", bold=True), Style(color="red")
 
 
@@ -71,7 +73,7 @@ def _legend(case: Case) -> list[Text]:
 def _judge(case: Case, ruling: Ruling) -> list[RenderableType]:
     """A judge's name, its verdict, and a table of what it said to what."""
     name = ruling.judge
-    served = ruling.first.get("model")
+    served = HASH.sub("\\1\u2026", ruling.first.get("model") or "")
     also = f" ({visible(served)})" if served and served not in name else ""
     heading = Text.assemble("Judge ", (visible(name), "bold"), also, ": ", _verdict(case, ruling))
     return [heading, *([_replies(ruling)] if ruling.forms else [])]
