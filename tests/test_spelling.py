@@ -63,7 +63,7 @@ def test_the_words_are_what_the_model_likes_best(smol):
     ids = list(smol.prompt(list(asked.messages)).input_ids) + list(smol.tokens.ids('{"word": "'))
     quote, word = smol.tokens.ids('"')[0], []
     while len(word) < MOST:
-        logits = smol.model(input_ids=torch.tensor([ids + word])).logits[0, -1]
+        logits = smol.model(input_ids=torch.tensor([ids + word], device=smol.device)).logits[0, -1]
         order = logits.argsort(descending=True).tolist()
         unfit = set('"\\\n\t\r')
         for best in order:
