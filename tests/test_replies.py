@@ -248,7 +248,6 @@ SAME = [
     ("\uff30\uff41\uff52\uff49\uff53", "Paris"),
     ("\u041c\u041e\u0421\u041a\u0412\u0410", "\u043c\u043e\u0441\u043a\u0432\u0430"),
     ("New\u00a0 York", "new york"),
-    ("$100", "100"),
     ("\u200eParis\u200f", "Paris"),
     ("\U0001f600", "\U0001f600"),
     ("%", "%"),
@@ -293,8 +292,8 @@ def test_a_plain_word_has_no_edges_and_one_form(word):
     found = plain(word)
     assert found == unicodedata.normalize("NFKC", found)
     assert plain(word.upper().lower()) == plain(unicodedata.normalize("NFC", word.upper().lower()))
-    edges = {unicodedata.category(each)[0] for each in found[:1] + found[-1:]}
-    assert not edges & set("PSZC") or not any(unicodedata.category(each)[0] in "LNM" for each in found)
+    edges = {unicodedata.category(each)[0] for each in found[:1] + found[-1:] if each not in "#%&@\u00a7"}
+    assert not edges & set("PZC") or not any(unicodedata.category(each)[0] in "LNM" for each in found)
 
 
 words = st.lists(st.text() | st.sampled_from(HOSTILE), max_size=8)
@@ -363,3 +362,17 @@ def test_asking_again_keeps_what_was_said():
     assert after[2] == {"role": "assistant", "content": "What?"}
     assert after[3] == again(before, "Other", clue("top1", "Spain"), False)[3]
     assert "Reply with the word alone." in after[3]["content"]
+
+
+@pytest.mark.parametrize(("one", "other"), [("C++", "C"), ("C#", "C"), ("50 %", "50"), ("R&D", "RD")])
+def test_signs_that_are_part_of_a_name_count(one, other):
+    assert plain(one) != plain(other)
+    assert plain(f"**{one}**.") == plain(one)
+
+
+def test_a_filtered_reply_is_refused_in_the_official_variant_too():
+    assert read("blocked by policy", "content_filter", Clue(("a",), "top1", "official"), False) == ("refused", ())
+
+
+def test_a_remark_behind_a_word_is_left_out():
+    assert read("Paris (the capital)", "stop", Clue(("a",), "top1"), False) == ("ok", ("Paris",))

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from noiser.errors import JudgeError
+from noiser.errors import JudgeError, NoiserError
 
 Form = Literal["top1", "top5"]
 Variant = Literal["paper", "official"]
@@ -97,3 +97,27 @@ def tally(name: str, counts: Mapping[str, int]) -> str:
     said = [f"{counts.pop(key, 0):,} {words}" for key, words in always.items()]
     said += [f"{count:,} {key}" for key, count in sorted(counts.items()) if count]
     return f"judge {name}: {', '.join(said)}"
+
+
+def consulted(judge: Judge, clues: Sequence[Clue]) -> list[Reply | JudgeError]:
+    """What a judge, who may be anybody's, says to each clue: what he may not say, and an exception of his own, becomes the JudgeError
+    of those whom it concerns. Raises what noiser itself raises: RunError where going on asking is of no use."""
+    try:
+        found = judge.answer(clues)
+    except NoiserError:
+        raise
+    except Exception as error:  # noqa: BLE001  (it is somebody else's, and costs no other metric anything)
+        return [JudgeError(f"{judge.name} raised {type(error).__name__}: {error}") for _ in clues]
+    if not isinstance(found, list) or len(found) != len(clues):
+        came = f"{len(found)} of them" if isinstance(found, list) else type(found).__name__
+        return [JudgeError(f"{judge.name} has to give a list of {len(clues)} replies, one for each clue; it gave {came}") for _ in clues]
+    unfit = f"{judge.name} has to give a Reply or a JudgeError; it gave"
+    return [each if _fit(each) else JudgeError(f"{unfit} {repr(each)[:200]}") for each in found]
+
+
+def _fit(reply: Any) -> bool:
+    if isinstance(reply, JudgeError):
+        return True
+    if not isinstance(reply, Reply) or reply.status not in get_args(ReplyStatus) or not isinstance(reply.answers, tuple):
+        return False
+    return all(isinstance(each, str) for each in (*reply.answers, reply.said, reply.model))

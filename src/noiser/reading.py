@@ -12,6 +12,8 @@ PLACES = ("first", "second", "third", "fourth", "fifth")
 WORD = "word"
 MOST_WORDS = 3
 """Of an answer: "New York City" is one, a sentence is none."""
+KEPT = "#%&@\u00a7"
+"""Punctuation to Unicode, and part of a word to its readers."""
 REFUSALS = ("refusal", "content_filter")
 LENGTH = "length"
 INVALID: tuple[ReplyStatus, tuple[str, ...]] = ("invalid_answer", ())
@@ -57,10 +59,10 @@ def read(text: str, finish: str, clue: Clue, structured: bool) -> tuple[ReplySta
     clue        what was asked: one word with `top1`, at most five with `top5`; `official` takes every word of the reply as it is
     structured  whether a JSON object was asked for; then nothing but JSON is an answer
     """
-    if clue.variant == "official":
-        return "ok", tuple(text.split())
     if finish in REFUSALS:
         return REFUSED
+    if clue.variant == "official":
+        return "ok", tuple(text.split())
     bare = _bare(text)
     found = _from_json(bare, clue.form, cut=finish == LENGTH)
     if found is None:
@@ -139,6 +141,7 @@ def _from_prose(text: str, form: Form, *, cut: bool) -> list[str]:
     lines = [line for line in text.splitlines() if line.strip(_EDGES)]
     items = [each for line in lines[:1] for each in _SEPARATOR.split(line) if each.strip(_EDGES)]
     if form == "top1":
+        items = [_without_remark(each) for each in items[:1]] + items[1:]
         return _first_line(text, items, cut=cut and len(lines) < 2)
     if len(items) > 1:
         return _whole(_without_and(items), form, cut=cut and len(lines) < 2)
@@ -192,10 +195,11 @@ def _is_word(answer: str) -> bool:
 
 
 def plain(word: str) -> str:
-    """A word as the paper compares it: Unicode form NFKC, no case, single spaces, no punctuation or symbols at its ends (unless
-    it has nothing else). Accents stay."""
+    """A word as the paper compares it: Unicode form NFKC, no case, single spaces, no punctuation or marks of emphasis at its ends
+    (unless it has nothing else). Accents stay, and so do the signs that are part of a name: C++, C#, 50 %."""
     folded = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", word).casefold()).split())
-    inside = [place for place, character in enumerate(folded) if unicodedata.category(character)[0] not in "PSZC"]
+    inside = [place for place, character in enumerate(folded) if character in KEPT or unicodedata.category(character)[0] not in "PZC"]
+    inside = [place for place in inside if folded[place] not in "`~^\u00b4"]
     return folded[inside[0] : inside[-1] + 1] if inside else folded
 
 

@@ -177,7 +177,7 @@ class _Measured:
             return None
         right, of = float(values.sum()), len(values)
         clustered = number(self.boot, right / of, self.boot.means(values[:, None])[:, 0])
-        ends = wilson(round(right), of) if right.is_integer() else (None, None)
+        ends = wilson(round(right), of) if np.isin(values, (0.0, 1.0)).all() else (None, None)
         return Rate(right, of, clustered, Number(right / of, *ends))
 
     def row(self, place: int, group: str, lost: tuple[int, int]) -> AnswerRow:

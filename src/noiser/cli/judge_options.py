@@ -47,6 +47,6 @@ def _check_url(url: str) -> None:
     except ValueError:
         good, secret = False, False
     if secret:
-        raise OptionError("--judge-url takes no user, password or query: a key comes from the environment, as OPENAI_API_KEY")
+        raise OptionError("--judge-url takes no user, password or query: a key comes from the environment, as NOISER_JUDGE_KEY")
     if not good:
         raise OptionError("--judge-url wants an address that begins with http:// or https://, e.g. http://localhost:8000/v1")

@@ -169,6 +169,7 @@ def reproduce(
     from noiser.commands.report import FORMATS
     from noiser.commands.reproduce import reproduce as make
     from noiser.commands.run import how_to_run
+    from noiser.commands.wanted import read_judges
 
     how = how_to_run(
         device=device, device_map=device_map, token_budget=token_budget, at_once=at_once, shard=shard, max_seconds=max_seconds,
@@ -178,5 +179,4 @@ def reproduce(
     chosen = {"name": model, "dtype": dtype, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     sets = [each.strip() for each in (data or "").split(",") if each.strip()]
     written = Output.checked(format_, None, FORMATS)
-    judges = [each.strip() for each in (judge or "").split(",") if each.strip()]
-    raise typer.Exit(make(name, chosen | {"revision": revision}, (sets, judges), (limit, seed), how, out, written))
+    raise typer.Exit(make(name, chosen | {"revision": revision}, (sets, read_judges(judge)), (limit, seed), how, out, written))

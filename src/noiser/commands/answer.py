@@ -8,7 +8,7 @@ import noiser.methods
 from noiser.answering import METRIC, answer
 from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
-from noiser.commands.wanted import read_names, read_settings, read_words
+from noiser.commands.wanted import read_judges, read_settings, read_words
 from noiser.evaluation.plan import chosen_judges
 from noiser.judging import Judge, JudgeHow, tally
 from noiser.lm.load import load
@@ -38,7 +38,7 @@ class Wanted:
         found = noiser.methods.find(method)
         seed = {"seed": metric["seed"]} if "seed" in found.options else {}
         options, metric = found.resolve({**seed, **read_settings(settings)}), find_metric(METRIC).resolve(metric)
-        judges = chosen_judges(read_names("--judge", asked[0] or ""), [METRIC], asked[1])
+        judges = chosen_judges(read_judges(asked[0]), [METRIC], asked[1])
         return cls(prompt, read_words("--target", target), method, options, judges, metric)
 
 

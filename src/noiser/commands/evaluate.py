@@ -9,7 +9,7 @@ from typing import Any
 import noiser.methods
 from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
-from noiser.commands.wanted import assigned, decoded, read_lines, read_names
+from noiser.commands.wanted import assigned, decoded, read_judges, read_lines, read_names
 from noiser.errors import OptionError, PromptError
 from noiser.evaluation import evaluate
 from noiser.evaluation.plan import as_examples, chosen_judges, entrants, free_name, measurings
@@ -72,7 +72,7 @@ class Wanted:
         limit, generate, seed = numbers
         by_method, by_metric = ({label: given[label] for label in labels} for labels in (methods, metrics))
         entrants(by_method, controls, seed, 0)
-        judges = read_names("--judge", judging[0] or "")
+        judges = read_judges(judging[0])
         measurings(by_metric, seed, chosen_judges(judges, by_metric, judging[1]))
         return cls(read_examples(prompts), by_method, by_metric, controls, limit, generate, seed, plots, judges, judging[1])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from noiser.commands.output import Output, console
 from noiser.commands.run_progress import duration, run_progress
+from noiser.commands.wanted import read_judges
 from noiser.errors import OptionError
 from noiser.experiments.plan import How, Plan, make_plan, read_plan
 from noiser.experiments.run import Outcome, Watch, prepare, run
@@ -31,7 +32,8 @@ def wanted_plan(plan: Path | None, given: Mapping[str, Any]) -> Plan:
     shared = {name: said.pop(name) for name in ("revision", "dtype", "attention", "trust_remote_code", "allow_pickle") if name in said}
     models = said.pop("models", "smollm2-135m").split(",")
     generate = {"generate": said.pop("generate")} if "generate" in said else {}
-    lists = {name: _names(said.pop(name)) for name in ("methods", "metrics", "controls", "judges") if name in said}
+    lists = {name: _names(said.pop(name)) for name in ("methods", "metrics", "controls") if name in said}
+    lists |= {"judges": read_judges(said.pop("judges"))} if "judges" in said else {}
     data = [_with(each, generate) for each in _names(said.pop("data"))]
     return make_plan({"models": [{**_model(each.strip()), **shared} for each in models if each.strip()], "data": data, **lists, **said})
 

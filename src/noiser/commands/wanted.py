@@ -94,6 +94,14 @@ def read_names(option: str, names: str) -> list[str]:
     return found
 
 
+def read_judges(names: str | None) -> list[str]:
+    """Judges separated by commas; none where nothing was said. Raises OptionError where what was said names nobody."""
+    found = read_names("--judge", names or "")
+    if names is not None and not found:
+        raise OptionError(f"--judge names nobody; got {names!r}")
+    return found
+
+
 def read_messages(path: str) -> list[Any]:
     """A chat: a JSON list of {"role": ..., "content": ...}, from a file or standard input."""
     try:

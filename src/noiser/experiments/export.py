@@ -15,11 +15,12 @@ FORMS = ("parquet", "csv", "jsonl")
 WHAT = ("values", "scores")
 COLUMNS = {
     "values": {"model": str, "data": str, "sample": str, "group": str, "method": str, "metric": str, "status": str, "value": float,
-               "message": str},
+               "message": str, "also": str},
     "scores": {"model": str, "data": str, "sample": str, "group": str, "method": str, "target": str, "step": int, "position": int,
                "token": str, "score": float, "seconds": float},
 }  # fmt: skip
-"""`values`: a row a trial, missing ones among them. `scores`: a row for each token, each explained target and each method."""
+"""`values`: a row a trial, missing ones among them; `also` is JSON, the metric's further numbers. `scores`: a row for each token,
+each explained target and each method."""
 
 
 def export(folder: RunFolder, what: str, form: str, path: Path) -> int:
@@ -44,13 +45,14 @@ def _values(work: Work, found: Found) -> Iterator[dict[str, Any]]:
             named = {"model": part.model, "data": part.data, "sample": row["id"], "group": row["group"]}
             for _, (kind, method, metric) in part.trials if not row["kept"] else ():
                 if kind == VALUE:
-                    said = {"status": row_status(row), "value": None, "message": row["reason"]}
+                    said = {"status": row_status(row), "value": None, "message": row["reason"], "also": None}
                     yield {**named, "method": method, "metric": metric, **said}
     for sample in work.samples():
         for trial in sample.trials:
             if trial.kind == VALUE:
                 record = found.records.get(trial.key, {"status": "missing"})
-                said = {"status": record["status"], "value": record.get("value"), "message": record.get("message", "")}
+                also = json.dumps(record["also"], allow_nan=False) if record.get("also") else None
+                said = {"status": record["status"], "value": record.get("value"), "message": record.get("message", ""), "also": also}
                 named = {"model": sample.model, "data": sample.data, "sample": sample.id, "group": sample.group}
                 yield {**named, "method": trial.method, "metric": trial.metric, **said}
 

@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError
-from noiser.evaluation.plan import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Entrant, Measuring, chosen_judges, entrants, measurings
-from noiser.judging import Judge, JudgeHow
+from noiser.evaluation.plan import (
+    CONTROLS,
+    DEFAULT_METHODS,
+    DEFAULT_METRICS,
+    Entrant,
+    Measuring,
+    asks_a_judge,
+    chosen_judges,
+    entrants,
+    measurings,
+)
+from noiser.judging import LOCAL, Judge, JudgeHow
 from noiser.registry import read_label
 
 IDENTITY, TRANSPORT = "identity", "transport"
@@ -110,8 +120,17 @@ class Plan:
         return entrants(self.methods, self.controls, self.seed, 0)
 
     def columns(self, judges: Sequence[Judge] | None = None) -> list[Measuring]:
-        """Metrics with their options in full, asking these judges; none where only the attributions are wanted."""
-        return measurings(self.metrics, self.seed, self.open_judges(JudgeHow()) if judges is None else judges, empty=True)
+        """Metrics with their options in full, asking these judges, or, where it is only about names, nobody; none where only the
+        attributions are wanted."""
+        return measurings(self.metrics, self.seed, self._named_judges() if judges is None else judges, empty=True)
+
+    def _named_judges(self) -> list[Judge]:
+        from noiser.judges.opening import Named, judge_name
+
+        if not self.judges and not asks_a_judge(self.metrics):
+            return []
+        names = [judge_name(choice.name) for choice in self.judges or (JudgeChoice(name=LOCAL),)]
+        return chosen_judges([Named(name) for name in names], self.metrics, JudgeHow())
 
     def open_judges(self, how: JudgeHow) -> list[Judge]:
         """Those whom the metrics ask. Nobody is loaded or called yet."""
@@ -171,7 +190,7 @@ def make_plan(given: Mapping[str, Any], folder: Path | None = None) -> Plan:
         methods={label: {} for label in _labels(given, "methods", DEFAULT_METHODS)},
         metrics={label: {} for label in _labels(given, "metrics", DEFAULT_METRICS)},
         controls=tuple(_labels(given, "controls", CONTROLS)),
-        judges=tuple(_choice(JudgeChoice, each) for each in _list(given, "judges")),
+        judges=tuple(_judge(each, folder) for each in _list(given, "judges")),
         seed=seed,
     )
 
@@ -205,6 +224,14 @@ def _beside(model: ModelChoice, folder: Path | None) -> ModelChoice:
     """A model that lies beside the plan is meant before one that is called so elsewhere."""
     place = folder / Path(model.name).expanduser() if folder is not None else None
     return replace(model, name=str(place)) if place is not None and place.exists() else model
+
+
+def _judge(given: Any, folder: Path | None) -> JudgeChoice:
+    """A judge whose file lies beside the plan is meant before one that is called so elsewhere."""
+    found = JudgeChoice(name=given) if isinstance(given, str) and given else _choice(JudgeChoice, given)
+    kind, colon, model = found.name.partition(":")
+    place = folder / Path(model).expanduser() if folder is not None and model and kind != "openai" else None
+    return replace(found, name=f"{kind}{colon}{place}") if place is not None and place.exists() else found
 
 
 def _choice(kind: Any, given: Any) -> Any:

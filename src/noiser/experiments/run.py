@@ -14,7 +14,7 @@ from noiser.experiments.identity import identity, shown
 from noiser.experiments.plan import DataChoice, How, Plan
 from noiser.experiments.station import Records, Station
 from noiser.experiments.stopping import Stopping
-from noiser.experiments.work import Part, Sample, Work, failed, row_status, statuses, unfinished
+from noiser.experiments.work import Part, Sample, Work, due_again, failed, row_status, statuses, unfinished
 from noiser.judging import tally
 from noiser.lm.identify import identify
 from noiser.store import Writer, create_once
@@ -82,7 +82,10 @@ def prepare(plan: Plan, how: How) -> Prepared:
         )
         models[choice.label] = {**vars(found), "attention": choice.attention}
     data = {choice.label: _asked(choice, datasets[choice.label]) for choice in plan.data}
-    return Prepared(plan, identity(plan, models, data, plan.open_judges(how.judge_how)), datasets)
+    judges = plan.open_judges(how.judge_how)
+    for judge in judges if how.judge_how.cache == "only" else ():
+        judge.check()
+    return Prepared(plan, identity(plan, models, data, judges), datasets)
 
 
 def _asked(choice: DataChoice, data: Dataset) -> dict[str, Any]:
@@ -178,7 +181,7 @@ def to_do(parts: Sequence[Part], found: Found, how: How) -> list[Sample]:
     """This process's share of what is not finished, in the order of the plan."""
     which, of = how.shard
     mine = [sample for part in parts for sample in part.samples][which::of]
-    return unfinished(mine, found, retry=how.retry)
+    return unfinished(mine, found, lambda status: due_again(status, retry=how.retry))
 
 
 def chunks(samples: Sequence[Sample], parts: Sequence[Part], size: int) -> Iterator[tuple[list[Sample], Part]]:
@@ -190,11 +193,11 @@ def chunks(samples: Sequence[Sample], parts: Sequence[Part], size: int) -> Itera
 
 
 def fresh(records: Records, found: Found, how: How) -> Records:
-    """The records that the folder did not have when the run was started; with `retry` those as well that failed there."""
+    """The records that the folder did not have when the run was started, and those of trials that are run again."""
 
     def wanted(record: Mapping[str, Any]) -> bool:
         before = found.records.get(record["key"])
-        return before is None or (how.retry and failed(before["status"]))
+        return before is None or due_again(before["status"], retry=how.retry)
 
     return [record for record in records if wanted(record)]
 

@@ -1,6 +1,6 @@
 """The samples of a run and their trials: what has to be there in the end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,12 +125,21 @@ def row_status(row: Mapping[str, Any]) -> str:
     return f"skipped({_SKIPPED[reason]})" if reason in _SKIPPED else "error(PromptError)"
 
 
-def unfinished(samples: Sequence[Sample], found: Found, *, retry: bool = False) -> list[Sample]:
-    """The samples that lack a record; with `retry` those as well that have one that failed."""
+UNJUDGED = "error(JudgeError)"
+"""What a judge did not answer: the same command asks again."""
+
+
+def due_again(status: str, *, retry: bool) -> bool:
+    """Whether a trial that ended so is run again: where a judge gave no reply, and with `retry` where anything failed."""
+    return status == UNJUDGED or (retry and failed(status))
+
+
+def unfinished(samples: Sequence[Sample], found: Found, again: Callable[[str], bool] = lambda _: False) -> list[Sample]:
+    """The samples that lack a record, or have one whose status is to be run again."""
 
     def done(name: str) -> bool:
         record = found.records.get(name)
-        return record is not None and not (retry and failed(record["status"]))
+        return record is not None and not again(record["status"])
 
     return [sample for sample in samples if not all(map(done, sample.record_keys()))]
 

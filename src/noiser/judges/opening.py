@@ -1,12 +1,14 @@
 """A judge by its name. What a judge needs is imported here, when one is opened, and not before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from noiser.errors import OptionError
+from noiser.errors import JudgeError, OptionError
 from noiser.judges.asker import AnyBackend, Asker
 from noiser.judges.cache import ReplyCache
-from noiser.judging import CACHES, LOCAL, Judge, JudgeHow
+from noiser.judging import CACHES, LOCAL, Clue, Judge, JudgeHow, Reply
 
 DEFAULT = "smollm2-135m"
 """The model of the judge `local`."""
@@ -33,6 +35,31 @@ def judge_name(name: str) -> str:
     return f"{kind}:{model if kind == 'openai' else _without_folders(model)}"
 
 
+@dataclass(frozen=True)
+class Named:
+    """A judge of whom no more is wanted than the name: nothing is read, nobody asked."""
+
+    name: str
+    """As records show it: of `judge_name`."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The name."""
+        return {"judge": self.name}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """None."""
+        return {}
+
+    def check(self) -> None:
+        """There is nothing to find out."""
+
+    def answer(self, clues: Sequence[Clue]) -> list[Reply | JudgeError]:
+        """It is never asked."""
+        raise AssertionError(f"{self.name} is a name alone; asked {len(clues)} questions")
+
+
 def _parts(name: str) -> tuple[str, str]:
     kind, _, model = name.partition(":")
     if name == LOCAL:
@@ -48,7 +75,7 @@ def _without_folders(model: str) -> str:
     """A hub id has a slash too, and keeps it."""
     path = Path(model)
     local = path.is_absolute() or model[0] in ".~" or "\\" in model or path.suffix == ".gguf" or path.exists()
-    return path.expanduser().resolve().name if local else model
+    return path.expanduser().absolute().name if local else model
 
 
 def _check(name: str, kind: str, how: JudgeHow) -> None:

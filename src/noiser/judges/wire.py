@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from noiser.judges.backend import Message, Said
-from noiser.judges.completions import completion, excerpt, failure
+from noiser.judges.completions import FILTERED, completion, excerpt, failure
 from noiser.judges.keys import Redactor, redact_logs
 from noiser.judges.retrying import Failure
 
@@ -48,7 +48,9 @@ class Wire:
         except openai.APITimeoutError:
             return Failure("timeout", f"no whole reply within {seconds:.3g} s", again=True)
         except openai.APIStatusError as error:
-            return failure(error.status_code, error.response.content, error.response.headers, self.redact)
+            found = failure(error.status_code, error.response.content, error.response.headers, self.redact)
+            filtered = found.kind == "400" and any(code in found.code for code in FILTERED)
+            return Said(found.said, "refusal", model) if filtered else found
         except openai.APIConnectionError as error:
             return Failure("connection", f"no connection: {excerpt(str(error.__cause__ or error), self.redact)}", again=True)
         return completion(reply.http_response.content, model, self.redact)

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
 from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, TimeLimitError
-from noiser.judging import Clue
+from noiser.judging import Clue, consulted
 from noiser.lm.asking import Answer, Asking, CleanRun, Consultation, Generation, Request
 from noiser.lm.memory import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.probe import Probe, Reading
@@ -155,7 +155,7 @@ def _consult_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
         own = [(job, job.request.clues) for job in jobs if isinstance(job.request, Consultation) and job.request.judge is judge]
         clues: list[Clue] = [clue for _, asked in own for clue in asked]
         begin = time.perf_counter()
-        replies = iter(judge.answer(clues))
+        replies = iter(consulted(judge, clues))
         spent = time.perf_counter() - begin
         for job, asked in own:
             job.seconds += spent * len(asked) / max(1, len(clues))

@@ -41,13 +41,17 @@ def ask(probes: list[Probe]) -> Steps[list[Reading]]:
     return cast(list[Reading], readings)
 
 
-def consult(judge: Judge, clues: Sequence[Clue]) -> Steps[list[Reply]]:
-    """Ask a judge, receive its replies. Raises JudgeError where there is none to one of them."""
-    replies = cast(list[Reply | JudgeError], (yield Consultation(judge, tuple(clues))))
-    for reply in replies:
-        if isinstance(reply, JudgeError):
-            raise JudgeError(str(reply))  # one of its own for each who asked
-    return cast(list[Reply], replies)
+def consult(judge: Judge, clues: Sequence[Clue]) -> Steps[list[Reply | JudgeError]]:
+    """Ask a judge, receive its replies, or why there is none to a clue."""
+    replies = yield Consultation(judge, tuple(clues))
+    return cast(list[Reply | JudgeError], replies)
+
+
+def given(reply: Reply | JudgeError) -> Reply:
+    """The reply. Raises JudgeError where there is none."""
+    if isinstance(reply, JudgeError):
+        raise JudgeError(str(reply))  # one of its own for each who asked
+    return reply
 
 
 def measure(

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from noiser.errors import JudgeError
 from noiser.judging import FORMS, Clue, Form, Judge, Variant
 from noiser.lm.runner import LanguageModel
-from noiser.lm.steps import Steps, consult
+from noiser.lm.steps import Steps, consult, given
 from noiser.metrics.sample import Candidate, Sample, Value
 from noiser.metrics.words import Ranked, Words, judged, kept_count, ranked
 from noiser.registry import Range, metric
@@ -54,7 +55,8 @@ def answerability(
     checks   show it all words (the ceiling), none and as many random ones (the floors), the same words shuffled, and all words
              with an instruction hidden among them, too.
 
-    A refusal and a reply without an answer count as wrong. A prompt without words, and an explained token without letters or
+    A refusal and a reply without an answer count as wrong. Where the judge gives no reply to the kept words in the first form there is no
+    value; where it gives none to anything else, that is left out. A prompt without words, and an explained token without letters or
     digits, has no value. Source: Ghasemi Madani et al. 2025, arXiv:2504.02911, section 4.4 and appendix E.
     """
     found = ranked(sample, candidate, words, variant, seed)
@@ -64,11 +66,16 @@ def answerability(
     shown = _conditions(sample, found, kept, seed) if checks else {"kept": found.at(kept)}
     asked = [(name, Clue(own, form, variant)) for form in FORMS if form in forms for name, own in shown.items()]
     replies = yield from consult(judge, [clue for _, clue in asked])
+    given(replies[0])
     said: Replies = {}
+    failed: dict[str, str] = {}
     for (name, clue), reply in zip(asked, replies, strict=True):
+        if isinstance(reply, JudgeError):
+            failed[f"{clue.form}.{name}"] = str(reply)
+            continue
         wanted, strictness = (clue.words[-1], "paper") if name == "canary" else (found.gold, variant)
         said.setdefault(clue.form, {})[name] = judged(reply, clue, wanted, clue.form, strictness)
-    return _value(found, kept, said, variant)
+    return _value(found, kept, {form: own for form, own in said.items() if "kept" in own}, variant, failed)
 
 
 def _conditions(sample: Sample, found: Ranked, kept: tuple[int, ...], seed: int) -> dict[str, tuple[str, ...]]:
@@ -96,14 +103,14 @@ def _shuffled(places: Sequence[int], ids: Sequence[int], seed: int) -> list[int]
     return [places[place] for place in order]
 
 
-def _value(found: Ranked, kept: tuple[int, ...], said: Replies, variant: Variant) -> Value:
+def _value(found: Ranked, kept: tuple[int, ...], said: Replies, variant: Variant, failed: Mapping[str, str]) -> Value:
     mass = float(found.masses[list(kept)].sum())
-    given = plain(found.gold) in {plain(found.texts[place]) for place in kept}
+    among = plain(found.gold) in {plain(found.texts[place]) for place in kept}
     detail = {"gold": found.gold, "words": list(found.texts), "scores": found.scores.tolist(), "kept": list(kept), "mass": mass}
-    detail |= {"given": given, "forms": said}
+    detail |= {"given": among, "forms": said} | ({"failed": dict(failed)} if failed else {})
     if variant == "official" and any(not own["kept"]["said"].strip() for own in said.values()):
         return Value(None, detail, "the judge's reply is empty")
-    numbers = {"mass": mass, "given": float(given)}
+    numbers = {"mass": mass, "given": float(among)}
     for form, own in said.items():
         numbers |= {form: float(own["kept"]["correct"]), f"{form}.score": own["kept"]["correct"] * mass}
         numbers |= {f"{form}.refused": _is(own, "refused"), f"{form}.invalid": _is(own, "invalid_answer")}

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from noiser.judging import Clue, Form, Judge, Variant
 from noiser.lm.runner import LanguageModel
-from noiser.lm.steps import Steps, consult
+from noiser.lm.steps import Steps, consult, given
 from noiser.metrics.sample import Candidate, Sample, Value
 from noiser.metrics.words import Ranked, Words, judged, ranked
 from noiser.registry import metric
@@ -70,5 +70,5 @@ def minimum_top_p(
 def _right(judge: Judge, found: Ranked, count: int, form: Form, variant: Variant, asked: list[dict[str, Any]]) -> Steps[bool]:
     clue = Clue(found.at(found.top(count)), form, variant)
     (reply,) = yield from consult(judge, [clue])
-    asked.append({"count": count, **judged(reply, clue, found.gold, form, variant)})
+    asked.append({"count": count, **judged(given(reply), clue, found.gold, form, variant)})
     return asked[-1]["correct"]

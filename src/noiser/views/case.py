@@ -125,6 +125,8 @@ def _said(condition: str, reply: Mapping[str, Any]) -> Text:
     else:
         verdict = Text("right" if right else status or "wrong", style=RIGHT if right else WRONG)
     letters = MOST_LETTERS if condition == KEPT else FEWER_LETTERS
+    if not reply["said"].strip():
+        return Text("an empty reply", style=WRONG)
     answers = _listed(reply["answers"]) if reply["answers"] else _clipped(reply["said"], letters)
     return Text.assemble(verdict, f": {answers}" if answers else "")
 
