@@ -25,6 +25,8 @@ from noiser.lm.runner import LanguageModel, quiet
 
 AT_ONCE = {"cpu": 16, "cuda": 256}
 """Questions at once, by device; 16 on any other."""
+WRITING = 1
+"""Raised whenever another way of writing replies would give others: they are not mixed with these."""
 TOO_LARGE = "one question does not fit into memory, even alone: use a smaller judge, or another device"
 
 
@@ -54,7 +56,7 @@ class LocalBackend:
         else:
             name, revision, dtype = lm.name, lm.revision, str(lm.model.dtype).removeprefix("torch.")
         self.name = f"{LOCAL}:{name}"
-        self.identity: Mapping[str, Any] = {"judge": self.name, "revision": revision, "dtype": dtype}
+        self.identity: Mapping[str, Any] = {"judge": self.name, "revision": revision, "dtype": dtype, "writing": WRITING}
         self.model = f"{name}@{revision}"
         self.counts: Counter[str] = Counter()
         self.batch = batch
