@@ -120,3 +120,15 @@ def test_groups_grow_so_that_a_sweep_of_many_tokens_takes_few_rounds():
     assert sum(sizes) < 330
     assert len(sizes) < 20
     assert all(later >= earlier for earlier, later in pairwise(sizes[-5:-1]))
+
+
+@pytest.mark.parametrize("index", [154, 192, 203])
+def test_interpolation_that_creeps_gives_way_to_halving(index):
+    """The log-ratio is flat behind the flip: interpolation alone takes some 60 scales to close in."""
+
+    def probability(_, k):
+        return 0.5 + 0.2 * (1 - min(2.0, k * 1024 / index) ** 3) / 2
+
+    found, asked = finish(fast_minimum(trials_of(1), [0], 10, 2.0**-10, 1.0), probability)
+    assert found == index
+    assert asked <= 24

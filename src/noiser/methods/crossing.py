@@ -6,6 +6,9 @@ from noiser.methods.trials import Trials
 POWER = 1.5
 """How the log-ratio falls from the clean run on: like k to this power (noise of mean zero acts first through its square)."""
 
+PATIENCE = 12
+"""Scales after which interpolation is given up for halving: it creeps where the log-ratio is flat on one side of the flip."""
+
 
 class Crossing:
     """One token on a grid of scales `index * unit`: what was tried there, and the cell in which the flip must lie."""
@@ -62,7 +65,7 @@ class Crossing:
             guess = max(_extrapolate(values, low), low * (1 + 0.05 * 2**stale)) if low else (self.top + 1) / 2
             return min(max(round(guess), low + 1), self.top)
         guess = _interpolate(values, low, high)
-        if stale >= 5:
+        if stale >= 5 or len(values) > PATIENCE:
             guess = (low + high) / 2
         elif stale >= 2:
             beyond = 2 ** (stale - 2) * max(1.0, 0.04 * (high - low))
