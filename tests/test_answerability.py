@@ -1,9 +1,8 @@
 """Answerability and minimum top-p with a judge that is a lookup table: every number in closed form.
 
 Mutants caught, each run: the lowest words kept; a share rounded down; words in the order of rank; mass of the words left out;
-refusals without a value; random words of another number; a shuffle that may leave the order; ties by position; the sweep's last
-wrong count for its last right one; bisection that begins by taking no words for right; calls of the sweep counted without the
-last, wrong one; the canary's word among the sample's own; the mean over steps of the product for the product of the means.
+refusals without a value; random words of another number; a shuffle that may leave the order; ties by position; the first
+wrong count for the last right one; calls of the sweep counted without the last, wrong one; the canary's word among the sample's own.
 """
 
 from math import ceil, log2

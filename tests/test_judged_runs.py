@@ -1,8 +1,8 @@
 """Runs that ask a judge: killed in the middle, recomputed with nobody to ask, and with a server that goes away; and a key that is
 nowhere to be found afterwards.
 
-Mutants caught, each run: replies kept when all are there instead of when each is; the key in an error's text; `only` that asks all
-the same; a judge that is left out of a trial's key.
+What these would show (the mutants themselves were run in the tests of the parts, `test_asker.py`, `test_judge_keys.py`): replies kept when
+all are there instead of when each is; the key in an error's text; `only` that asks all the same.
 """
 
 import base64

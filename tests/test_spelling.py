@@ -1,8 +1,7 @@
 """Replies that follow a schema whatever the model: each is JSON of the schema's shape, and the words in it are the model's choice.
 
 The effect without our code: a random model writes no JSON. Mutants caught, each run: the quotation mark allowed at a string's
-beginning; no end to a string; tokens with a quotation mark inside of words; the last brace left out; a row's end told late; one
-row's state for all; the special tokens allowed.
+beginning; no end to a string; tokens with a quotation mark inside of words.
 """
 
 import json
