@@ -332,7 +332,8 @@ def test_the_instruction_is_the_papers():
 
 
 def test_a_lone_surrogate_can_be_sent():
-    messages(clue("top1", "\ud83d"), False)[1]["content"].encode()
+    sent = messages(clue("top1", "\ud83d"), False)[1]["content"].encode()
+    assert b"\\ud83d" in sent
 
 
 def test_the_official_variant_asks_for_five_in_free_text():
