@@ -1,0 +1,41 @@
+"""Questions a second of a judge that runs on this machine: `python -m benchmarks.judges llama`, or `local --batch 256 --dtype float32`.
+
+python -m benchmarks.judges local --data known:path=known_1000.json --rows 256
+"""
+
+import argparse
+import time
+
+import noiser
+from noiser import replies
+from noiser.data import read, read_label_of_data
+from noiser.judges.backend import Call
+from noiser.judges.llama import LlamaBackend
+from noiser.judges.local import LocalBackend
+from noiser.judging import FORMS, Clue
+
+
+def main() -> None:
+    """All words of so many prompts, as JSON: one word, then five. Each form twice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("judge", choices=("local", "llama"))
+    parser.add_argument("--data", default="known-mini")
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--dtype", default="auto")
+    given = parser.parse_args()
+    name, path, _ = read_label_of_data(given.data)
+    texts = [tuple(str(row.prompt).split()) for row in read(name, path).rows[: given.rows]]
+    local = given.judge == "local"
+    backend = LocalBackend("smollm2-135m", lm=noiser.load(dtype=given.dtype), batch=given.batch) if local else LlamaBackend("smollm2-135m")
+    backend.check()
+    for form in FORMS * 2:
+        clues = [Clue(words, form) for words in texts]
+        calls = [Call(replies.messages(clue, True), replies.schema(clue), replies.token_limit(clue, True)) for clue in clues]
+        begin = time.perf_counter()
+        backend.complete(calls, lambda *_: None)
+        print(f"{form}: {len(calls) / (time.perf_counter() - begin):.2f} questions a second")
+
+
+if __name__ == "__main__":
+    main()
