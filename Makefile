@@ -9,7 +9,7 @@ TORCH = $(shell grep '^torch==' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PINS)
 
-.PHONY: demo test test-slow lint format bench constraints clean
+.PHONY: demo test test-slow browser lint format bench constraints clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
@@ -20,6 +20,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m slow
+
+# What the tests of pages look at them with; where it is missing they are skipped and say so.
+browser:
+	@tests/chromium.sh
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -20,6 +20,8 @@ ROOMS = [
         "spans",
         "units",
         "agreement",
+        "curves",
+        "showing",
         "types",
         "registry",
         "stats",
@@ -37,7 +39,9 @@ ROOMS = [
     {"methods", "metrics", "judges", "views"},
     {"attribution", "screening"},
     {"comparison", "evaluation"},
+    {"removal"},
     {"sanity", "experiments", "answering"},
+    {"web"},
     {"commands"},
     {"cli", "integrations"},
     {"__main__"},
@@ -51,7 +55,7 @@ APART = {
     ("lm", "data"),
 }
 """Rooms of which the first never imports the second although it could: views show results, they do not run models."""
-SLOW = ("torch", "transformers", "matplotlib", "starlette", "inseq", "openai", "nltk", "xllamacpp")
+SLOW = ("torch", "transformers", "matplotlib", "starlette", "uvicorn", "inseq", "openai", "nltk", "xllamacpp")
 
 
 def imports(path):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from noiser.lm.runner import LanguageModel
     from noiser.methods import METHODS
     from noiser.metrics import METRICS
+    from noiser.removal import with_curves
     from noiser.sanity import check
     from noiser.types import Attribution, Comparison
     from noiser.verdicts import Checkup
@@ -40,6 +41,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load",
+    "with_curves",
 ]
 __version__ = "0.1.0"
 
@@ -63,6 +65,7 @@ _HOME = {
     "compare": "noiser.comparison",
     "evaluate": "noiser.evaluation",
     "load": "noiser.lm.load",
+    "with_curves": "noiser.removal",
 }
 
 

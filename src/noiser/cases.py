@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from noiser.spans import Span
-from noiser.types import VIEWS, Attribution
+from noiser.showing import VIEWS
+from noiser.types import Attribution
 
 KEPT = "kept"
 WITH_VERDICT = ("ok", "refused", "invalid_answer")

@@ -25,6 +25,7 @@ def compare(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    on_method: Callable[[str], None] | None = None,
 ) -> Comparison:
     """What several methods say about the same prediction, and how far they agree.
 
@@ -33,7 +34,7 @@ def compare(
 
     A method that this model or machine refuses (attention weights that cannot be had, NaN, memory) is named in
     `failures` and costs the others nothing. Raises OptionError and PromptError, and what the last one refused for where
-    none is left.
+    none is left. `on_method` is called with the name of each method before it begins.
     """
     Question(target, foil, continuation, generate, span, quantity)
     options = checked(methods)
@@ -45,6 +46,8 @@ def compare(
     failures: dict[str, str] = {}
     asked: dict[str, Any] = {"foil": foil, "continuation": continuation, "span": span, "quantity": quantity}
     for name, given in options.items():
+        if on_method is not None:
+            on_method(name)
         try:
             found.append(attribute(lm, prompt, name, target, **asked, **given))
         except PromptError:

@@ -39,3 +39,7 @@ class JudgeError(NoiserError):
 
 class ForeignError(NoiserError):
     """A method or metric raised an exception of its own, kept as the cause, or returned what it may not: one sample's failure."""
+
+
+class Stopped(Exception):  # noqa: N818  (it is no error: whoever watches the engine wants it to end)
+    """Raised by whoever watches the engine (`LanguageModel.watched`), to end what it is doing after the batch at hand."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from noiser.types import VIEWS, Cost
+from noiser.showing import VIEWS
+from noiser.types import Cost
 
 OK = "ok"
 

@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.agreement import spearman, top_overlap
+from noiser.curves import Curve
 from noiser.normalization import normalize
 from noiser.prompts import Prompt
+from noiser.showing import VIEWS, Showable
 from noiser.units import Units, units
 
 
@@ -57,13 +59,8 @@ class Cost:
         )
 
 
-Show = Callable[[Any], str]
-VIEWS: dict[str, Show] = {}
-"""How an Attribution (`text`), a Comparison and an Evaluation print; `noiser.views` fills it, because imports point one way."""
-
-
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class Attribution(Showable):
     """Which input tokens caused a prediction, and by how much."""
 
     scores: Float[np.ndarray, "targets seq"]
@@ -87,6 +84,8 @@ class Attribution:
     """What was perturbed as a whole; a unit's score is then divided evenly among its tokens, so that sums say what was measured."""
     given: int | None = None
     """How many of the tokens are the prompt that was given; None: all."""
+    curves: tuple[Curve, ...] = ()
+    """One for each target, or none: what removing and keeping the highest tokens does; see `noiser.with_curves`."""
 
     def __post_init__(self) -> None:
         frozen = np.array(self.scores, dtype=np.float64)
@@ -139,6 +138,7 @@ class Attribution:
             "scores": self.scores.tolist(),
             "notes": dict(self.notes),
             "cost": vars(self.cost).copy(),
+            **({"curves": [curve.to_dict() for curve in self.curves]} if self.curves else {}),
         }
 
     def to_json(self) -> str:
@@ -170,7 +170,7 @@ class UnitScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Showable):
     """Several methods on exactly the same tokens and targets."""
 
     attributions: tuple[Attribution, ...]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from noiser.types import VIEWS
+from noiser.showing import VIEWS
 
 Outcome = Literal["pass", "fail", "not applicable"]
 

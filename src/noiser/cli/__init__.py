@@ -12,6 +12,7 @@ from noiser.cli.data import data
 from noiser.cli.explain import attribute, compare, methods
 from noiser.cli.judge import check, evaluate
 from noiser.cli.runs import export, merge, report, reproduce, run, status
+from noiser.cli.serve import serve
 from noiser.errors import NoiserError, OptionError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -54,6 +55,6 @@ def noiser(version: Version = False) -> None:
     """Why did the model say that? Explain a language model's prediction by the input tokens that caused it."""
 
 
-for command in (attribute, compare, answer, evaluate, check, methods, run, status, report, merge, export, reproduce):
+for command in (attribute, compare, answer, evaluate, check, methods, run, status, report, merge, export, reproduce, serve):
     app.command()(command)
 app.add_typer(data, name="data")

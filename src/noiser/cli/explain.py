@@ -9,6 +9,7 @@ from noiser.cli.options import (
     Attention,
     By,
     Continuation,
+    Curves,
     Device,
     Dtype,
     Foil,
@@ -27,6 +28,8 @@ from noiser.cli.options import (
     TrustRemoteCode,
     loading,
 )
+
+FORMS = "heatmap, json, jsonl, html, svg, png. (default: as --out ends; else heatmap, with --file jsonl)"
 
 
 def attribute(
@@ -47,8 +50,9 @@ def attribute(
     normalize: Normalize = "none",
     messages: Messages = None,
     file: Annotated[str | None, typer.Option(help="Prompts, one a line; - is standard input.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="heatmap, json, jsonl. (default: heatmap; with --file jsonl)")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help=FORMS)] = None,
     out: Out = None,
+    curves: Curves = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention: Attention = None,
@@ -62,7 +66,7 @@ def attribute(
     from noiser.commands.wanted import Asked
 
     asked = Asked(target, foil, continuation, generate, span, quantity)
-    wanted = Wanted.checked((text, messages, file), method, set_ or [], asked, seed, (normalize, by))
+    wanted = Wanted.checked((text, messages, file), method, set_ or [], asked, seed, (normalize, by), curves)
     written = output(format_, out, many=file is not None)
     loaded = loading(revision, device, dtype, attention, trust_remote_code, allow_pickle, token_budget)
     raise typer.Exit(run(model, loaded, wanted, written))
@@ -88,8 +92,11 @@ def compare(
     by: By = None,
     normalize: Normalize = "none",
     messages: Messages = None,
-    format_: Annotated[str, typer.Option("--format", help="heatmap, json.")] = "heatmap",
+    format_: Annotated[
+        str | None, typer.Option("--format", help="heatmap, json, html, svg, png. (default: as --out ends, else heatmap)")
+    ] = None,
     out: Out = None,
+    curves: Curves = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     attention: Attention = None,
@@ -100,12 +107,12 @@ def compare(
 ) -> None:
     """Several methods on exactly the same tokens and target, how far they agree, and what each costs."""
     from noiser.commands.compare import FORMATS, Wanted, run
-    from noiser.commands.output import Output
+    from noiser.commands.output import Output, chosen_form
     from noiser.commands.wanted import Asked
 
     asked = Asked(target, foil, continuation, generate, span, quantity)
-    wanted = Wanted.checked((text, messages), methods, set_ or [], asked, seed, (normalize, by))
-    written = Output.checked(format_, out, FORMATS)
+    wanted = Wanted.checked((text, messages), methods, set_ or [], asked, seed, (normalize, by), curves)
+    written = Output.checked(chosen_form(format_, out, "heatmap", FORMATS), out, FORMATS)
     loaded = loading(revision, device, dtype, attention, trust_remote_code, allow_pickle, token_budget)
     raise typer.Exit(run(model, loaded, wanted, written))
 

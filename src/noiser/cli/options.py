@@ -20,6 +20,10 @@ Quantity = Annotated[str | None, typer.Option(help="prob, log_prob, mean_prob; w
 By = Annotated[str | None, typer.Option(help="Scores summed over: token, word, sentence, line, turn.")]
 Normalize = Annotated[str, typer.Option(help="none, clip_l1, abs_l1, softmax, minmax, signed_sum.")]
 Out = Annotated[Path | None, typer.Option(help="Write there instead of to standard output.")]
+Curves = Annotated[
+    bool | None,
+    typer.Option("--curves/--no-curves", help="What removing the highest tokens does: at most 48 more rows a method. (default: for html)"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 Attention = Annotated[str | None, typer.Option(help="How transformers computes attention, e.g. eager. (default: its own choice)")]

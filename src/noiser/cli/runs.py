@@ -104,13 +104,14 @@ def report(
     out: Out = None,
     figures: Annotated[Path | None, typer.Option(help="A folder for the plots as SVG and PNG. (default: beside --out)")] = None,
     timings: Annotated[bool, typer.Option("--timings/--no-timings", help="With seconds; without, the bytes depend on no clock.")] = True,
+    samples: Annotated[int, typer.Option(min=0, help="How many samples an HTML report shows with all their scores.")] = 10,
 ) -> None:
     """Tables and figures of a run, beside the paper's, with intervals and what differs."""
     from noiser.commands.output import Output
     from noiser.commands.report import FORMATS
     from noiser.commands.report import run as write
 
-    raise typer.Exit(write(folder, Output.checked(format_, out, FORMATS), figures, timings=timings))
+    raise typer.Exit(write(folder, Output.checked(format_, out, FORMATS), figures, timings=timings, samples=samples))
 
 
 def merge(

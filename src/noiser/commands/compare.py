@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import noiser.methods
-from noiser.commands.output import Output, console
+from noiser.commands.output import PICTURED, Output, console
+from noiser.commands.pictures import drawn
 from noiser.commands.progress import progress
 from noiser.commands.wanted import Asked, assigned, check_display, read_messages, read_names
 from noiser.comparison import checked, compare
 from noiser.errors import OptionError
 from noiser.lm.load import load
 from noiser.lm.question import Question
+from noiser.removal import with_curves
 
-FORMATS = ("heatmap", "json")
+FORMATS = ("heatmap", "json", "html", "svg", "png")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Wanted:
     question: Question
     normalize: str
     by: str | None
+    curves: bool | None
+    """Whether removal curves are made; None: where a page shows them."""
 
     @classmethod
     def checked(
@@ -35,6 +39,7 @@ class Wanted:
         asked: Asked,
         seed: int | None,
         display: tuple[str, str | None],
+        curves: bool | None = None,
     ) -> "Wanted":
         """From text or --messages. Raises OptionError for what does not exist or fit."""
         text, messages = source
@@ -42,7 +47,7 @@ class Wanted:
             raise OptionError("give either a prompt or --messages" + (", not both" if text is not None else ""))
         check_display(*display)
         chosen = checked(options_of(methods, settings, seed))
-        return cls(text or "" if messages is None else read_messages(messages), chosen, asked.question(), *display)
+        return cls(text or "" if messages is None else read_messages(messages), chosen, asked.question(), *display, curves)
 
 
 def options_of(methods: str, settings: Sequence[str], seed: int | None) -> dict[str, dict[str, Any]]:
@@ -65,6 +70,11 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
         for each in found.attributions:
             each.normalized(wanted.normalize)
             each.by(wanted.by or "token")
+        if wanted.curves or (wanted.curves is None and output.form == "html"):
+            found = with_curves(lm, found)
+    if output.form in PICTURED:
+        output.write(drawn(found, output.form, wanted.normalize, wanted.by))
+        return 1 if found.failures else 0
     with output.opened() as sink:
         if output.form == "json":
             record = found.to_dict()

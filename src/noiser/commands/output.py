@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from noiser.errors import OptionError
+from noiser.places import write_whole
+
+PICTURED = {"html", "svg", "png"}
+"""Forms that are looked at; a file's ending is enough to ask for one."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,14 @@ class Output:
             raise OptionError(f"cannot write to {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
         return cls(form, path)
 
+    def write(self, content: bytes) -> None:
+        """All of it at once: the file is replaced when the new one is whole."""
+        if self.path is not None:
+            write_whole(self.path, content)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+
     @contextmanager
     def opened(self) -> Iterator[IO[str]]:
         """Standard output, or the file."""
@@ -43,6 +55,14 @@ class Output:
         """One line of strict JSON."""
         escaped = self.path is None and not _is_utf8(sink)
         sink.write(json.dumps(record, allow_nan=False, ensure_ascii=escaped) + "\n")
+
+
+def chosen_form(form: str | None, path: Path | None, default: str, forms: tuple[str, ...]) -> str:
+    """What was asked for; else the form that the file's ending says; else the default. A picture of bytes needs a file."""
+    found = form or (path.suffix[1:].lower() if path is not None and path.suffix[1:].lower() in PICTURED & set(forms) else default)
+    if found == "png" and path is None:
+        raise OptionError("--format png is no text: say where to with --out heatmap.png")
+    return found
 
 
 def console(sink: IO[str]) -> Any:

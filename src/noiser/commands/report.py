@@ -1,7 +1,6 @@
 """`noiser report`, `noiser merge`, `noiser export`: a run's folder in; a document, another folder or a table out."""
 
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from noiser.experiments.export import FORMS, WHAT, export
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.merge import merge
 from noiser.experiments.report import report
+from noiser.places import write_whole
 from noiser.views.document import Document
 from noiser.views.latex import latex
 from noiser.views.markdown import markdown
@@ -21,9 +21,9 @@ from noiser.views.report_page import page
 FORMATS = ("md", "html", "latex")
 
 
-def run(folder: Path, output: Output, figures: Path | None, *, timings: bool = True) -> int:
+def run(folder: Path, output: Output, figures: Path | None, *, timings: bool = True, samples: int = 10) -> int:
     """Write the report; its plots as SVG and PNG into `figures`, by default into a folder beside the file."""
-    document = report(RunFolder.open(folder), timings=timings)
+    document = report(RunFolder.open(folder), timings=timings, examples=samples if output.form == "html" else 0)
     place = figures if figures is not None else _beside(output)
     if place is not None:
         save_figures(document, place)
@@ -45,17 +45,7 @@ def save_figures(document: Document, folder: Path) -> None:
         raise OptionError(f"--figures wants a folder that can be written; {folder}: {error.strerror}") from error
     for figure in document.figures:
         for form in ("svg", "png"):
-            whole(folder / f"{figure.name}.{form}", figure.draw(form))
-
-
-def whole(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it meanwhile finds the one before or this one."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            write_whole(folder / f"{figure.name}.{form}", figure.draw(form))
 
 
 def _beside(output: Output) -> Path | None:

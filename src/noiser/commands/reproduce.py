@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.commands.output import Output, console
-from noiser.commands.report import rendered, save_figures, whole
+from noiser.commands.report import rendered, save_figures
 from noiser.commands.run import exit_status, standing
 from noiser.commands.run_progress import run_progress
 from noiser.experiments.folder import RunFolder
@@ -16,6 +16,7 @@ from noiser.experiments.plan import How
 from noiser.experiments.report import report
 from noiser.experiments.reproduce import present_sets, published, reproduction
 from noiser.experiments.run import prepare, run
+from noiser.places import write_whole
 
 RUNS = Path("runs")
 
@@ -54,6 +55,6 @@ def _write(place: Path, sections: Sequence[str], output: Output) -> None:
     document = report(RunFolder.open(place), only=sections)
     save_figures(document, place / "figures")
     for form, file in (("html", "report.html"), ("md", "report.md")):
-        whole(place / file, rendered(document, form).encode())
+        write_whole(place / file, rendered(document, form).encode())
     with output.opened() as sink:
         sink.write(rendered(document, output.form, (place / "figures").as_posix()))

@@ -9,6 +9,7 @@ from noiser.experiments.answer_tables import answerability, keep_answerers
 from noiser.experiments.differences import differences
 from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.run import outcome
+from noiser.experiments.samples import keep_noted, samples
 from noiser.experiments.tables import PartResult, bounds_table, counts_table, metric_tables, number
 from noiser.experiments.work import ATTRIBUTION, Part, Work
 from noiser.summary import FAITHFULNESS
@@ -18,16 +19,17 @@ from noiser.views.plots import forest
 
 LARGE = ("steps", "trace", "notes")
 """What a record has for other readers."""
-SECTIONS = ("metrics", "bounds", "answerability", "longra", "prompts", "cost")
+SECTIONS = ("metrics", "bounds", "answerability", "longra", "samples", "prompts", "cost")
 """What a report can be limited to; the run itself and what differs are always there."""
 
 
-def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SECTIONS) -> Document:
+def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SECTIONS, examples: int = 0) -> Document:
     """The sections wanted, as far as there is anything in them; without `timings` only what no clock has a say in.
+    `examples`: how many samples of each part a page shows with the viewer.
 
     Raises RunError where records contradict each other.
     """
-    found, work = Found(folder, without=LARGE, digest=keep_answerers), Work(folder)
+    found, work = Found(folder, without=LARGE, digest=_digest), Work(folder)
     results = [PartResult(part, folder, found) for part in work.parts if part.samples]
     measured = folder.identity["metrics"]
     made: dict[str, Iterator[Section]] = {
@@ -35,6 +37,7 @@ def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SEC
         "bounds": (Section("Noiser's bounds", tables=tuple(table for each in results for table in bounds_table(each))) for _ in (1,)),
         "answerability": answerability(results),
         "longra": (_mass(each) for each in results if each.kind == "longra"),
+        "samples": samples(results, examples if timings else 0),
         "prompts": (Section("Prompts", tables=(counts_table(work.parts, folder.identity),)) for _ in (1,)),
         "cost": (_costs(results) for _ in (1,) if timings),
     }
@@ -43,6 +46,11 @@ def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SEC
     sections.append(Section("What differs from the paper and why", paragraphs=tuple(differences(folder))))
     models = ", ".join(folder.identity["models"])
     return Document(f"{models} on {', '.join(folder.identity['data'])}", tuple(each for each in sections if each.tables or each.paragraphs))
+
+
+def _digest(record: dict[str, Any]) -> None:
+    keep_answerers(record)
+    keep_noted(record)
 
 
 def _metrics(results: Sequence[PartResult], folder: RunFolder) -> Section:

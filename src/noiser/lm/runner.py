@@ -1,6 +1,6 @@
 """The engine: the only code with device state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,10 @@ class Spent:
     backward_tokens: int = 0
 
 
+Watcher = Callable[[int, int], None]
+"""Called with token-forwards done, and with those that the request at hand is known to take yet."""
+
+
 class LanguageModel:
     """A Hugging Face decoder with its tokenizer, both left exactly as found, and the engine that runs perturbed rows.
 
@@ -61,6 +65,7 @@ class LanguageModel:
         self.gradient_budget = plan_gradient_budget(model, placement, self.budget, token_budget)
         self._no_gradient = why_no_gradient(placement)
         self.spent = Spent()
+        self._tell: Watcher | None = None
         self._layouts: dict[bool, tuple[Layout, str]] = {} if prefix else dict.fromkeys((False, True), (Full(), "asked for"))
         self._embeddings_checked = False
 
@@ -95,6 +100,7 @@ class LanguageModel:
             for group in self._clean_groups(runs):
                 results += self._clean_that_fits(group, gradient=group[0].slopes is not None and not self._no_gradient)
                 self._inspect(results[-1][-1].source)
+                self._told()
         return results
 
     def generate(self, prompt: Prompt, count: int) -> tuple[int, ...]:
@@ -114,7 +120,23 @@ class LanguageModel:
                 raise NonFiniteError("the model's logits hold NaN or infinity: it cannot continue this prompt")
             self.spent.forward_tokens += len(sequence)
             ids.append(int(logits.argmax()))
+            self._told()
         return tuple(ids)
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Inside, `watcher` is called after every batch, in the thread that runs the model. What it raises (`Stopped`) ends the
+        work and comes out where that was asked for; the model is left as it was."""
+        begun, before = self.spent.forward_tokens, self._tell
+        self._tell = lambda done, left: watcher(done - begun, left)
+        try:
+            yield
+        finally:
+            self._tell = before
+
+    def _told(self, left: int = 0) -> None:
+        if self._tell is not None:
+            self._tell(self.spent.forward_tokens, left)
 
     def read(self, probes: Sequence[Probe]) -> list[Reading]:
         """Run every probe, batched by the budget, and read its numbers. The order is the caller's.
@@ -124,9 +146,13 @@ class LanguageModel:
         if any(probe.weights is not None for probe in probes):
             check_gradient(self._no_gradient)
         collector = Collector(len(probes))
+        left = sum(self.layout(probe.clean.prompt)[0].tokens(probe) * probe.rows for probe in probes) if self._tell else 0
         with quiet(self.model):
             for batch in batches(probes, lambda probe: self.layout(probe.clean.prompt)[0], self._budget):
+                before = self.spent.forward_tokens
                 self._run(batch, collector)
+                left -= self.spent.forward_tokens - before
+                self._told(max(0, left))
         return collector.readings()
 
     def _budget(self, probe: Probe) -> Budget:

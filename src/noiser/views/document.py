@@ -1,8 +1,8 @@
 """A report as plain parts: sections of sentences, tables and figures. What medium it is shown in is another room's business."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Form = Literal["svg", "png"]
 
@@ -36,6 +36,8 @@ class Section:
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    views: tuple[Mapping[str, Any], ...] = ()
+    """Samples for the viewer (`noiser.views.viewer.data.view`): only a page can show them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ from html import escape
 
 from noiser.views.document import Document, Figure, Section, Table
 from noiser.views.escape import visible
+from noiser.views.viewer import digest, in_script, page_parts
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = "default-src 'none'; {scripts}img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #8882; --quiet: GrayText; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -24,14 +25,19 @@ figure { margin: 1.5rem 0; } figure img { max-width: 100%; background: white; } 
 
 
 def page(document: Document) -> str:
-    """The document, its plots inside it. A policy in its head forbids scripts and every request."""
+    """The document, its plots inside it. A policy in its head forbids every request, and every script but the viewer's own, which is
+    there where a section has samples to show."""
     body = "\n".join(map(_section, document.sections))
+    parts = page_parts() if any(section.views for section in document.sections) else None
+    css = parts.css if parts else ""
+    scripts = f"script-src '{digest(parts.js)}'; " if parts else ""
+    end = f"<script>{parts.js}</script>\n" if parts else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=scripts)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(document.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{text(document.title)}</h1>\n{body}\n</body>\n</html>\n"
+        f"<title>{text(document.title)}</title>\n<style>{css}{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{text(document.title)}</h1>\n{body}\n{end}</body>\n</html>\n"
     )
 
 
@@ -42,7 +48,11 @@ def text(given: str) -> str:
 
 def _section(section: Section) -> str:
     parts = [f"<h2>{text(section.title)}</h2>", *(f"<p>{text(each)}</p>" for each in section.paragraphs)]
-    return "\n".join([*parts, *map(_table, section.tables), *map(_figure, section.figures)])
+    return "\n".join([*parts, *map(_table, section.tables), *map(_figure, section.figures), *_views(section)])
+
+
+def _views(section: Section) -> list[str]:
+    return [f'<script type="application/json" class="noiser-data">{in_script(section.views)}</script>'] if section.views else []
 
 
 def _table(table: Table) -> str:

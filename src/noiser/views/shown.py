@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.normalization import normalize
+from noiser.prompts import Prompt
 from noiser.types import Attribution
 from noiser.views.escape import visible
 
@@ -60,3 +61,13 @@ def number(score: float) -> str:
 def spaced(label: str) -> str:
     """A leading space made visible."""
     return "\u00b7" + label[1:] if label.startswith(" ") else label
+
+
+def readable(prompt: Prompt) -> list[str]:
+    """The tokens as in running text: where several are the bytes of one character, the first reads as that and the others as nothing."""
+    tokens, done = list(prompt.tokens), 0
+    for token, (start, stop) in enumerate(prompt.offsets):
+        if tokens[token].startswith("<0x"):
+            tokens[token] = prompt.text[max(start, done) : stop]
+        done = max(done, stop)
+    return tokens

@@ -13,7 +13,7 @@ from rich.text import Text
 from noiser.types import Attribution, Comparison, Cost, Target
 from noiser.views.colour import BAR, bar, blend, style
 from noiser.views.escape import joined, visible
-from noiser.views.shown import Shown, number, shown, spaced, strongest
+from noiser.views.shown import Shown, number, readable, shown, spaced, strongest
 
 MOST_BARS = 40
 """A longer prompt gets bars for its strongest tokens only."""
@@ -73,22 +73,12 @@ def line(attribution: Attribution, what: Shown, row: int) -> Text:
     largest = float(np.abs(what.scores[row]).max(initial=0.0)) or 1.0
     text = Text("  ")
     seen = target.context or len(attribution.prompt)
-    for token, piece in enumerate(_readable(attribution)[:seen]):
+    for token, piece in enumerate(readable(attribution.prompt)[:seen]):
         label = what.of[token]
         share = 0.0 if label is None else what.scores[row, label] / largest
         text.append(visible(piece), style(share, attribution.prompt.special[token]))
     foil = f" (not {visible(joined(target.foil.tokens))})" if target.foil else ""
     return text.append("  \u2192", "dim").append(visible(joined(target.tokens)), "bold").append(foil, "dim")
-
-
-def _readable(attribution: Attribution) -> list[str]:
-    """The tokens; where several are the bytes of one character, the first of them reads as that and the others as nothing."""
-    tokens, done = list(attribution.tokens), 0
-    for token, (start, stop) in enumerate(attribution.prompt.offsets):
-        if tokens[token].startswith("<0x"):
-            tokens[token] = attribution.prompt.text[max(start, done) : stop]
-        done = max(done, stop)
-    return tokens
 
 
 def facts(attribution: Attribution) -> Text:
@@ -98,7 +88,7 @@ def facts(attribution: Attribution) -> Text:
     if "k" in notes:
         k = notes["k"]
         found = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
-        parts.append(f"k = {found} ({notes['k_status']})")
+        parts.append(f"k = {found} ({visible(str(notes.get('k_status', '')))})")
     return Text(" \u00b7 ".join([*parts, *taken(attribution.cost)]), style="dim")
 
 

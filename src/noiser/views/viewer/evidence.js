@@ -1,0 +1,223 @@
+// The evidence panel: removal curves, what each method noted on the way, and an evaluation's tables.
+
+const OPERATORS = { zero: "A removed token\u2019s embedding is zero." };
+const STATUS = {
+  found: "found by the search",
+  at_floor: "at the floor: some token flips the prediction at the smallest scale tried",
+  not_reached: "not reached: no token flips the prediction inside the bracket",
+  fixed: "fixed, not searched",
+};
+const NO_CURVES = "This result holds no removal curves. One made with noiser.with_curves(lm, result) does, and so do those of the command line.";
+
+// A <section> with all that speaks for or against the scores; it follows the store. `level` is that of its heading.
+function evidencePanel(view, store, level = 3) {
+  const curves = h("div", { class: "noiser-curves" });
+  const notes = h("div", { class: "noiser-notes" });
+  let drawn = null;
+  let move = null;
+  const update = (state) => {
+    const key = JSON.stringify([state.target, state.hidden, state.sort, state.reference]);
+    if (key !== drawn) {
+      drawn = key;
+      move = fillCurves(curves, view, store);
+      notes.replaceChildren(...rowsShown(view, state).map((row) => methodNotes(view, row, state.target, level + 2)));
+    }
+    move(state);
+  };
+  update(store.get());
+  store.subscribe(update);
+  return h("section", { class: "noiser-evidence", "aria-label": "Evidence" },
+    h(`h${level}`, { text: "Evidence" }), curves, h(`h${level + 1}`, { text: "What each method noted" }), notes, evaluationPart(view.evaluation, level + 1));
+}
+
+// Fills the curves' part anew; returns what moves it to another number of tokens.
+function fillCurves(into, view, store) {
+  const state = store.get();
+  const lines = curveLines(view, state);
+  if (!lines.length) {
+    into.replaceChildren(h("p", { class: "noiser-hint", text: NO_CURVES }));
+    return () => {};
+  }
+  const steps = [...new Set(lines.flatMap((line) => line.curve.counts))].sort((a, b) => a - b);
+  const domain = valueDomain(lines, view.targets[state.target]);
+  const charts = ["removed", "kept"].map((kind) => removalChart(kind, lines, steps, domain));
+  const table = curveTable(lines);
+  const struck = struckPrompt(view, lines, state);
+  const slider = countSlider(steps, store);
+  const operator = String(lines[0].curve.operator);
+  into.replaceChildren(
+    h("p", { class: "noiser-hint" }, `${curveSubject(view.targets[state.target])}, as the tokens with the highest scores are removed, and as only they are kept. `
+      + "A faithful method makes the first curve fall early and the second rise early. "
+      + (Object.hasOwn(OPERATORS, operator) ? OPERATORS[operator] : `Tokens are removed by: ${visible(operator)}.`)
+      + (steps.every((step, place) => step === place) ? "" : " Steps along the axes are the numbers measured, not to scale.")),
+    h("div", { class: "noiser-charts" }, charts.map((chart) => chart.element)),
+    slider.element, h("div", { class: "noiser-beside" }, table.element, struck.element));
+  return (now) => {
+    const place = placeOf(steps, now.curve);
+    for (const part of [slider, ...charts, table, struck]) part.move(steps[place], place);
+  };
+}
+
+// The curves that can be drawn, of the rows shown that have any: {row, name, curve}.
+function curveLines(view, state) {
+  const lines = rowsShown(view, state).map((row) => ({ row, name: rowName(view, row), curve: (view.rows[row].curves || [])[state.target] }));
+  return lines.filter(({ curve }) => curve && Array.isArray(curve.counts) && curve.counts.length > 1);
+}
+
+// What the curves are of, in words.
+function curveSubject(target) {
+  const name = quantityName(target).replace(/^./, (letter) => letter.toUpperCase());
+  if (String(target.quantity).startsWith("function")) return name;
+  const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${target.foil_text}\u201d` : "";
+  return `${name} of \u201c${target.text}\u201d${foil}`;
+}
+
+// The place of a count among the steps; where none is chosen that of about a fifth of the tokens.
+function placeOf(steps, count) {
+  const wanted = count === null || count === undefined ? steps[steps.length - 1] / 5 : count;
+  const place = steps.findIndex((step) => step >= wanted);
+  return place < 0 ? steps.length - 1 : place;
+}
+
+// A number without a plus sign: four decimals, below that an exponent.
+function amount(value) {
+  if (!Number.isFinite(value)) return "n/a";
+  return number(value).replace(/^\+/, "");
+}
+
+// How many tokens are removed or kept: a slider over the counts that were measured.
+function countSlider(steps, store) {
+  const all = thousands(steps[steps.length - 1]);
+  const said = h("output", {});
+  const on = { input: () => store.set({ curve: steps[Number(input.value)] }) };
+  const input = h("input", { type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": "How many tokens are removed, or kept", on });
+  const move = (count, place) => {
+    input.value = String(place);
+    input.setAttribute("aria-valuetext", `${count} of ${all} tokens`);
+    said.textContent = `${thousands(count)} of ${all}`;
+  };
+  return { element: h("label", { class: "noiser-count" }, h("span", { text: "Highest-scoring tokens" }), input, said), move };
+}
+
+// The stored values at the chosen count, a method in each row.
+function curveTable(lines) {
+  const rows = lines.map(({ row, name, curve }) => ({ row, name, curve, cells: [h("td", {}), h("td", {})] }));
+  const caption = h("caption", {});
+  const heads = ["Method", "Removed", "Kept"].map((text) => h("th", { scope: "col", text }));
+  const body = rows.map(({ row, name, cells }) => h("tr", { class: lineClass(row) }, h("th", { scope: "row" }, lineSample(row), name), cells));
+  const move = (count) => {
+    caption.textContent = count === 1 ? "With the highest token" : `With the ${thousands(count)} highest tokens`;
+    for (const { curve, cells } of rows) {
+      const at = curve.counts.indexOf(count);
+      cells[0].replaceChildren(exactly(curve.removed[at]));
+      cells[1].replaceChildren(exactly(curve.kept[at]));
+    }
+  };
+  return { element: h("table", { class: "noiser-values" }, caption, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)), move };
+}
+
+// A value in short, with the stored one in the element.
+function exactly(value) {
+  return Number.isFinite(value) ? h("data", { value, title: value, text: amount(value) }) : "n/a";
+}
+
+// A copy of the prompt in which the tokens that are removed are struck out.
+function struckPrompt(view, lines, state) {
+  const scrolls = view.texts.length > 150 && { tabindex: 0, role: "group", "aria-label": "The prompt, with what is removed struck out" };
+  const text = h("p", { class: "noiser-struck", ...scrolls });
+  let [pieces, order, struck] = [[], [], 0];
+  const move = (count) => {
+    strike(pieces, order, struck, count);
+    struck = count;
+  };
+  const draw = () => {
+    order = lines[Math.max(0, select.selectedIndex)].curve.order;
+    pieces = view.texts.slice(0, contextOf(view, state.target)).map((piece) => h("span", { text: piece.replace(/\u23ce/g, "\u23ce\n") }));
+    text.replaceChildren(...pieces);
+    const count = struck;
+    struck = 0;
+    move(count);
+  };
+  const options = lines.map(({ name }, place) => h("option", { value: place, text: name }));
+  const select = h("select", { on: { change: draw } }, options);
+  select.selectedIndex = Math.max(0, lines.findIndex((line) => line.row === state.method));
+  draw();
+  const hint = h("p", { class: "noiser-hint", text: "The first curve is without the tokens struck out, the second with them alone." });
+  return { element: h("div", { class: "noiser-removed" }, h("label", {}, "Removed by ", select), text, hint), move };
+}
+
+// Strikes out the tokens of the order between two counts, or lets them stand again.
+function strike(pieces, order, from, to) {
+  for (let place = Math.min(from, to); place < Math.max(from, to); place++) {
+    const piece = pieces[order[place]];
+    if (!piece) continue;
+    const [whole, spaces, rest] = /^( *)([^]*)$/.exec(piece.textContent);
+    piece.replaceChildren(...(to > from ? (rest ? [spaces, h("del", { text: rest })] : [h("del", { text: whole })]) : [whole]));
+  }
+}
+
+// What a method found, took and was told, and what a reader has to know.
+function methodNotes(view, row, target, level) {
+  const { notes, warnings } = notesOf(view, row, target);
+  const entries = [...noteEntries(view, view.rows[row], notes)].map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value })));
+  const marked = warnings.map((sentence) => h("li", {}, h("span", { class: "noiser-mark", "aria-hidden": "true", text: "!" }), sentence));
+  return h("article", {}, h(`h${level}`, { text: rowName(view, row) }),
+    marked.length > 0 && h("ul", { class: "noiser-cautions", "aria-label": "Warnings" }, marked), h("dl", {}, entries));
+}
+
+// Name and text of each thing worth saying about a row.
+function* noteEntries(view, row, notes) {
+  const { k, k_status: status, layout, warnings, ...others } = notes;
+  if (k !== undefined) yield [`k (${visible(row.options.bound || "scale")})`, `${scaleRange(k)}, ${Object.hasOwn(STATUS, status) ? STATUS[status] : visible(status)}`];
+  if (row.cost) yield ["Cost", costWords(row.cost)];
+  if (layout !== undefined) yield ["Layout", visible(layout)];
+  const options = Object.entries(row.options).map(([name, value]) => `${visible(name)} ${noteText(view, name, value)}`);
+  if (options.length) yield ["Options", options.join(", ")];
+  yield ["Seed", row.seed === null ? "none, nothing is drawn at random" : visible(row.seed)];
+  for (const [name, value] of Object.entries(others)) yield [noteName(name), noteText(view, name, value)];
+}
+
+function noteName(name) {
+  return visible(name.replace(/_/g, " ").replace(/^non /, "non-")).replace(/^./, (letter) => letter.toUpperCase());
+}
+
+// One scale, or from the smallest to the largest of many.
+function scaleRange(k) {
+  if (!Array.isArray(k)) return amount(k);
+  return `${amount(k.reduce((a, b) => Math.min(a, b), Infinity))} to ${amount(k.reduce((a, b) => Math.max(a, b), -Infinity))}`;
+}
+
+// A note's value in words; positions of tokens with their labels.
+function noteText(view, name, value) {
+  const label = (token) => `${view.labels[token] ?? "?"} (position ${token})`;
+  if (name === "first_to_flip" && Number.isInteger(value)) return label(value);
+  if (name === "flipped" && Array.isArray(value)) return value.length ? clipped(value.slice(0, 40).map(label).join(", "), 160) : "none";
+  if (name === "prediction" && value) return `\u201c${visible(value.token)}\u201d, p = ${short(value.prob)}`;
+  if (value === null) return "none";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return Number.isInteger(value) ? thousands(value) : String(Number(value.toPrecision(6)));
+  return clipped(visible(typeof value === "string" ? value : JSON.stringify(value)), 160);
+}
+
+// What a row took.
+function costWords(cost) {
+  const backward = cost.backward_tokens ? [`${thousands(cost.backward_tokens)} backward`] : [];
+  const peak = cost.peak_bytes ? [`peak ${(cost.peak_bytes / 1e9).toFixed(1)} GB`] : [];
+  return [`${cost.seconds.toFixed(1)} s`, `${thousands(cost.forward_tokens)} token-forwards`, ...backward, ...peak].join(", ");
+}
+
+// How well methods did on samples: the tables of an evaluation.
+function evaluationPart(evaluation, level) {
+  if (!evaluation) return [];
+  const remarks = (evaluation.remarks || []).map((text) => h("li", { text }));
+  const tables = evaluation.tables || [];
+  const notes = [...new Set(tables.flatMap((table) => table.notes || []))].map((text) => h("p", { class: "noiser-hint", text }));
+  return [h(`h${level}`, { text: `Evaluation: ${evaluation.title}` }), notes, tables.map(metricTable), remarks.length > 0 && h("ul", {}, remarks)];
+}
+
+function metricTable({ title, columns: heads, rows }) {
+  const head = heads.map((text) => h("th", { scope: "col", text }));
+  const body = rows.map(([name, ...values]) => h("tr", {}, h("th", { scope: "row", text: name }), values.map((text) => h("td", { text }))));
+  const drawn = h("table", {}, h("caption", { text: title }), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body));
+  return h("div", { class: "noiser-metric", tabindex: 0, role: "region", "aria-label": title }, drawn);
+}

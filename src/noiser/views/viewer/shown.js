@@ -1,0 +1,216 @@
+// From a view and a state to what is drawn: pure functions, nothing of the page in them.
+
+// A view with every field there; unknown fields are kept, and scores that are no numbers count as 0.
+function prepared(given) {
+  const view = { title: "", model: "", units: {}, roles: {}, failures: {}, evaluation: null, ...given };
+  view.prompt = { text: "", input_ids: [], tokens: [], ...view.prompt };
+  const raw = view.prompt.tokens;
+  view.labels = view.labels || raw.map((token) => visible(token).replace(/^ /, "\u00b7"));
+  view.texts = view.texts || raw.map(visible);
+  view.special = view.special || raw.map(() => false);
+  view.units = { ...view.units };
+  view.roles = view.roles || {};
+  view.failures = view.failures || {};
+  view.targets = (view.targets || []).map((target) => preparedTarget(target, view.labels.length));
+  view.rows = (view.rows || []).map((row) => preparedRow(row, view));
+  view.agreement = { spearman: [], top3_overlap: [], ...view.agreement };
+  return view;
+}
+
+function preparedTarget(target, length) {
+  const raw = (target.tokens || []).join("");
+  const value = target.value === undefined ? target.prob : target.value;
+  const context = target.context || length;
+  return { quantity: "prob", rank: 0, foil: null, label: visible(raw), text: visible(raw), ...target, value, context };
+}
+
+function preparedRow(row, view) {
+  const length = view.labels.length;
+  const scores = view.targets.map((_, n) => {
+    const own = (row.scores || [])[n] || [];
+    return Array.from({ length }, (_, i) => (Number.isFinite(own[i]) ? own[i] : 0));
+  });
+  return { method: "method", options: {}, seed: null, unit: "token", notes: {}, cost: null, curves: [], ...row, scores };
+}
+
+// The name of a row, unlike every other row's: its method, and where a method comes twice what sets its options apart.
+function rowName(view, row) {
+  const own = view.rows[row];
+  const same = view.rows.filter((other) => other.method === own.method);
+  if (same.length === 1) return visible(own.method);
+  const differs = Object.keys(own.options).filter((key) =>
+    same.some((other) => JSON.stringify(other.options[key]) !== JSON.stringify(own.options[key])),
+  );
+  const said = differs.map((key) => `${key}=${own.options[key]}`).join(" ") || `${same.indexOf(own) + 1}`;
+  return visible(`${own.method} (${clipped(said, 24)})`).replace(/,/g, ";");
+}
+
+const COLUMNS = new WeakMap();
+
+// What has one score each: tokens, or units of a kind.
+// {unit, count, labels, texts, special, of: column of each token or null, members: tokens of each column}
+function columns(view, unit) {
+  if (!COLUMNS.has(view)) COLUMNS.set(view, new Map());
+  const known = COLUMNS.get(view);
+  if (!known.has(unit)) known.set(unit, unit in view.units && unit !== "token" ? unitColumns(view, unit) : tokenColumns(view));
+  return known.get(unit);
+}
+
+function tokenColumns(view) {
+  const of = view.labels.map((_, i) => i);
+  return {
+    unit: "token",
+    count: of.length,
+    labels: view.labels,
+    texts: view.texts,
+    special: view.special,
+    of,
+    members: of.map((i) => [i]),
+  };
+}
+
+function unitColumns(view, unit) {
+  const { of = [], texts = [] } = view.units[unit];
+  const members = texts.map(() => []);
+  const placed = view.labels.map((_, i) => (Number.isInteger(of[i]) && members[of[i]] ? of[i] : null));
+  placed.forEach((column, i) => column !== null && members[column].push(i));
+  const labels = texts.map((text) => clipped(text.trim(), 60));
+  return { unit, count: texts.length, labels, texts, special: texts.map(() => false), of: placed, members };
+}
+
+const SCORES = new WeakMap();
+
+// The scores of one row for one target, summed over each unit:
+// {scores, rest: the sum over tokens of no unit, largest: of either sign, place: see places}. The last ones are kept.
+function scoresOf(view, state, row, target = state.target) {
+  if (!SCORES.has(view) || SCORES.get(view).size > 200) SCORES.set(view, new Map());
+  const known = SCORES.get(view);
+  const key = `${row} ${target} ${state.unit}`;
+  if (!known.has(key)) known.set(key, sumsOf(view, state, row, target));
+  return known.get(key);
+}
+
+function sumsOf(view, state, row, target) {
+  const { of, count, unit } = columns(view, state.unit);
+  const own = (view.rows[row].scores || [])[target] || [];
+  const scores = new Array(count).fill(0);
+  let rest = 0;
+  for (let i = 0; i < contextOf(view, target); i++) {
+    if (of[i] === null) rest += own[i];
+    else scores[of[i]] += own[i];
+  }
+  const place = places(scores, inContext(view, state, target));
+  return { scores, rest: unit === "token" ? null : rest, largest: largestOf(scores), place };
+}
+
+function largestOf(scores) {
+  return scores.reduce((most, score) => Math.max(most, Math.abs(score)), 0);
+}
+
+// How many tokens come before a target: only these have scores.
+function contextOf(view, target) {
+  const found = view.targets[target];
+  return found ? Math.min(found.context, view.labels.length) : 0;
+}
+
+// Which columns come before a target, as a list of true and false.
+function inContext(view, state, target = state.target) {
+  const before = contextOf(view, target);
+  return columns(view, state.unit).members.map((tokens) => tokens.length > 0 && tokens[0] < before);
+}
+
+// A row's scores as shares in [-1, 1] of its own largest, or with scale "all" of the largest of all rows shown; all 0 where
+// nothing has influence.
+function shares(view, state, row, target = state.target) {
+  const { scores, largest } = scoresOf(view, state, row, target);
+  const most =
+    state.scale === "all" ? Math.max(...rowsShown(view, state).map((each) => scoresOf(view, state, each, target).largest), 0) : largest;
+  return scores.map((score) => (most > 0 ? score / most : 0));
+}
+
+// The place of each column by the size of its score, 1 for the strongest; equal ones share a place; null outside the context.
+function places(scores, within) {
+  const sizes = scores.map(Math.abs);
+  const order = sizes
+    .map((_, i) => i)
+    .filter((i) => within[i])
+    .sort((a, b) => sizes[b] - sizes[a]);
+  const found = scores.map(() => null);
+  order.forEach((i, at) => (found[i] = at > 0 && sizes[order[at - 1]] === sizes[i] ? found[order[at - 1]] : at + 1));
+  return found;
+}
+
+// The rows to draw, in order: those not hidden, as given, by agreement with the reference (n/a last), or by cost.
+function rowsShown(view, state) {
+  const rows = view.rows.map((_, row) => row).filter((row) => !state.hidden.includes(rowName(view, row)));
+  if (state.sort === "agreement") {
+    const reference = referenceRow(view, state);
+    const key = (row) => (row === reference ? 2 : (agreementOf(view, reference, row) ?? -2));
+    return rows.sort((a, b) => key(b) - key(a));
+  }
+  if (state.sort === "cost") return rows.sort((a, b) => costOf(view, a) - costOf(view, b));
+  return rows;
+}
+
+function costOf(view, row) {
+  const { cost } = view.rows[row];
+  return cost && Number.isFinite(cost.seconds) ? cost.seconds : Infinity;
+}
+
+// The row that others are held against: the one chosen, or the first that is not hidden.
+function referenceRow(view, state) {
+  const hidden = (row) => state.hidden.includes(rowName(view, row));
+  if (view.rows[state.reference] && !hidden(state.reference)) return state.reference;
+  return Math.max(
+    0,
+    view.rows.findIndex((_, row) => !hidden(row)),
+  );
+}
+
+// Spearman's rank correlation of two rows, or null where there is none.
+function agreementOf(view, one, other) {
+  const found = (view.agreement.spearman[one] || [])[other];
+  return Number.isFinite(found) ? found : null;
+}
+
+// A row's notes for one target, and the sentences to warn with.
+function notesOf(view, row, target) {
+  const { warnings = [], rows = null, ...notes } = view.rows[row].notes || {};
+  return { notes: rows && rows[target] ? { ...notes, ...rows[target] } : notes, warnings: [warnings].flat().map(visible) };
+}
+
+// What the scores are differences of.
+function quantityName(target) {
+  const known = { prob: "probability", log_prob: "log probability", mean_prob: "mean probability", log_odds: "log odds" };
+  return Object.hasOwn(known, target.quantity) ? known[target.quantity] : visible(target.quantity);
+}
+
+// The question in parts: {lead, answer, between, foil, facts}; strings, foil null where there is none.
+function question(view, n) {
+  const target = view.targets[n];
+  if (!target) return { lead: "Nothing is explained here", answer: "", between: "", foil: null, facts: "" };
+  const model = clipped(visible(view.model), 60);
+  const value = Number.isFinite(target.value) ? target.value : target.prob;
+  if (String(target.quantity).startsWith("function")) {
+    return { lead: "Why", answer: visible(target.quantity), between: `= ${Number(value.toPrecision(4))}`, foil: null, facts: model };
+  }
+  const p = `p = ${short(target.prob)}`;
+  if (target.foil) {
+    const what = target.quantity === "prob" ? "difference in probability" : quantityName(target);
+    const facts = `${p} against ${short(target.foil.prob)}, ${what} ${number(value)}, by ${model}`;
+    return { lead: "Why", answer: target.text, between: "and not", foil: target.foil_text ?? visible(target.foil.tokens.join("")), facts };
+  }
+  const rank = target.rank === 0 ? "the first choice" : `choice number ${target.rank + 1}`;
+  const which = target.tokens.length === 1 || target.rank === 0 ? rank : `at the least likely step ${rank}`;
+  const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${value.toFixed(3)}`;
+  return { lead: "Why", answer: target.text, between: "", foil: null, facts: `${p}${also}, ${which} of ${model}` };
+}
+
+// The same in one line of plain text.
+function questionText(view, n) {
+  const { lead, answer, between, foil, facts } = question(view, n);
+  const what = answer && `\u201c${answer}\u201d`;
+  return (
+    [lead, what, between, foil !== null && `\u201c${foil}\u201d`].filter(Boolean).join(" ") + (answer ? "?" : ".") + (facts && `  ${facts}`)
+  );
+}

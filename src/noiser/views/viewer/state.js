@@ -1,0 +1,107 @@
+// What a reader has chosen in one viewer: a plain object in a tiny store, and as text for an address's fragment.
+
+const VIEWS = ["rows", "one", "matrix"];
+const SORTS = ["given", "agreement", "cost"];
+const SCALES = ["row", "all"];
+const THEMES = ["auto", "light", "dark"];
+
+const DEFAULTS = Object.freeze({
+  unit: "token", // token, or a kind of view.units
+  target: 0, // which of view.targets
+  view: "rows", // rows: all methods; one: a method with its strongest tokens; matrix: all targets
+  method: 0, // which of view.rows is looked at alone, and whose matrix is drawn
+  reference: 0, // which of view.rows the others are held against
+  hidden: Object.freeze([]), // names of methods, see rowName
+  sort: "given",
+  scale: "row", // colours as shares of each row's largest score, or of the largest of all rows
+  numbers: false, // small scores under the tokens
+  curve: null, // how many tokens the evidence's slider has removed
+  theme: "auto",
+});
+
+const READERS = {
+  unit: (text, view) => (text === "token" || Object.hasOwn(view.units, text) ? text : undefined),
+  target: (text, view) => whole(text, view.targets.length),
+  view: (text, view) => (text === "matrix" && view.targets.length < 2 ? undefined : among(VIEWS)(text)),
+  method: (text, view) => whole(text, view.rows.length),
+  reference: (text, view) => whole(text, view.rows.length),
+  hidden: (text, view) => text.split(",").filter((name) => view.rows.some((_, row) => rowName(view, row) === name)),
+  sort: (text) => among(SORTS)(text),
+  scale: (text) => among(SCALES)(text),
+  numbers: (text) => (text === "1" ? true : text === "0" ? false : undefined),
+  curve: (text) => whole(text, 1e7),
+  theme: (text) => among(THEMES)(text),
+};
+
+// The state a view opens with: units as they were perturbed.
+function initialState(view) {
+  const perturbed = view.rows.length ? view.rows[0].unit : "token";
+  const unit = Object.hasOwn(view.units, perturbed) && view.rows.every((row) => row.unit === perturbed) ? perturbed : "token";
+  return { ...DEFAULTS, hidden: [], unit };
+}
+
+// `unit=word&target=2`: only what differs from the state the view opens with.
+function toFragment(state, view) {
+  const first = view ? initialState(view) : DEFAULTS;
+  const text = (value) =>
+    Array.isArray(value) ? value.join(",") : value === true ? "1" : value === false ? "0" : value === null ? "" : String(value);
+  const parts = Object.keys(DEFAULTS).filter((key) => key in state && text(state[key]) !== text(first[key]));
+  return parts.map((key) => `${key}=${encodeURIComponent(text(state[key])).replace(/%2C/g, ",")}`).join("&");
+}
+
+// The state that a fragment names; parts that are unknown, malformed or that the view does not have are ignored.
+function fromFragment(text, view) {
+  const state = initialState(view);
+  for (const part of String(text || "")
+    .replace(/^#/, "")
+    .split("&")) {
+    const at = part.indexOf("=");
+    const key = part.slice(0, at);
+    if (at < 1 || !Object.hasOwn(READERS, key)) continue;
+    try {
+      const value = READERS[key](decodeURIComponent(part.slice(at + 1)), view);
+      if (value !== undefined) state[key] = value;
+    } catch (problem) {
+      if (!(problem instanceof URIError)) throw problem;
+    }
+  }
+  return state;
+}
+
+// get() the state, set() a part of it, subscribe() to be told (with the new state and the old one); subscribe returns its undoing.
+function createStore(initial) {
+  let state = { ...initial };
+  const listeners = new Set();
+  return {
+    get: () => state,
+    set(part) {
+      if (!changed({ ...state, ...part }, state, ...Object.keys(part))) return;
+      const before = state;
+      state = { ...state, ...part };
+      [...listeners].forEach((listener) => listener(state, before));
+    },
+    subscribe(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+}
+
+// Whether any of these parts differs.
+function changed(state, before, ...keys) {
+  return keys.some((key) => state[key] !== before[key]);
+}
+
+// Whether the viewer is dark just now.
+function isDark(state) {
+  return state.theme === "dark" || (state.theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
+}
+
+function whole(text, limit) {
+  const found = /^\d{1,7}$/.test(text) ? Number(text) : limit;
+  return found < limit ? found : undefined;
+}
+
+function among(allowed) {
+  return (text) => (allowed.includes(text) ? text : undefined);
+}

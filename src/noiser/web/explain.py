@@ -1,0 +1,150 @@
+"""A checked request to the bytes of its answer, in the desk's thread, with word of how it goes."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from noiser.attribution import attribute
+from noiser.comparison import compare
+from noiser.errors import OptionError
+from noiser.lm.runner import LanguageModel
+from noiser.removal import with_curves
+from noiser.types import Attribution, Comparison
+from noiser.views.viewer.data import view
+from noiser.web.asked import Asked, too_long
+from noiser.web.desk import Job
+from noiser.web.estimate import Estimates
+from noiser.web.limits import Limits
+
+EVERY = 0.2
+"""Seconds between two words of progress, at least."""
+CURVES = "removal curves"
+BRIEF = 0.3
+"""Seconds of work before a speed is believed."""
+
+
+class Watch:
+    """What is said about a job while it runs: which method, how far, how long yet."""
+
+    def __init__(self, job: Job, steps: list[tuple[str, str]], size: tuple[int, int], estimates: Estimates) -> None:
+        self._job = job
+        self._steps = steps
+        """Name and what it is learned under, of each method and the curves."""
+        self._size = size
+        self._estimates = estimates
+        self._step = 0
+        self._begun = self._spoken = time.perf_counter()
+        self._before = self._done = 0
+
+    def begin(self, name: str) -> None:
+        """The next step."""
+        self._step = [step for step, _ in self._steps].index(name)
+        self._begun, self._before = time.perf_counter(), self._done
+        self._say(0)
+
+    def batch(self, done: int, asked: int) -> None:
+        """A batch is through. Raises Stopped where the client has left."""
+        self._job.check()
+        self._done = done
+        if time.perf_counter() - self._spoken >= EVERY:
+            self._say(asked)
+
+    def _say(self, asked: int) -> None:
+        self._spoken = time.perf_counter()
+        name = self._steps[self._step][0]
+        methods = len(self._steps) - (self._steps[-1][0] == CURVES)
+        self._job.progress = {
+            "method": name,
+            "methods_done": min(self._step, methods),
+            "methods": methods,
+            "forward_tokens": self._done,
+            "ends": self._ends(asked),
+        }
+        self._job.heard()
+
+    def _ends(self, asked: int) -> float | None:
+        """When all will be done, by `time.perf_counter`; None where that is not known."""
+        now = time.perf_counter()
+        later = [self._estimates.expected(key, *self._size) for _, key in self._steps[self._step + 1 :]]
+        current = self._current(self._steps[self._step][1], asked, now - self._begun)
+        known = [each.seconds for each in later if each is not None]
+        return None if current is None or len(known) < len(later) else now + current + sum(known)
+
+    def _current(self, key: str, asked: int, spent: float) -> float | None:
+        """Seconds left of the step under way. What the engine still has to do for its request is exact; what follows was learned."""
+        expected = self._estimates.expected(key, *self._size)
+        done = self._done - self._before
+        if expected is None:
+            return asked * spent / done if done and asked and spent > BRIEF else None
+        left = max(expected.forward_tokens - done, asked, 0)
+        if done and spent > BRIEF:
+            return left * spent / done
+        return left * expected.seconds / expected.forward_tokens if expected.forward_tokens else expected.seconds
+
+
+def answer(lm: LanguageModel, asked: Asked, limits: Limits, estimates: Estimates, form: Callable[[Any], bytes]) -> Callable[[Job], bytes]:
+    """The work of one job: explain, and put the result into its form (`as_json`, `as_view`)."""
+
+    def work(job: Job) -> bytes:
+        size = _size(lm, asked, limits)
+        steps = [(name, f"{name} {sorted(options.items())}") for name, options in asked.methods.items()]
+        curves = [(CURVES, f"{CURVES} {len(steps)}")] if asked.curves else []
+        watch = Watch(job, [*steps, *curves], size, estimates)
+        with lm.watched(watch.batch):
+            watch.begin(steps[0][0])
+            result = _explained(lm, asked, watch)
+            _learn(result, dict(steps), size, estimates)
+            if asked.curves:
+                watch.begin(CURVES)
+                begin, before = time.perf_counter(), lm.spent.forward_tokens
+                result = with_curves(lm, cast(Any, result))
+                estimates.learn(curves[0][1], *size, time.perf_counter() - begin, lm.spent.forward_tokens - before)
+        return form(result)
+
+    return work
+
+
+def as_json(result: Attribution | Comparison) -> bytes:
+    """What the command line prints with --format json."""
+    return result.to_json().encode()
+
+
+def as_view(result: Attribution | Comparison) -> bytes:
+    """What the viewer draws."""
+    return json.dumps(view(result), allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _size(lm: LanguageModel, asked: Asked, limits: Limits) -> tuple[int, int]:
+    """Tokens of the prompt, and how many targets are explained. Raises Refusal or OptionError where it is too much."""
+    question = asked.question
+    length = len(lm.prompt(asked.source))
+    following = 0 if question.continuation is None else len(lm.tokens.ids(question.continuation))
+    if question.continuation is None and question.target is not None and not callable(question.target):
+        following = len(lm.tokens.ids(question.target)) - 1
+    following = max(following, question.generate or 0)
+    if following > limits.max_generate:
+        raise OptionError(f"a continuation or target has at most {limits.max_generate} tokens here; got {following:,}")
+    length += following
+    if length > limits.max_tokens:
+        raise too_long(f"the prompt has {length:,} tokens", limits)
+    for name, options in asked.methods.items():
+        draws = options.get("samples", 0)
+        if isinstance(draws, int) and draws * length > limits.max_draws:
+            most = limits.max_draws // length
+            raise OptionError(f"{name}: at most {most:,} samples for {length:,} tokens here; got {draws:,}")
+    several = question.target is None and question.span is None
+    return length, max(1, following) if several else 1
+
+
+def _explained(lm: LanguageModel, asked: Asked, watch: Watch) -> Attribution | Comparison:
+    question = vars(asked.question)
+    if not asked.single:
+        return compare(lm, asked.source, asked.methods, **question, on_method=watch.begin)
+    ((name, options),) = asked.methods.items()
+    return attribute(lm, asked.source, name, **question, **options)
+
+
+def _learn(result: Attribution | Comparison, keys: dict[str, str], size: tuple[int, int], estimates: Estimates) -> None:
+    for each in result.attributions if isinstance(result, Comparison) else (result,):
+        estimates.learn(keys[each.method], *size, each.cost.seconds, each.cost.forward_tokens)

@@ -1,0 +1,130 @@
+// What was asked in this visit, in memory only; links that ask it again; results as a file.
+
+// A question as a link's fragment, and back.
+const links = (() => {
+  const TEXTS = ["prompt", "target", "foil", "continuation", "quantity"];
+
+  // `ask=` with the request as base64url of its JSON, then the viewer's state.
+  function write(request, state) {
+    const bytes = new TextEncoder().encode(JSON.stringify(request));
+    const letters = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+    return `#ask=${btoa(letters).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "")}${state ? `&${state}` : ""}`;
+  }
+
+  // The request in a fragment; null where there is none. Raises FormProblem for one that is not whole.
+  function read(fragment) {
+    const found = /[#&]ask=([^&]*)/.exec(fragment);
+    if (!found) return null;
+    try {
+      const letters = atob(found[1].replace(/-/g, "+").replace(/_/g, "/"));
+      const text = new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(letters, (letter) => letter.charCodeAt(0)));
+      return checked(JSON.parse(text));
+    } catch (error) {
+      throw error instanceof FormProblem ? error : problem();
+    }
+  }
+
+  const problem = () => new FormProblem("The question in this link is damaged; perhaps a part of the link was lost.", null);
+
+  // Only what a form can hold: the server checks the rest.
+  function checked(given) {
+    const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+    const isMessage = (value) => isObject(value) && typeof value.role === "string" && typeof value.content === "string";
+    const isWhole = (value) => Number.isSafeInteger(value) && value >= 0;
+    const fits = {
+      messages: (value) => Array.isArray(value) && value.every(isMessage),
+      methods: (value) => isObject(value) && Object.values(value).every(isObject),
+      generate: isWhole,
+      span: (value) => Array.isArray(value) && value.length === 2 && value.every(isWhole),
+      curves: (value) => typeof value === "boolean",
+    };
+    TEXTS.forEach((name) => (fits[name] = (value) => typeof value === "string"));
+    if (!isObject(given) || (given.prompt === undefined) === (given.messages === undefined)) throw problem();
+    const request = {};
+    for (const [name, value] of Object.entries(given)) {
+      if (!Object.hasOwn(fits, name) || !fits[name](value)) throw problem();
+      request[name] = value;
+    }
+    return request;
+  }
+
+  return { write, read };
+})();
+
+// What was asked so far, the newest first.
+const visit = (() => {
+  const MOST = 30;
+  const part = (name) => document.getElementById(`app-${name}`);
+  let entries = [];
+  let current = null;
+  let open = () => {};
+
+  // `opened` is called with the entry that a reader wants to see again.
+  function start(opened) {
+    open = opened;
+  }
+
+  // Keeps a result: {request, view, state}; asked before with the same answer, it moves to the front.
+  function add(entry) {
+    const same = JSON.stringify(entry.request);
+    entries = [entry, ...entries.filter((other) => JSON.stringify(other.request) !== same)].slice(0, MOST);
+    show(entry);
+  }
+
+  // Marks the entry that is on show.
+  function show(entry) {
+    current = entry;
+    part("visit").hidden = !entries.length;
+    part("history").replaceChildren(...entries.map(item));
+  }
+
+  function item(entry) {
+    const methods = entry.view.rows.map((row) => visible(row.method).replaceAll("_", " ")).join(", ");
+    const here = entry === current ? "true" : null;
+    const again = h(
+      "button",
+      { type: "button", class: "app-again", "aria-current": here, title: entry.view.title, on: { click: () => open(entry) } },
+      h("span", { class: "app-asked" }, titleParts(entry.view.title)),
+      h("span", { class: "app-hint", text: methods }),
+    );
+    const label = `Forget ${entry.view.title}`;
+    const forget = { type: "button", class: "app-remove", "aria-label": label, text: "\u00d7", on: { click: () => remove(entry) } };
+    return h("li", {}, again, h("button", forget));
+  }
+
+  // A long prompt is cut before the answer, so that both stay in sight.
+  function titleParts(title) {
+    const at = title.lastIndexOf(" \u2192 ");
+    return at < 0 ? h("span", { text: title }) : [h("span", { text: title.slice(0, at) }), h("b", { text: title.slice(at) })];
+  }
+
+  function remove(entry) {
+    const at = entries.indexOf(entry);
+    entries = entries.filter((other) => other !== entry);
+    show(current);
+    const left = part("history").querySelectorAll(".app-again");
+    (left[Math.min(at, left.length - 1)] || document.getElementById("app-prompt")).focus();
+  }
+
+  return { start, add, show };
+})();
+
+// A view as a file of its own: the viewer's page with the view in it.
+const sharing = (() => {
+  const EMPTY = '<script type="application/json" class="noiser-data">[]<\/script>';
+
+  // JSON that may stand in a script element: nothing in it can end the element or begin a comment.
+  function inScript(value) {
+    return JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  }
+
+  // The whole page of one view.
+  function page(template, view) {
+    if (!template.includes(EMPTY)) throw new ServerError("The server\u2019s page has no place for a result.", 0);
+    const title = view.title.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+    const filled = EMPTY.replace("[]", () => inScript([view]));
+    return template.replace(EMPTY, () => filled).replace(/<title>[^<]*<\/title>/, () => `<title>${title}</title>`);
+  }
+
+  return { page };
+})();

@@ -1,0 +1,167 @@
+"""Whatever a prompt, model, target or option says stays text, in every medium.
+
+In each medium the hostile result is shown beside a harmless one of the same shape, and what a parser makes of both has to be the
+same tree; that such a string does break the tree where it is not escaped is shown first.
+"""
+
+import io
+import json
+import re
+import unicodedata
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from noiser.views.comparison import side_by_side
+from noiser.views.figure import figure
+from noiser.views.terminal import heatmap
+from noiser.views.viewer import in_script, page
+from noiser.views.viewer.data import view
+from tests.browser import browser, needs_chromium, tab  # noqa: F401  (a fixture)
+from tests.hostile import HOSTILE
+from tests.shown_results import made
+
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def everywhere(text):
+    """The text as a token, target, foil, model, revision, option, note, warning and failure."""
+    return made(("The", text, " sat", " on", text), text, text, text)
+
+
+def harmless(text):
+    """The same with a word in its place; a line break stays, it is meant to break the line."""
+    return everywhere("word\n" if "\n" in text else "word")
+
+
+class Tree(HTMLParser):
+    """Tags and the names of their attributes, in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.seen = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, [name for name, _ in attrs]))
+
+    def handle_endtag(self, tag):
+        self.seen.append(tag)
+
+    def handle_comment(self, data):
+        self.seen.append("comment")
+
+
+def test_unescaped_they_do_break_a_page():
+    broken = [text for text in HOSTILE if Tree(f"<p title='{text}'>{text}</p>").seen != Tree("<p title='word'>word</p>").seen]
+    assert len(broken) >= 20
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_page_is_the_same_tree_and_its_data_come_back(text):
+    """Mutants: json.dumps without in_script's replacements; the template filled by one replace after the other ({script})."""
+    hostile = page([view(everywhere(text))], text)
+    assert Tree(hostile).seen == Tree(page([view(harmless(text))], "word")).seen
+    data = hostile.split('class="noiser-data">', 1)[1].split("</script>", 1)[0]
+    (back,) = json.loads(data)
+    assert back["model"] == text
+    assert back["prompt"]["tokens"][1] == text
+    assert not any(unicodedata.category(character) in INVISIBLE for character in back["title"] + "".join(back["labels"]))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_frame_in_a_notebook_is_one_element(text):
+    assert Tree(everywhere(text)._repr_html_()).seen == Tree(harmless(text)._repr_html_()).seen
+    assert len(Tree(everywhere(text)._repr_html_()).seen) == 2
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_terminal_gets_nothing_but_colours(text):
+    """Mutants: labels without visible(); a str instead of a Text, whose [markup] rich would read."""
+    for shown in (side_by_side(everywhere(text)), heatmap(everywhere(text).attributions[0])):
+        console = Console(file=io.StringIO(), width=200, color_system=None, legacy_windows=False)
+        console.print(shown)
+        printed = console.file.getvalue()
+        assert {c for c in printed if unicodedata.category(c) in INVISIBLE} <= {"\n"}
+        plain = "".join(printed.split())
+        if text.isprintable():
+            assert "".join(text.split()) in plain, "rich took it for markup"
+
+
+@pytest.mark.parametrize("text", HOSTILE[::4])
+def test_a_figure_is_the_same_tree(text):
+    def shape(svg):
+        return [element.tag for element in ElementTree.fromstring(svg).iter()]
+
+    hostile, plain = (figure(each, "svg") for each in (everywhere(text), everywhere("w" * len(text.strip()))))
+    assert set(shape(hostile)) <= set(shape(plain)), "an element of a kind that a figure does not have"
+    assert "script" not in "".join(shape(hostile))
+
+
+def test_a_script_element_cannot_be_ended_from_inside():
+    for text in HOSTILE:
+        inside = in_script([text])
+        assert not set(inside) & set("<>&\u2028\u2029")
+        assert json.loads(inside) == [text]
+
+
+@needs_chromium
+def test_in_a_browser_nothing_runs_and_every_tree_is_that_of_harmless_text(browser, tmp_path):  # noqa: F811
+    """All sixty in one page, chosen one after the other. Mutant: innerHTML instead of textContent for a token's label."""
+    file = tmp_path / "page.html"
+    views = [view(each(text)) for text in HOSTILE for each in (everywhere, harmless)]
+    file.write_text(page(views, "hostile"), encoding="utf-8")
+    with tab(browser, file) as opened:
+        select = opened.locator("select").first
+        shapes = []
+        for number in range(len(views)):
+            select.select_option(index=number)
+            shapes.append(opened.evaluate(SHAPE))
+        for number, text in enumerate(HOSTILE):
+            assert shapes[2 * number] == shapes[2 * number + 1], text
+        assert len(shapes[0]) > 50
+
+
+SHAPE = "() => [...document.querySelectorAll('.noiser *')].map((e) => e.tagName + ' ' + e.getAttributeNames().sort())"
+
+
+@needs_chromium
+@pytest.mark.parametrize("what", ["markdown", "latex"])
+def test_what_is_copied_keeps_its_shape(browser, tmp_path, what):  # noqa: F811
+    """Each text's table has the cells of the harmless one and no markup of its own; LaTeX has no command that the harmless lacks."""
+    file = tmp_path / "page.html"
+    file.write_text(page([view(each(text)) for text in HOSTILE for each in (everywhere, harmless)], "hostile"), encoding="utf-8")
+    with tab(browser, file) as opened:
+        opened.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+        select = opened.locator("select").first
+        for number, text in enumerate(HOSTILE):
+            copies = []
+            for place in (2 * number, 2 * number + 1):
+                select.select_option(index=place)
+                opened.get_by_role("button", name={"markdown": "Markdown", "latex": "LaTeX"}[what]).first.click()
+                copies.append(opened.evaluate("window.copied"))
+            if what == "markdown":
+                assert markdown_shape(copies[0]) == markdown_shape(copies[1]), text
+            else:
+                assert commands(copies[0]) - commands(copies[1]) <= {"allowbreak", "ldots", "par"}, text
+
+
+def markdown_shape(text):
+    """What a Markdown reader makes of it, apart from the words."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    return [(token.type, [child.type for child in token.children or ()]) for token in tokens]
+
+
+LETTERS = {"textbackslash", "textasciitilde", "textasciicircum", "textbar", "textless", "textgreater", "textquotedbl", "textasciigrave"}
+
+
+def commands(text):
+    """The commands in a LaTeX text but those that stand for a character; its braces are balanced, and nothing special is bare."""
+    bare = re.sub(r"\\[^a-zA-Z]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert not re.search(r"[&#_^~$]", re.sub(r"%.*", "", re.sub(r"\[HTML\]\{\w+\}", "", bare)))
+    return set(re.findall(r"\\([a-zA-Z]+)", text)) - LETTERS

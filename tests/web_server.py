@@ -1,0 +1,102 @@
+"""A real server on a free port, in a thread, with a tiny model: what the tests of the web app talk to."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+import noiser
+from noiser.commands.serve import bound
+from noiser.web.access import Access
+from noiser.web.app import create_app
+from noiser.web.limits import Limits
+from noiser.web.protocol import config
+from noiser.web.room import Room
+from tests.conftest import byte_tokenizer, tiny
+
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server under test."""
+
+    port: int
+    room: Room
+    lm: Any
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        with self.client() as client:
+            return client.post(path, content=body if isinstance(body, bytes) else json.dumps(body), headers={**JSON, **headers})
+
+    def attribute(self, **request: Any) -> httpx.Response:
+        return self.post("/api/attribute", request)
+
+    def events(self, **request: Any) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.post("/api/explain", request).text.splitlines()]
+
+
+def small(**options: Any) -> noiser.LanguageModel:
+    """A random model of 2 layers that takes 64 bytes."""
+    return noiser.load(tiny("llama"), byte_tokenizer(), **options)
+
+
+class Gate:
+    """Holds a model back at every forward pass while it is shut."""
+
+    def __init__(self, lm: noiser.LanguageModel) -> None:
+        self.open, self.passes = threading.Event(), 0
+        self.open.set()
+        lm.model.register_forward_pre_hook(self._wait)
+
+    def _wait(self, *_: Any) -> None:
+        self.passes += 1
+        assert self.open.wait(60)
+
+
+@contextmanager
+def serving(
+    load: Callable[[], Any] = small, limits: Limits | None = None, access: Access | None = None, *, warm: bool = False, ready: bool = True
+) -> Iterator[Served]:
+    """A server from beginning to end; `ready` waits until it has its model."""
+    loaded: list[Any] = []
+
+    def kept() -> Any:
+        loaded.append(load())
+        return loaded[0]
+
+    app = create_app(kept, limits or Limits(), access or Access(), warm=warm)
+    listening = bound("127.0.0.1", 0)
+    server = uvicorn.Server(config(app))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        room = app.state.room
+        until(lambda: server.started and (not ready or room.desk.status == "ready"))
+        yield Served(listening.getsockname()[1], room, loaded[0] if loaded else None)
+    finally:
+        app.state.room.desk.close()
+        server.should_exit = True
+        thread.join(10)
+        assert app.state.room.desk.join(10.0)
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Wait for it; an assertion fails where it does not become so."""
+    end = time.perf_counter() + seconds
+    while not true():
+        assert time.perf_counter() < end, "it did not happen"
+        time.sleep(0.005)
