@@ -128,7 +128,7 @@ def overlap(rectangles):
 
 @pytest.mark.parametrize("width", [NARROWEST, 3.4, 7.2])
 def test_boxes_lie_side_by_side_within_the_page(width):
-    """Mutants: a line that is filled to the brim before it ends; boxes that reach into their neighbours."""
+    """Mutant: boxes that reach into their neighbours."""
     tokens = WORDS * 4 + [" an" + "tidis" * 60, "establish", " ", "\n", "    if", " x"]
     svg = figure(attribution(tokens, random_scores(tokens, 0)), "svg", width=width)
     _, rectangles = drawn(svg)
@@ -138,6 +138,18 @@ def test_boxes_lie_side_by_side_within_the_page(width):
     lines = {top: [box for box in high if box[1] == top] for _, top, *_ in high}
     assert len(lines) >= 5
     assert max(overlap(line) for line in lines.values()) <= 0
+
+
+@pytest.mark.parametrize("width", range(50, 200, 7))
+def test_a_line_ends_between_words_if_a_line_holds_the_word(width):
+    """Mutants: a line that ends only when it is full; a token cut where it could have gone to the next line."""
+    tokens = [Piece(word, Look(10.0), (number,)) for number, word in enumerate(WORDS * 3)]
+    puts = flow(tokens, float(width), lambda text, look: 0.5 * look.size * len(text))
+    assert [put.lead + put.piece.text for put in puts] == WORDS * 3
+    assert all(other.lead for one, other in pairwise(puts) if other.line > one.line)
+    longer = [Piece(part, Look(10.0), (0,)) for part in (" Donau", "dampf", "schiff")]
+    puts = flow(longer, 50.0, lambda text, look: 0.5 * look.size * len(text))
+    assert [(put.piece.text, put.line) for put in puts] == [("Donau", 0), ("dampf", 1), ("schiff", 2)]
 
 
 labels = st.tuples(st.none() | st.integers(0, 5)) | st.just(())
@@ -258,6 +270,7 @@ def test_a_png_is_as_wide_as_was_asked_for_and_white_where_nothing_is():
     for width in (3.4, 7.2):
         picture = Image.open(io.BytesIO(figure(attribution(WORDS, [1.0] + [-0.1] * 11), "png", width=width)))
         assert picture.width == round(width * 300)
+        assert np.asarray(picture.convert("RGBA"))[..., 3].min() == 255
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
         assert tuple(pixels[-1]) == (255, 255, 255)
         assert (np.abs(pixels - np.array(colour(1.0)) * 255).max(-1) <= 1).sum() > 300, "the first token's box"
@@ -359,6 +372,12 @@ def test_what_cannot_be_drawn_is_refused_by_name():
     ]:
         with pytest.raises(OptionError, match=message):
             figure(each, "svg", **wrong)
+
+
+def test_spaces_inside_a_token_are_kept_where_a_viewer_would_make_them_one():
+    """Mutant: plain spaces, which an SVG's reader collapses."""
+    svg = figure(attribution(["\n", "    ", " x =  1"], [1.0, 0.5, 0.2]), "svg").decode()
+    assert ">x =\u00a0\u00a01<" in svg
 
 
 def test_no_mass_is_no_colour_and_a_long_name_is_broken():

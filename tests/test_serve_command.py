@@ -92,7 +92,7 @@ def test_another_address_than_this_machine_s_wants_a_token(folder):
         base, token = re.fullmatch(r"(http://0\.0\.0\.0:\d+/)#token=([\w-]{40,})", address).groups()
         local = base.replace("0.0.0.0", "127.0.0.1")
         assert httpx.post(local + "api/attribute", json=ASK).status_code == 401
-        assert httpx.get(local + "api/about", headers={"Authorization": f"Bearer {token}"}, timeout=60).status_code == 200
+        assert httpx.get(local + "api/", headers={"Authorization": f"Bearer {token}"}).status_code == 404
         running.send_signal(signal.SIGTERM)
         assert running.wait(10) in (-signal.SIGTERM, 130)
         assert token not in running.stderr.read()
@@ -106,7 +106,7 @@ def test_a_token_that_was_set_is_wanted_here_too_and_not_shown(folder):
 
 def test_a_port_that_is_taken(folder, capsys):
     """An error in a sentence, before anything is read."""
-    with bound("127.0.0.1", 0) as taken, pytest.raises(OptionError, match="port .* is taken|already in use"):
+    with bound("127.0.0.1", 0) as taken, pytest.raises(OptionError, match="in use"):
         serve.run(str(folder), {}, Wanted("127.0.0.1", taken.getsockname()[1], [], 2048, 16))
 
 

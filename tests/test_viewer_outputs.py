@@ -188,7 +188,7 @@ def _read_back(latex: str) -> str:
 
 
 def test_the_svg_of_hostile_tokens_has_the_same_elements_as_of_harmless_ones(show: Shower) -> None:
-    """Mutants: hidden methods drawn; only what is in the context of no target drawn; spaces left at the texts' beginnings."""
+    """Mutants: hidden methods drawn; spaces left at the texts' beginnings."""
     drawn = [_svg(show(comparison(tokens), "hidden=integrated_gradients")) for tokens in (HARMLESS, HOSTILE)]
     shapes = [Counter(element.tag.split("}")[1] for element in svg.iter()) for svg in drawn]
     assert shapes[0] == shapes[1]
@@ -344,7 +344,7 @@ def test_a_page_opened_as_a_file_copies_the_old_way(show: Shower) -> None:
 
 
 def test_saving_works_in_a_notebook_s_frame(show: Shower, tmp_path: Path) -> None:
-    """Mutant: a picture that comes from a blob, which a frame without an origin may not draw."""
+    """Mutant: a frame without `allow-downloads`."""
     page = show(attribution())
     (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{to_frame(comparison())}", encoding="utf-8")
     page.goto((tmp_path / "notebook.html").as_uri())

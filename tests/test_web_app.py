@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -38,9 +39,13 @@ def numbers(record):
     return [numbers(value) for value in record] if isinstance(record, list) else record
 
 
+@cache
+def described_interface():
+    return openapi(METHODS)
+
+
 def against(name, record):
-    described_ = openapi(METHODS)
-    schema = {"$ref": f"#/components/schemas/{name}", "components": described_["components"]}
+    schema = {"$ref": f"#/components/schemas/{name}", "components": described_interface()["components"]}
     jsonschema.validate(record, schema, jsonschema.Draft202012Validator)
 
 

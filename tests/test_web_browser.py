@@ -133,7 +133,7 @@ def test_a_prompt_becomes_a_map_of_three_methods(visit: Visit):
 def test_only_what_was_changed_is_sent(visit: Visit):
     """Two methods, one option changed: the request names these methods, that option and nothing else.
 
-    Mutant caught: `field.changed()` in `set` replaced by `true`.
+    Mutant caught: `fields.filter(() => true)` instead of those that changed.
     """
     page = visit.page
     choose(page, "noiser", "lime")
@@ -179,9 +179,9 @@ def test_a_click_on_an_output_token_shows_its_map(visit: Visit):
 
 
 def test_a_word_is_asked_with_its_space_and_what_is_hidden_is_not_asked(visit: Visit):
-    """Target and foil get their leading space; a continuation typed before, and left, is not sent.
+    """Target and foil get their leading space; what was typed before for another kind of question is not sent.
 
-    Mutants caught: `field.hidden` not passed on to `disabled`; the space not put in front.
+    Mutants caught: `.disabled = false` instead of `field.hidden`; the space not put in front.
     """
     page = visit.page
     choose(page, "occlusion")
@@ -199,6 +199,12 @@ def test_a_word_is_asked_with_its_space_and_what_is_hidden_is_not_asked(visit: V
     page.wait_for_selector(DONE)
     assert "green" in page.text_content(".noiser-question")
     assert "blue" in page.text_content(".noiser-question")
+    page.get_by_role("radio", name="The model\u2019s answer").check()
+    page.fill("#app-generate", "2")
+    with page.expect_request("**/api/explain") as sent:
+        ask(page)
+    assert sent.value.post_data_json == {"prompt": PROMPT, "methods": {"occlusion": {}}, "generate": 2, "curves": True}
+    page.locator(".noiser-output").nth(1).wait_for()
 
 
 @pytest.mark.parametrize("how", ["button", "escape"])
@@ -269,7 +275,7 @@ def test_a_damaged_link_is_said_to_be_one(visit: Visit, fragment: str):
 def test_what_was_asked_is_shown_again_without_asking(visit: Visit):
     """Two questions; the first again, as it was left and with its form; then forgotten.
 
-    Mutant caught: `visit.add(shown)` without the request.
+    Mutant caught: `fill(entry.request);` left out of `reopen`.
     """
     page = visit.page
     choose(page, "occlusion")
@@ -306,7 +312,7 @@ def test_a_saved_page_opens_offline_with_the_same_map(visit: Visit, tmp_path: Pa
     """
     page = visit.page
     choose(page, "occlusion", "noiser")
-    ask(page, "</script><script>alert(1)</script><!-- $& &amp; \u2028 \u202egrass is")
+    ask(page, "</script ><script >alert(1)</script ><!-- $& &amp; \u2028 \u202egrass is")
     page.wait_for_selector(DONE)
     with page.expect_download() as download:
         page.click("#app-save")
@@ -317,7 +323,7 @@ def test_a_saved_page_opens_offline_with_the_same_map(visit: Visit, tmp_path: Pa
     offline.page.goto(saved.as_uri())
     offline.page.wait_for_selector(".noiser-row")
     assert texts(offline.page) == texts(page)
-    assert "<script>" in offline.page.title()
+    assert "<script >" in offline.page.title()
     offline.close()
 
 

@@ -9,8 +9,10 @@ import time
 from contextlib import contextmanager
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+import torch
 
 import noiser
 from noiser.errors import ModelError
@@ -21,7 +23,7 @@ from noiser.web.desk import Desk
 from noiser.web.estimate import Estimates
 from noiser.web.limits import Limits
 from noiser.web.refusal import Refusal
-from tests.web_server import Gate, serving, small, until
+from tests.web_server import Gate, head, serving, small, until
 
 
 def ask(prompt, method="occlusion", **more):
@@ -32,9 +34,8 @@ def ask(prompt, method="occlusion", **more):
 def streaming(served, request):
     """A client in the middle of a stream; its socket is closed at the end, whatever is still to come."""
     body = json.dumps(request).encode()
-    head = f"POST /api/explain HTTP/1.1\r\nHost: localhost:{served.port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
-        connection.sendall(head.encode() + body)
+        connection.sendall(head(served, "/api/explain", len(body)) + body)
         yield connection
 
 
@@ -49,7 +50,7 @@ def heard(connection, word):
 
 
 def test_two_hundred_clients_each_get_their_own(capsys):
-    """All at once, every prompt another one: text and scores are those of `noiser.attribute` alone.
+    """All at once, every prompt another one: text and scores are those that the library gives.
 
     Mutant: the desk answers `self._running.answer or job.answer`; or a key without the prompt.
     """
@@ -65,11 +66,12 @@ def test_two_hundred_clients_each_get_their_own(capsys):
         answers = asyncio.run(all_at_once(served.url))
         seconds = time.perf_counter() - begin
     assert [answer.status_code for answer in answers] == [200] * 200
-    lm = small()
-    for prompt, answer in zip(prompts, answers, strict=True):
-        found = answer.json()
-        assert found["prompt"]["text"] == prompt
-        assert found["scores"] == noiser.attribute(lm, prompt, "input_x_gradient").scores.tolist()
+    alone = noiser.attribute_many(small(), prompts, "input_x_gradient")
+    found = [answer.json() for answer in answers]
+    for prompt, got, wanted in zip(prompts, found, alone, strict=True):
+        assert got["prompt"]["text"] == prompt
+        np.testing.assert_allclose(got["scores"], wanted.scores, rtol=1e-4, atol=1e-7)
+    assert len({str(got["scores"]) for got in found}) == 200, "no two are alike, so that an exchange would show"
     with capsys.disabled():
         print(f"\n200 clients with prompts of their own: each got its own answer, all after {seconds:.1f} s")
 
@@ -123,19 +125,39 @@ def test_a_client_that_leaves_stops_its_job(path, capsys):
     long = ask("a long question that is asked", "noiser", options={"samples": 500, "search": "exact"})
     with serving(lambda: lm) as served:
         body = json.dumps(long).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost:{served.port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
-            connection.sendall(head.encode() + body)
+            connection.sendall(head(served, path, len(body)) + body)
             until(lambda: gate.passes > 20)
         begin = time.perf_counter()
-        assert served.attribute(**ask("the next")).status_code == 200
+        answer = served.attribute(**ask("the next"))
         waited = time.perf_counter() - begin
+        assert answer.json()["scores"] == noiser.attribute(small(token_budget=64), "the next", "occlusion").scores.tolist()
         spent = lm.spent.forward_tokens
         time.sleep(0.3)
         assert lm.spent.forward_tokens == spent
         assert waited < 2
     with capsys.disabled():
         print(f"\n{path}: the next client had its answer {1000 * waited:.0f} ms after the one before it left")
+
+
+def test_a_client_that_leaves_does_not_wait_for_a_batch(capsys):
+    """In the middle of a forward pass, before the next module. Mutant: `_stoppable` registers no hook."""
+    lm = small()
+    reached = threading.Event()
+
+    def slowly(*_):
+        reached.set()
+        time.sleep(0.3)
+
+    for layer in lm.model.model.layers:
+        layer.register_forward_hook(slowly)
+    with serving(lambda: lm) as served:
+        with streaming(served, ask("first")) as first:
+            heard(first, b'"event"')
+            assert reached.wait(20)
+        until(lambda: served.room.desk._running is None, 0.5)
+        assert served.room.desk.cache.size == 0
+        assert not torch.nn.modules.module._global_forward_pre_hooks
 
 
 def test_a_client_that_leaves_the_line_is_not_asked_for():
@@ -271,7 +293,7 @@ def test_a_desk_that_closes_lets_everybody_go():
         assert served.room.desk.join(5.0)
         assert served.attribute(**ask("too late")).status_code == 503
     with pytest.raises(Refusal):
-        Desk(1, Cache(10)).submit("key", lambda job: b"", lambda: None)
+        Desk(1, Cache(10)).submit("key", lambda job: b"", lambda job: None)
 
 
 def test_the_cache_is_bounded_and_forgets_the_oldest():

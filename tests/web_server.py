@@ -23,6 +23,19 @@ from tests.conftest import byte_tokenizer, tiny
 JSON = {"Content-Type": "application/json"}
 
 
+def head(served: "Served", path: str, length: int) -> bytes:
+    """The beginning of a POST, for tests that write to sockets themselves."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"Host: localhost:{served.port}",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode()
+
+
 @dataclass(frozen=True)
 class Served:
     """A server under test."""

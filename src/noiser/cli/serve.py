@@ -38,4 +38,4 @@ def serve(
     from noiser.commands.serve import Wanted, run
 
     loaded = loading(revision, device, dtype, attention, trust_remote_code, allow_pickle, token_budget)
-    raise typer.Exit(run(model, loaded, Wanted(host, port, allowed_host or [], max_tokens, queue)))
+    run(model, loaded, Wanted(host, port, allowed_host or [], max_tokens, queue))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from noiser.errors import OptionError
 
@@ -38,8 +38,8 @@ class Wanted:
     queue: int
 
 
-def run(model: str, load_options: Mapping[str, Any], wanted: Wanted) -> int:
-    """Serve until interrupted; the exit status is then 130. Raises OptionError where the port or a name will not do."""
+def run(model: str, load_options: Mapping[str, Any], wanted: Wanted) -> NoReturn:
+    """Serve until interrupted, which ends the process with status 130. Raises OptionError where the port or a name will not do."""
     from noiser.web.access import Access, allowed_name
     from noiser.web.app import create_app
     from noiser.web.limits import Limits
@@ -48,13 +48,13 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted) -> int:
     listening = bound(wanted.host, wanted.port)
     loopback = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
     token, made = _token(loopback)
-    names |= set() if loopback else {wanted.host.lower(), socket.gethostname().lower()}
+    names |= set() if loopback else {allowed_name(wanted.host), allowed_name(socket.gethostname())}
     app = create_app(
         lambda: _load(model, load_options), Limits(max_tokens=wanted.max_tokens, queue=wanted.queue), Access(frozenset(names), token)
     )
     _log_to_stderr()
     print(f"noiser: {_url(wanted.host, listening)}{f'#token={token}' if made else ''}   Ctrl-C ends it", flush=True)  # noqa: T201  (what the command is for)
-    return _serve(app, listening)
+    _serve(app, listening)
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -105,7 +105,7 @@ def _log_to_stderr() -> None:
         logger.propagate = False
 
 
-def _serve(app: Any, listening: socket.socket) -> int:
+def _serve(app: Any, listening: socket.socket) -> NoReturn:
     from uvicorn import Server
 
     from noiser.web.protocol import config
@@ -125,12 +125,12 @@ def _serve(app: Any, listening: socket.socket) -> int:
     with suppress(KeyboardInterrupt):
         Closing(config(app)).run(sockets=[listening])
     desk.close()
-    if not desk.join(PATIENCE):  # in the middle of something long, where Python cannot take down a thread cleanly
-        _leave(INTERRUPTED)
-    return INTERRUPTED
+    desk.join(PATIENCE)
+    _leave(INTERRUPTED)
 
 
-def _leave(status: int) -> None:
+def _leave(status: int) -> NoReturn:
+    """Without taking Python down first: with torch in it, and a job in the middle of a batch, that takes seconds or fails."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

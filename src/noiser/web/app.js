@@ -68,11 +68,10 @@ const app = (() => {
       if (waiting) ask(waiting, "");
       waiting = null;
     } catch (error) {
-      if (error.status === 401) wantToken();
-      else {
-        model("failed", error.message);
-        setTimeout(meet, 3000);
-      }
+      if (error.status === 401) return wantToken();
+      if (!(error instanceof ServerError)) throw error;
+      model("failed", error.message);
+      setTimeout(meet, 3000);
     }
   }
 

@@ -76,14 +76,8 @@ async def _template(_: Request) -> Response:
     return Response(page([], "noiser"), media_type="text/html")
 
 
-async def _openapi(_: Request) -> Response:
-    def described() -> bytes:
-        from noiser.methods import METHODS
-        from noiser.web.openapi import openapi
-
-        return json.dumps(openapi(METHODS)).encode()
-
-    return Response(await run_in_threadpool(described), media_type="application/json")
+async def _openapi(request: Request) -> Response:
+    return Response(json.dumps(await run_in_threadpool(_room(request).openapi)), media_type="application/json")
 
 
 async def _about(request: Request) -> Response:
@@ -98,7 +92,7 @@ async def _attribute(request: Request) -> Response:
     key = room.key(asked, streamed=False)
     found = room.desk.cache.get(key)
     if found is None:
-        async with _visit(room, key, room.work(asked, streamed=False), request.receive) as visit:
+        async with _visit(room, key, room.work(asked, streamed=False), request.receive, patient=True) as visit:
             while visit.here and visit.job.state != "done":
                 await visit.news(None)
             if not visit.here:
@@ -129,12 +123,12 @@ class _Stream:
     work: Callable[[Job], bytes]
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        async with _visit(self.room, self.key, self.work, receive) as visit:
+        async with _visit(self.room, self.key, self.work, receive, patient=False) as visit:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
             said = b""
             while visit.here:
-                line = _line(self.room, visit.job)
                 done = visit.job.state == "done"
+                line = _end(visit.job) if done else _going(self.room, visit.job)
                 if line != said or time.perf_counter() - visit.spoken >= HEARTBEAT:
                     said, visit.spoken = line, time.perf_counter()
                     await send({"type": "http.response.body", "body": line, "more_body": not done})
@@ -144,12 +138,13 @@ class _Stream:
             raise Left
 
 
-def _line(room: Room, job: Job) -> bytes:
-    """What there is to say about a job at this moment."""
-    if job.answer is not None:
-        return _result(job.answer, cached=job.cached)
-    if job.error is not None:
-        return _event("error", job.error.to_dict())
+def _end(job: Job) -> bytes:
+    """The last line about a job."""
+    return _event("error", job.error.to_dict()) if job.error is not None else _result(job.answer or b"null", cached=job.cached)
+
+
+def _going(room: Room, job: Job) -> bytes:
+    """What there is to say about a job that is not done."""
     if job.state == "waiting" or not job.progress:
         return _event("queued", {"ahead": room.desk.ahead(job)})
     progress, now = dict(job.progress), time.perf_counter()
@@ -167,10 +162,11 @@ def _result(view: bytes, *, cached: bool) -> bytes:
 
 
 class _Visit:
-    """A client and its job."""
+    """A client and its job. One that is patient only wants to hear of the end."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, *, patient: bool) -> None:
         self.job: Job
+        self._patient = patient
         self.spoken = 0.0
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -182,8 +178,10 @@ class _Visit:
         """Whether the client still waits."""
         return not self._gone.done()
 
-    def heard(self) -> None:
-        """There is news; called from any thread."""
+    def heard(self, job: Job) -> None:
+        """There is news of the job; called from any thread, maybe before `submit` has returned it."""
+        if self._patient and job.state != "done":
+            return
         self._loop.call_soon_threadsafe(self._changed.set)
 
     async def news(self, within: float | None) -> None:
@@ -206,9 +204,9 @@ class _Visit:
 
 
 @asynccontextmanager
-async def _visit(room: Room, key: str, work: Callable[[Job], bytes], receive: Receive) -> AsyncIterator[_Visit]:
+async def _visit(room: Room, key: str, work: Callable[[Job], bytes], receive: Receive, *, patient: bool) -> AsyncIterator[_Visit]:
     """A job at the desk, given up when the block is left. Raises Refusal where the desk takes none."""
-    visit = _Visit(receive)
+    visit = _Visit(receive, patient=patient)
     try:
         visit.job = room.desk.submit(key, work, visit.heard)
         try:

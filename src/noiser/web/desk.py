@@ -27,8 +27,8 @@ class Job:
     key: str
     work: Callable[["Job"], bytes]
     """Runs in the desk's thread. It calls `check` often and raises what is wrong."""
-    heard: Callable[[], None]
-    """Called, from any thread, whenever there is something new to read here."""
+    heard: Callable[["Job"], None]
+    """Called with the job, from any thread, whenever there is something new to read here."""
     yields: bool = False
     """Whether it makes way for any other."""
     state: State = "waiting"
@@ -66,7 +66,7 @@ class Desk:
         self._thread = threading.Thread(target=self._serve, args=(opening, first), name="noiser-desk", daemon=True)
         self._thread.start()
 
-    def submit(self, key: str, work: Callable[[Job], bytes], heard: Callable[[], None], *, yields: bool = False) -> Job:
+    def submit(self, key: str, work: Callable[[Job], bytes], heard: Callable[[Job], None], *, yields: bool = False) -> Job:
         """A new job at the end of the line. One that `yields` is stopped as soon as another one comes that asks for something else.
 
         Raises Refusal: 429 where the line is full, 503 where there is no model.
@@ -163,10 +163,11 @@ class Desk:
 
     def _finish(self, job: Job, *, answer: bytes | None = None, error: Refusal | None = None) -> None:
         with self._changed:
-            job.answer, job.error, job.state = answer, error, "done"
+            job.answer, job.error = answer, error
+            job.state = "done"  # at last: who sees this finds the rest there
             if self._running is job:
                 self._running = None
             waiting = list(self._line)
         for each in itertools.chain([job], waiting):
             with suppress(RuntimeError):  # its client's event loop has ended
-                each.heard()
+                each.heard(each)

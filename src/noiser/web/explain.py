@@ -1,9 +1,13 @@
 """A checked request to the bytes of its answer, in the desk's thread, with word of how it goes."""
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
+
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from noiser.attribution import attribute
 from noiser.comparison import compare
@@ -61,7 +65,7 @@ class Watch:
             "forward_tokens": self._done,
             "ends": self._ends(asked),
         }
-        self._job.heard()
+        self._job.heard(self._job)
 
     def _ends(self, asked: int) -> float | None:
         """When all will be done, by `time.perf_counter`; None where that is not known."""
@@ -91,7 +95,7 @@ def answer(lm: LanguageModel, asked: Asked, limits: Limits, estimates: Estimates
         steps = [(name, f"{name} {sorted(options.items())}") for name, options in asked.methods.items()]
         curves = [(CURVES, f"{CURVES} {len(steps)}")] if asked.curves else []
         watch = Watch(job, [*steps, *curves], size, estimates)
-        with lm.watched(watch.batch):
+        with lm.watched(watch.batch), _stoppable(job):
             watch.begin(steps[0][0])
             result = _explained(lm, asked, watch)
             _learn(result, dict(steps), size, estimates)
@@ -103,6 +107,17 @@ def answer(lm: LanguageModel, asked: Asked, limits: Limits, estimates: Estimates
         return form(result)
 
     return work
+
+
+@contextmanager
+def _stoppable(job: Job) -> Iterator[None]:
+    """A batch may take seconds, so that somebody who leaves is noticed before every module that a forward pass goes through."""
+    here = threading.get_ident()
+    hook = register_module_forward_pre_hook(lambda *_: job.check() if threading.get_ident() == here else None)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def as_json(result: Attribution | Comparison) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -31,14 +32,18 @@ class Room:
         self._warm = warm
         self._lm: LanguageModel | None = None
         self._estimates: Any = None
+        self._imported = threading.Event()
 
     def open(self) -> None:
         """Begin to read the model."""
         self.desk.start(self._open, self.warm_up if self._warm else None)
 
     def _open(self) -> None:
-        from noiser.web.estimate import Estimates
-
+        try:
+            from noiser.web import explain  # noqa: F401  (all that is slow to import, by one thread: two would meet half-made modules)
+            from noiser.web.estimate import Estimates
+        finally:
+            self._imported.set()
         begin = time.perf_counter()
         self._lm, self._estimates = self._load(), Estimates()
         logger.info("%s is ready after %.1f s", self._lm.name, time.perf_counter() - begin)
@@ -70,10 +75,11 @@ class Room:
 
         question = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
         asked = self.read(json.dumps({**question, "methods": list(DEFAULT)}).encode(), streamed=True)
-        self.desk.submit(self.key(asked, streamed=True), self.work(asked, streamed=True), lambda: None, yields=True)
+        self.desk.submit(self.key(asked, streamed=True), self.work(asked, streamed=True), lambda _: None, yields=True)
 
     def about(self) -> dict[str, Any]:
-        """What the page needs to know: the model, the limits, the methods with their options, the examples."""
+        """What the page needs to know: the model, the limits, the methods with their options, the examples. May wait for imports."""
+        self._imported.wait()
         from noiser.comparison import DEFAULT
         from noiser.methods import METHODS
         from noiser.web.forms import described
@@ -91,3 +97,11 @@ class Room:
             "methods": described(METHODS),
             "examples": EXAMPLES,
         }
+
+    def openapi(self) -> dict[str, Any]:
+        """The interface's description. May wait for imports."""
+        self._imported.wait()
+        from noiser.methods import METHODS
+        from noiser.web.openapi import openapi
+
+        return openapi(METHODS)

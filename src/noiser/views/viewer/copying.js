@@ -3,7 +3,8 @@
 const MARKDOWN = /[\\`*_{}[\]<>#|~!&$@]/g;
 const LATEX = {
   "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "$": "\\$", "&": "\\&", "#": "\\#", "_": "\\_", "%": "\\%", "~": "\\textasciitilde{}",
-  "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", '"': "\\textquotedbl{}", "`": "\\textasciigrave{}",
+  "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}",
+  '"': "\\textquotedbl{}", "`": "\\textasciigrave{}",
   "\u23ce": "\\ensuremath{\\hookleftarrow}", "\u240d": "\\ensuremath{\\hookleftarrow}", "\u21e5": "\\ensuremath{\\mapsto}",
   "\u2192": "\\ensuremath{\\rightarrow}", "\u00b7": "\\textperiodcentered{}", "\u2026": "\\ldots{}", "\u2212": "\\textminus{}",
 };
@@ -23,7 +24,9 @@ function toMarkdown(view, state) {
   const line = (cells) => `| ${cells.join(" | ")} |`;
   const unit = state.unit.replace(/^./, (letter) => letter.toUpperCase());
   const table = [line([unit, ...rows.map((row) => markdownText(rowName(view, row)))]), line([":---", ...rows.map(() => "---:")])];
-  for (let i = 0; i < count; i++) if (within[i]) table.push(line([markdownText(labels[i]), ...each.map(({ scores }) => number(scores[i]))]));
+  for (let i = 0; i < count; i++) {
+    if (within[i]) table.push(line([markdownText(labels[i]), ...each.map(({ scores }) => number(scores[i]))]));
+  }
   if (each.some(({ rest }) => rest)) table.push(line([`*in no ${state.unit}*`, ...each.map(({ rest }) => number(rest))]));
   const closing = [agreementWords(view, state), ...costLines(view, rows)].filter(Boolean).map(markdownText);
   return [markdownText(questionText(view, state.target)).replace(/(&nbsp;)+/g, " "), "", ...table, "", closing.join("  \n"), ""].join("\n");
@@ -116,7 +119,8 @@ function copyMenu(view, store, link = null) {
   const copy = (text, label, made) => button(text, label, async () => ((await copyText(made(store.get()), menu)) ? "Copied" : ""));
   const menu = h("div", { class: "noiser-copy", role: "group", "aria-label": "Copy and save" },
     h("span", {}, h("span", { class: "noiser-hint", text: "Copy" }),
-      copy("Markdown", "Copy as Markdown", (state) => toMarkdown(view, state)), copy("LaTeX", "Copy as LaTeX", (state) => toLatex(view, state)),
+      copy("Markdown", "Copy as Markdown", (state) => toMarkdown(view, state)),
+      copy("LaTeX", "Copy as LaTeX", (state) => toLatex(view, state)),
       copy("JSON", "Copy as JSON", () => toJson(view)), link && copy("Link", "Copy a link to this", link)),
     h("span", {}, h("span", { class: "noiser-hint", text: "Save" }),
       button("SVG", "Save as SVG", () => saveSvg(view, store.get(), isDark(store.get()))),

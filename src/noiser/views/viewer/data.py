@@ -90,16 +90,16 @@ def _evaluation(evaluation: Evaluation) -> View:
 
 
 def _table(summary: Summary) -> View:
-    relative = any(row.log_ratio is not None for row in summary.rows)
-    columns = ["method", *(["log(mean / mean of random)"] if relative else []), "mean", "group"]
+    ratios = any(row.log_ratio is not None for row in summary.rows)
+    means = any(row.mean.value is not None for row in summary.rows)
     return {
         "title": visible(f"{summary.metric}, {ARROWS[summary.better][2:]}, {summary.samples} samples, {summary.clusters} clusters"),
-        "columns": columns,
-        "rows": [_cells(row, relative=relative) for row in summary.rows],
+        "columns": ["method", *(["log(mean / mean of random)"] if ratios else []), *(["mean"] if means else []), "group"],
+        "rows": [_cells(row, ratios=ratios, means=means) for row in summary.rows],
         "notes": ["95 % intervals in brackets: cluster bootstrap over samples. Methods that share a letter do not differ (5 %, Holm)."],
     }
 
 
-def _cells(row: Row, *, relative: bool) -> Sequence[str]:
-    ratio = [number(row.log_ratio, signed=True) if row.log_ratio else "none"] if relative else []
-    return [visible(row.method) + " (control)" * row.control, *ratio, number(row.mean), row.group]
+def _cells(row: Row, *, ratios: bool, means: bool) -> Sequence[str]:
+    ratio = [number(row.log_ratio, signed=True) if row.log_ratio else "none"] if ratios else []
+    return [visible(row.method) + " (control)" * row.control, *ratio, *([number(row.mean)] if means else []), row.group]

@@ -7,7 +7,8 @@ const STATUS = {
   not_reached: "not reached: no token flips the prediction inside the bracket",
   fixed: "fixed, not searched",
 };
-const NO_CURVES = "This result holds no removal curves. One made with noiser.with_curves(lm, result) does, and so do those of the command line.";
+const NO_CURVES = "This result holds no removal curves. One made with noiser.with_curves(lm, result) does, "
+  + "and so do those of the command line.";
 
 // A <section> with all that speaks for or against the scores; it follows the store. `level` is that of its heading.
 function evidencePanel(view, store, level = 3) {
@@ -27,7 +28,8 @@ function evidencePanel(view, store, level = 3) {
   update(store.get());
   store.subscribe(update);
   return h("section", { class: "noiser-evidence", "aria-label": "Evidence" },
-    h(`h${level}`, { text: "Evidence" }), curves, h(`h${level + 1}`, { text: "What each method noted" }), notes, evaluationPart(view.evaluation, level + 1));
+    h(`h${level}`, { text: "Evidence" }), curves,
+    h(`h${level + 1}`, { text: "What each method noted" }), notes, evaluationPart(view.evaluation, level + 1));
 }
 
 // Fills the curves' part anew; returns what moves it to another number of tokens.
@@ -46,7 +48,8 @@ function fillCurves(into, view, store) {
   const slider = countSlider(steps, store);
   const operator = String(lines[0].curve.operator);
   into.replaceChildren(
-    h("p", { class: "noiser-hint" }, `${curveSubject(view.targets[state.target])}, as the tokens with the highest scores are removed, and as only they are kept. `
+    h("p", { class: "noiser-hint" }, curveSubject(view.targets[state.target])
+      + ", as the tokens with the highest scores are removed, and as only they are kept. "
       + "A faithful method makes the first curve fall early and the second rise early. "
       + (Object.hasOwn(OPERATORS, operator) ? OPERATORS[operator] : `Tokens are removed by: ${visible(operator)}.`)
       + (steps.every((step, place) => step === place) ? "" : " Steps along the axes are the numbers measured, not to scale.")),
@@ -60,7 +63,8 @@ function fillCurves(into, view, store) {
 
 // The curves that can be drawn, of the rows shown that have any: {row, name, curve}.
 function curveLines(view, state) {
-  const lines = rowsShown(view, state).map((row) => ({ row, name: rowName(view, row), curve: (view.rows[row].curves || [])[state.target] }));
+  const curveOf = (row) => (view.rows[row].curves || [])[state.target];
+  const lines = rowsShown(view, state).map((row) => ({ row, name: rowName(view, row), curve: curveOf(row) }));
   return lines.filter(({ curve }) => curve && Array.isArray(curve.counts) && curve.counts.length > 1);
 }
 
@@ -70,6 +74,27 @@ function curveSubject(target) {
   if (String(target.quantity).startsWith("function")) return name;
   const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${target.foil_text}\u201d` : "";
   return `${name} of \u201c${target.text}\u201d${foil}`;
+}
+
+// The lowest and highest value of all curves; a probability's scale begins at 0.
+function valueDomain(lines, target) {
+  const values = lines.flatMap(({ curve }) => [...curve.removed, ...curve.kept]).filter(Number.isFinite);
+  const reduced = (best, first) => values.reduce((a, b) => best(a, b), first);
+  const fromZero = ["prob", "mean_prob"].includes(target.quantity);
+  const [low, high] = [reduced(Math.min, fromZero ? 0 : Infinity), reduced(Math.max, fromZero ? 0 : -Infinity)];
+  if (!Number.isFinite(low)) return [0, 1];
+  return low === high ? [low - 0.5, high + 0.5] : [low, high];
+}
+
+// The essence of a chart in words.
+function chartWords(kind, lines, count) {
+  const said = lines.map(({ name, curve }) => {
+    const [from, to] = [curve[kind][0], curve[kind][curve.counts.indexOf(count)]];
+    const verb = to < from ? "falls" : to > from ? "rises" : "stays";
+    const what = verb === "stays" ? verb : `${verb} to ${amount(to)}`;
+    return `${name}: ${amount(from)} ${what} with ${count} of ${curve.counts.at(-1)} tokens ${kind}`;
+  });
+  return `Chart of tokens ${kind}. ${said.join("; ")}.`;
 }
 
 // The place of a count among the steps; where none is chosen that of about a fifth of the tokens.
@@ -90,7 +115,8 @@ function countSlider(steps, store) {
   const all = thousands(steps[steps.length - 1]);
   const said = h("output", {});
   const on = { input: () => store.set({ curve: steps[Number(input.value)] }) };
-  const input = h("input", { type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": "How many tokens are removed, or kept", on });
+  const label = "How many tokens are removed, or kept";
+  const input = h("input", { type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": label, on });
   const move = (count, place) => {
     input.value = String(place);
     input.setAttribute("aria-valuetext", `${count} of ${all} tokens`);
@@ -104,7 +130,7 @@ function curveTable(lines) {
   const rows = lines.map(({ row, name, curve }) => ({ row, name, curve, cells: [h("td", {}), h("td", {})] }));
   const caption = h("caption", {});
   const heads = ["Method", "Removed", "Kept"].map((text) => h("th", { scope: "col", text }));
-  const body = rows.map(({ row, name, cells }) => h("tr", { class: lineClass(row) }, h("th", { scope: "row" }, lineSample(row), name), cells));
+  const body = rows.map(({ row, name, cells }) => h("tr", {}, h("th", { scope: "row" }, lineSample(row), name), cells));
   const move = (count) => {
     caption.textContent = count === 1 ? "With the highest token" : `With the ${thousands(count)} highest tokens`;
     for (const { curve, cells } of rows) {
@@ -159,7 +185,8 @@ function strike(pieces, order, from, to) {
 // What a method found, took and was told, and what a reader has to know.
 function methodNotes(view, row, target, level) {
   const { notes, warnings } = notesOf(view, row, target);
-  const entries = [...noteEntries(view, view.rows[row], notes)].map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value })));
+  const entry = ([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value }));
+  const entries = [...noteEntries(view, view.rows[row], notes)].map(entry);
   const marked = warnings.map((sentence) => h("li", {}, h("span", { class: "noiser-mark", "aria-hidden": "true", text: "!" }), sentence));
   return h("article", {}, h(`h${level}`, { text: rowName(view, row) }),
     marked.length > 0 && h("ul", { class: "noiser-cautions", "aria-label": "Warnings" }, marked), h("dl", {}, entries));
@@ -168,7 +195,8 @@ function methodNotes(view, row, target, level) {
 // Name and text of each thing worth saying about a row.
 function* noteEntries(view, row, notes) {
   const { k, k_status: status, layout, warnings, ...others } = notes;
-  if (k !== undefined) yield [`k (${visible(row.options.bound || "scale")})`, `${scaleRange(k)}, ${Object.hasOwn(STATUS, status) ? STATUS[status] : visible(status)}`];
+  const found = Object.hasOwn(STATUS, status) ? STATUS[status] : visible(status);
+  if (k !== undefined) yield [`k (${visible(row.options.bound || "scale")})`, `${scaleRange(k)}, ${found}`];
   if (row.cost) yield ["Cost", costWords(row.cost)];
   if (layout !== undefined) yield ["Layout", visible(layout)];
   const options = Object.entries(row.options).map(([name, value]) => `${visible(name)} ${noteText(view, name, value)}`);
@@ -212,7 +240,8 @@ function evaluationPart(evaluation, level) {
   const remarks = (evaluation.remarks || []).map((text) => h("li", { text }));
   const tables = evaluation.tables || [];
   const notes = [...new Set(tables.flatMap((table) => table.notes || []))].map((text) => h("p", { class: "noiser-hint", text }));
-  return [h(`h${level}`, { text: `Evaluation: ${evaluation.title}` }), notes, tables.map(metricTable), remarks.length > 0 && h("ul", {}, remarks)];
+  const list = remarks.length > 0 && h("ul", {}, remarks);
+  return [h(`h${level}`, { text: `Evaluation: ${evaluation.title}` }), notes, tables.map(metricTable), list];
 }
 
 function metricTable({ title, columns: heads, rows }) {

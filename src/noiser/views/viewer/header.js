@@ -66,11 +66,15 @@ function outputsPart({ view, store }) {
       button.setAttribute("aria-pressed", String(n === state.target));
       button.tabIndex = n === state.target ? 0 : -1;
     });
-    const { offsetTop } = buttons[state.target];
-    if (offsetTop < element.scrollTop + element.offsetTop || offsetTop > element.scrollTop + element.offsetTop + element.clientHeight - 30)
-      element.scrollTop = offsetTop - element.offsetTop - 40;
+    requestAnimationFrame(() => keepInSight(element, buttons[state.target])); // the first time it is not yet in the page
   };
   return { element, update };
+}
+
+// Scrolls a box, and nothing else, to a button in it.
+function keepInSight(box, button) {
+  const top = button.offsetTop - box.offsetTop;
+  if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 30) box.scrollTop = top - 40;
 }
 
 function controlsPart(viewer) {
@@ -88,26 +92,7 @@ function controlsPart(viewer) {
     units.length > 1 && radios(viewer, "unit", "By", units),
     several && chooser(viewer, "method", "Method", names, { read: Number, hide: (state) => state.view === "rows" }),
   ].filter(Boolean);
-  const hidden = [
-    several && chips(viewer),
-    view.rows.length > 2 &&
-      chooser(viewer, "sort", "Sort", [
-        ["given", "as given"],
-        ["agreement", "by agreement"],
-        ["cost", "by cost"],
-      ]),
-    (several || view.targets.length > 1) &&
-      chooser(viewer, "scale", "Colours", [
-        ["row", "each row on its own scale"],
-        ["all", "one scale for all"],
-      ]),
-    tick(viewer, "numbers", "Scores under the text"),
-    chooser(viewer, "theme", "Theme", [
-      ["auto", "as the system"],
-      ["light", "light"],
-      ["dark", "dark"],
-    ]),
-  ].filter(Boolean);
+  const hidden = rarerControls(viewer, several);
   const more = h(
     "details",
     { class: "noiser-more" },
@@ -116,6 +101,21 @@ function controlsPart(viewer) {
   );
   const element = h("div", { class: "noiser-controls" }, ...shown.map((part) => part.element), more);
   return { element, update: (state) => [...shown, ...hidden].forEach((part) => part.update(state)) };
+}
+
+const THEME_NAMES = { auto: "as the system", light: "light", dark: "dark" };
+const SORT_NAMES = { given: "as given", agreement: "by agreement", cost: "by cost" };
+const SCALE_NAMES = { row: "each row on its own scale", all: "one scale for all" };
+
+function rarerControls(viewer, several) {
+  const { rows, targets } = viewer.view;
+  return [
+    several && chips(viewer),
+    rows.length > 2 && chooser(viewer, "sort", "Sort", Object.entries(SORT_NAMES)),
+    (several || targets.length > 1) && chooser(viewer, "scale", "Colours", Object.entries(SCALE_NAMES)),
+    tick(viewer, "numbers", "Scores under the text"),
+    chooser(viewer, "theme", "Theme", Object.entries(THEME_NAMES)),
+  ].filter(Boolean);
 }
 
 // A few choices side by side, as radio buttons.

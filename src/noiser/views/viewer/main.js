@@ -78,9 +78,13 @@ function drawn(viewer, root, options) {
   viewer.undo.push(() => layout.destroy());
   update(store.get(), null);
   root.append(header.element, legend.element, body, details.element);
-  const link = options.fragment ? () => location.href : null;
-  if (some) root.append(h("div", { class: "noiser-tools" }, copyMenu(view, store, link)), evidencePanel(view, store, viewer.level + 1));
+  if (some) root.append(toolsOf(viewer, options), evidencePanel(view, store, viewer.level + 1));
   return { update };
+}
+
+// Buttons to copy and save; the address only where it holds the state.
+function toolsOf({ view, store }, options) {
+  return h("div", { class: "noiser-tools" }, copyMenu(view, store, options.fragment ? () => location.href : null));
 }
 
 function tipText(view, state, at) {

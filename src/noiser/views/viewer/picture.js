@@ -22,17 +22,8 @@ function markAt(row, x, y) {
 
 // A short piece of a row's line, for labels and tables.
 function lineSample(row) {
-  return svgEl("svg", { class: `noiser-sample ${lineClass(row)}`, viewBox: "0 0 24 10", width: 24, height: 10, "aria-hidden": "true" }, lineParts(row, "M1 5H23"), markAt(row, 12, 5));
-}
-
-// The lowest and highest value of all curves; a probability's scale begins at 0.
-function valueDomain(lines, target) {
-  const values = lines.flatMap(({ curve }) => [...curve.removed, ...curve.kept]).filter(Number.isFinite);
-  const reduced = (best, first) => values.reduce((a, b) => best(a, b), first);
-  const fromZero = ["prob", "mean_prob"].includes(target.quantity);
-  const [low, high] = [reduced(Math.min, fromZero ? 0 : Infinity), reduced(Math.max, fromZero ? 0 : -Infinity)];
-  if (!Number.isFinite(low)) return [0, 1];
-  return low === high ? [low - 0.5, high + 0.5] : [low, high];
+  const frame = { class: `noiser-sample ${lineClass(row)}`, viewBox: "0 0 24 10", width: 24, height: 10, "aria-hidden": "true" };
+  return svgEl("svg", frame, lineParts(row, "M1 5H23"), markAt(row, 12, 5));
 }
 
 // Three to six round numbers in a range.
@@ -72,12 +63,13 @@ function removalChart(kind, lines, steps, domain) {
 function chartAxes({ x, y, steps, end }, domain, kind) {
   const { height, left, bottom } = CHART;
   const grid = roundTicks(...domain).map((tick) => [
-    svgEl("path", { class: "noiser-grid", d: `M${left} ${y(tick)}H${end}` }), svgEl("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", text: tick })]);
+    svgEl("path", { class: "noiser-grid", d: `M${left} ${y(tick)}H${end}` }),
+    svgEl("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", text: tick })]);
   const every = Math.ceil((steps.length - 1) / 5) || 1;
   const last = steps.length - 1;
   const marked = steps.map((_, place) => place).filter((place) => place === last || (place % every === 0 && last - place >= every * 0.7));
-  const ticks = marked.map((place) => svgEl("text", { x: x(place), y: height - bottom + 16, "text-anchor": "middle", text: thousands(steps[place]) }));
-  return [grid, ticks, svgEl("text", { x: (left + end) / 2, y: height - 4, "text-anchor": "middle", text: `tokens ${kind}` })];
+  const words = (place, down, text) => svgEl("text", { x: place, y: height - down, "text-anchor": "middle", text });
+  return [grid, marked.map((place) => words(x(place), bottom - 16, thousands(steps[place]))), words((left + end) / 2, 4, `tokens ${kind}`)];
 }
 
 function curvePath({ row, curve }, values, { x, y, place }) {
@@ -97,17 +89,8 @@ function lineLabels(lines, kind, { y, steps, end }) {
   const over = Math.max(0, (order.at(-1)?.y ?? 0) - (CHART.height - CHART.bottom));
   const fits = (n) => Math.max(CHART.top + n * apart, order[n].y - over);
   return order.map(({ line }, n) => svgEl("g", { class: lineClass(line.row), transform: `translate(${end + 9} ${fits(n)})` },
-    lineParts(line.row, "M0 0H18"), markAt(line.row, 9, 0), svgEl("text", { x: 23, y: 4 }, svgEl("title", { text: line.name }), clipped(line.name, CHART.letters))));
-}
-
-// The essence of a chart in words.
-function chartWords(kind, lines, count) {
-  const said = lines.map(({ name, curve }) => {
-    const [from, to] = [curve[kind][0], curve[kind][curve.counts.indexOf(count)]];
-    const verb = to < from ? "falls" : to > from ? "rises" : "stays";
-    return `${name}: ${amount(from)} ${verb === "stays" ? "stays" : `${verb} to ${amount(to)}`} with ${count} of ${curve.counts.at(-1)} tokens ${kind}`;
-  });
-  return `Chart of tokens ${kind}. ${said.join("; ")}.`;
+    lineParts(line.row, "M0 0H18"), markAt(line.row, 9, 0),
+    svgEl("text", { x: 23, y: 4 }, svgEl("title", { text: line.name }), clipped(line.name, CHART.letters))));
 }
 
 const PICTURE = { width: 880, margin: 28, size: 16, line: 30, font: "system-ui, sans-serif", most: 8192 };
@@ -145,7 +128,8 @@ function namePieces(view, state, row) {
   const { cost } = view.rows[row];
   const { scores, rest } = scoresOf(view, state, row);
   const strongest = scores.reduce((best, score) => (Math.abs(score) > Math.abs(best) ? score : best), 0);
-  const parts = [`strongest ${state.unit} ${number(strongest)}`, rest ? `in no ${state.unit} ${number(rest)}` : "", cost ? costWords(cost).split(", ").slice(0, 2).join(", ") : ""];
+  const took = cost ? costWords(cost).split(", ").slice(0, 2).join(", ") : "";
+  const parts = [`strongest ${state.unit} ${number(strongest)}`, rest ? `in no ${state.unit} ${number(rest)}` : "", took];
   return [{ text: rowName(view, row), bold: true }, ...wordsOf(`   ${parts.filter(Boolean).join(" \u00b7 ")}`, { dim: true })];
 }
 
@@ -160,9 +144,11 @@ function tokenPieces(view, state, row, target) {
   const { text, foil_text: foil } = view.targets[target];
   const pieces = view.texts.slice(0, contextOf(view, target)).flatMap((token, i) => {
     const role = Object.hasOwn(view.roles, i) ? [{ text: view.roles[i], role: true, small: true, starts: true }] : [];
-    return [...role, { text: token, share: of[i] === null ? 0 : step(share[of[i]]) / STEPS, column: of[i], special: view.special[i], ends: token.includes("\u23ce") }];
+    const seen = of[i] === null ? 0 : step(share[of[i]]) / STEPS;
+    return [...role, { text: token, share: seen, column: of[i], special: view.special[i], ends: token.includes("\u23ce") }];
   });
-  return [...pieces, { text: " \u2192", dim: true }, { text: /^\s/.test(text) ? text : ` ${text}`, bold: true }, ...(foil ? wordsOf(` (not ${foil.trim()})`, { dim: true }) : [])];
+  const against = foil ? wordsOf(` (not ${foil.trim()})`, { dim: true }) : [];
+  return [...pieces, { text: " \u2192", dim: true }, { text: text.startsWith(" ") ? text : ` ${text}`, bold: true }, ...against];
 }
 
 // A sheet of wrapped text that grows downwards.
@@ -235,7 +221,8 @@ class Sheet {
     if (!shown) return;
     const fill = piece.share ? this.colour(piece.share).text : piece.dim || piece.role || piece.special ? this.dim : this.colour(0).text;
     const length = shown.length > 1 ? { textLength: (wide - (piece.role ? 8 : 0)).toFixed(2), lengthAdjust: "spacingAndGlyphs" } : {};
-    const font = { "font-size": piece.small ? size - 4 : size, "font-weight": piece.bold ? 600 : null, "font-style": piece.special ? "italic" : null };
+    const weight = { "font-weight": piece.bold ? 600 : null, "font-style": piece.special ? "italic" : null };
+    const font = { "font-size": piece.small ? size - 4 : size, ...weight };
     this.texts.push(svgEl("text", { x: x.toFixed(2), y: this.bottom, fill, ...font, ...length, "xml:space": "preserve", text: shown }));
   }
 
@@ -249,7 +236,8 @@ class Sheet {
     const { margin } = PICTURE;
     const label = (x, text, anchor) => svgEl("text", { x, y: this.bottom, fill: this.dim, "font-size": 12, "text-anchor": anchor, text });
     const strip = Array.from({ length: 2 * STEPS + 1 }, (_, n) => svgEl("rect", {
-      x: margin + 60 + n * 6, y: this.bottom - 11, width: 6, height: 14, fill: this.colour(n / STEPS - 1).background, "shape-rendering": "crispEdges" }));
+      x: margin + 60 + n * 6, y: this.bottom - 11, width: 6, height: 14, "shape-rendering": "crispEdges",
+      fill: this.colour(n / STEPS - 1).background }));
     const end = margin + 60 + 6 * (2 * STEPS + 1);
     this.boxes.push(...strip);
     this.texts.push(label(margin + 52, "opposes", "end"), label(end + 8, `supports \u00b7 colours are shares ${words}`, "start"));
