@@ -7,6 +7,7 @@ plot; a formula in a CSV.
 
 import csv
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -199,6 +200,37 @@ def test_a_page_needs_no_network(done):
     assert "default-src 'none'" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "data:image/svg+xml;base64," in html
+
+
+def test_a_page_shows_the_first_samples_as_they_were_recorded(done):
+    """Scores, tokens and targets equal the records'; the metrics are this sample's own. Mutants: another sample's record; the
+    first method's scores for all."""
+    folder = RunFolder.open(done)
+    html = rendered(report(folder, examples=2), "html")
+    held = re.findall(r'<script type="application/json" class="noiser-data">(.*?)</script>', html, re.DOTALL)
+    work, found = Work(folder), Found(folder)
+    assert len(held) == len(work.parts) == 2
+    for part, text in zip(work.parts, held, strict=True):
+        views = json.loads(text)
+        assert len(views) == 2
+        for sample, view in zip(part.samples, views, strict=False):
+            assert view["prompt"]["tokens"] == found.records[sample.key]["tokens"]
+            recorded = {trial.method: found.records[trial.key] for trial in sample.trials if trial.kind == "attribution"}
+            assert {row["method"]: row["scores"] for row in view["rows"]} == {name: own["scores"] for name, own in recorded.items()}
+            assert [row["notes"].get("k") for row in view["rows"]] == [own["notes"].get("k") for own in recorded.values()]
+            assert view["targets"][0]["token_ids"] == recorded["occlusion"]["targets"][0]["token_ids"]
+            values = {(trial.method, trial.metric): found.records[trial.key]["value"] for trial in sample.trials if trial.kind == "value"}
+            (table,) = view["evaluation"]["tables"]
+            for method, *cells in table["rows"]:
+                assert cells == [f"{values[method, metric]:.4g}" for metric in table["columns"][1:]]
+    assert "script-src 'sha256-" in html
+
+
+def test_samples_stay_away_where_they_are_not_asked_for_or_a_clock_has_a_say(done):
+    for kept in ({}, {"examples": 0}, {"examples": 3, "timings": False}):
+        html = rendered(report(RunFolder.open(done), **kept), "html")
+        assert "noiser-data" not in html
+        assert "<script" not in html
 
 
 def test_costs_are_medians_and_means_of_what_was_recorded(done):

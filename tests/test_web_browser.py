@@ -25,6 +25,8 @@ SHOTS = os.environ.get("NOISER_SCREENSHOTS")
 PROMPT = "The Eiffel Tower is located in the city of"
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 TOKEN = "a-token-of-this-test"
+PATIENCE = 180_000 if SHOTS else 30_000
+"""Milliseconds; the default model is not a tiny one."""
 DONE = "#app-share:not([hidden])"
 
 
@@ -37,7 +39,8 @@ def small() -> noiser.LanguageModel:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Served]:
-    with serving(noiser.load if SHOTS else small) as found:
+    lm = noiser.load() if SHOTS else small()
+    with serving(lambda: lm) as found:
         yield found
 
 
@@ -56,7 +59,7 @@ class Visit:
 
     def open(self) -> Any:
         page = self.context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE)
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("console", lambda message: self.seen.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: self.seen.append(f"error: {error}"))
@@ -323,7 +326,7 @@ def test_a_saved_page_opens_offline_with_the_same_map(visit: Visit, tmp_path: Pa
     offline.page.goto(saved.as_uri())
     offline.page.wait_for_selector(".noiser-row")
     assert texts(offline.page) == texts(page)
-    assert "<script >" in offline.page.title()
+    assert "alert(1)</script >" in offline.page.title()
     offline.close()
 
 

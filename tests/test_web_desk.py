@@ -15,12 +15,14 @@ import pytest
 import torch
 
 import noiser
+from noiser.comparison import DEFAULT
 from noiser.errors import ModelError
 from noiser.methods import METHODS
 from noiser.registry import Method
 from noiser.web.cache import Cache
 from noiser.web.desk import Desk
 from noiser.web.estimate import Estimates
+from noiser.web.examples import EXAMPLES
 from noiser.web.limits import Limits
 from noiser.web.refusal import Refusal
 from tests.web_server import Gate, head, serving, small, until
@@ -74,6 +76,22 @@ def test_two_hundred_clients_each_get_their_own(capsys):
     assert len({str(got["scores"]) for got in found}) == 200, "no two are alike, so that an exchange would show"
     with capsys.disabled():
         print(f"\n200 clients with prompts of their own: each got its own answer, all after {seconds:.1f} s")
+
+
+def test_every_stream_comes_to_its_end():
+    """Fifty at once: each is whole, and its last line is its own result. Mutant: `done` is read after the line was made."""
+
+    async def all_at_once(url):
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+            requests = [{"prompt": f"{n}", "methods": ["uniform"], "curves": False} for n in range(50)]
+            return await asyncio.gather(*(client.post("/api/explain", json=request) for request in requests))
+
+    with serving(limits=Limits(queue=50)) as served:
+        answers = asyncio.run(all_at_once(served.url))
+    for n, answer in enumerate(answers):
+        last = json.loads(answer.text.splitlines()[-1])
+        assert last["event"] == "result" and last["view"]["prompt"]["text"] == f"{n}"
+        assert answer.text.count('"result"') == 1
 
 
 def test_a_full_line_sends_away():
@@ -265,7 +283,9 @@ def test_the_warm_up_makes_way():
             heard(client, b'"queued"')
             gate.open.set()
             heard(client, b'"result"')
-        assert served.room.desk.cache.size < 20_000, "the warm-up did not come to its end"
+        first = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
+        asked = served.room.read(json.dumps({**first, "methods": list(DEFAULT)}).encode(), streamed=True)
+        assert served.room.desk.cache.get(served.room.key(asked, streamed=True)) is None, "the warm-up did not come to its end"
 
 
 def test_a_model_that_cannot_be_read():

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -27,9 +28,10 @@ class Parts:
     """One statement: everything inside a function of its own, so that nothing but `window.noiser` is left behind."""
 
 
+@cache
 def page_parts(more: tuple[str, ...] = ()) -> Parts:
     """The viewer's style and script; `more` scripts join its scope at the end."""
-    js = "\n".join([*map(_read, SCRIPTS), *more])
+    js = "\n".join([*map(_read, SCRIPTS), *more]).replace("</script", r"<\/script")  # the same inside a string, and no end of the element
     return Parts("\n".join(map(_read, STYLES)), f'(() => {{\n"use strict";\n{js}\n}})();')
 
 
@@ -71,5 +73,4 @@ def in_script(value: Any) -> str:
 
 
 def _read(name: str) -> str:
-    found = files(__name__).joinpath(name)
-    return found.read_text(encoding="utf-8") if found.is_file() else ""  # TODO: until all are there
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
