@@ -103,6 +103,16 @@ def test_what_cannot_be_had_is_said(small):
         noiser.with_curves(other, a)
 
 
+def test_another_model_of_the_same_name_is_refused():
+    """Models that the user loaded all have the name of their class. Mutant: the check of name and revision alone."""
+    one, other = (noiser.load(tiny("llama", seed=seed), byte_tokenizer()) for seed in (0, 1))
+    assert (one.name, one.revision) == (other.name, other.revision)
+    explained = noiser.attribute(one, "abc", "uniform")
+    assert noiser.with_curves(one, explained).curves
+    with pytest.raises(OptionError, match="what was explained is"):
+        noiser.with_curves(other, explained)
+
+
 def test_curves_travel_with_the_json(small):
     a = noiser.attribute(small, "grass is", "occlusion")
     assert "curves" not in a.to_dict()

@@ -171,6 +171,17 @@ def test_curves_in_json_are_there_when_asked_for(command, option, there):
     assert ("curves" in json.loads(shown)) is there
 
 
+def test_a_pdf_is_not_written_as_text_and_a_page_of_nothing_not_at_all(command, tmp_path):
+    """Mutants: an ending that is not known taken for the default form; a page without views written over the last one."""
+    assert command("attribute", "grass is", "--out", tmp_path / "a.pdf")[0] == 2
+    assert not (tmp_path / "a.pdf").exists()
+    (tmp_path / "bad.txt").write_bytes(b"\xff\n")
+    kept = tmp_path / "kept.html"
+    kept.write_text("before")
+    assert command("attribute", "--file", tmp_path / "bad.txt", "--out", kept)[0] == 1
+    assert kept.read_text() == "before"
+
+
 def test_a_file_of_prompts_becomes_one_page_and_what_failed_is_said(command, tmp_path):
     """Mutant: a line that failed left out of the count."""
     prompts = tmp_path / "prompts.txt"

@@ -43,9 +43,9 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Shower]:
     context = browser.new_context(viewport={"width": 1000, "height": 800})
     problems: list[str] = []
 
-    def opened(result: Attribution | Comparison, state: str = "", setup: str = KEPT_BY_PAGE) -> Any:
+    def opened(result: Attribution | Comparison, state: str = "", setup: str = KEPT_BY_PAGE, saved: dict[str, str] | None = None) -> Any:
         file = tmp_path / "page.html"
-        file.write_text(page_of([view(result)], "try"), encoding="utf-8")
+        file.write_text(page_of([view(result) | (saved or {})], "try"), encoding="utf-8")
         page = context.new_page()
         page.on("pageerror", lambda problem: problems.append(str(problem)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -156,6 +156,62 @@ def test_markdown_follows_unit_target_and_hidden_methods(show: Shower) -> None:
         assert text.count("\n| ") == 1 + 3 + target + 1
         assert f"| three | {result.scores[target, 2]:+.4f} |" in text
     assert "occlusion" not in copied(show(comparison(), "hidden=occlusion"), "Markdown")
+
+
+def test_each_output_has_its_own_agreement(show: Shower) -> None:
+    """Mutants: the mean over all outputs; always the first output's."""
+    result = Comparison(tuple(attribution(targets=2, method=name) for name in ("noiser", "occlusion", "lime")))
+    own = [[f"{each[0][place]:.2f}" for place in (1, 2)] for each in view(result)["agreement"]["targets"]]
+    assert own[0] != own[1]
+    page = show(result)
+    for target in (0, 1):
+        page.locator(".noiser-output").nth(target).click()
+        shown = page.locator(".noiser-agreement button").all_text_contents()
+        assert [text.replace("\u2212", "-") for text in shown] == ["reference", *own[target]]
+        said = f"for this output (Spearman): occlusion {own[target][0]}, lime {own[target][1]}."
+        assert said in copied(page, "Markdown").replace("\\", "")
+
+
+def test_a_page_begins_with_the_state_it_was_saved_with(show: Shower) -> None:
+    """Its address says what differs from that. Mutants: `view.state` not read; the way back to the first output not in the address."""
+    page = show(attribution(targets=3), saved={"state": "target=2&unit=word"})
+    pressed = page.locator(".noiser-output[aria-pressed=true]")
+    assert pressed.get_attribute("data-output") == "2"
+    assert page.get_by_role("radio", name="Word").is_checked()
+    page.locator(".noiser-output").nth(0).click()
+    page.reload()
+    assert pressed.get_attribute("data-output") == "0"
+    assert page.get_by_role("radio", name="Word").is_checked()
+
+
+def test_only_the_largest_is_the_whole_and_only_nothing_is_nothing(show: Shower) -> None:
+    """Mutants: shares in whole per cent; a hyphen for a minus sign."""
+    scores = np.array([[1.0, -0.9996, 0.996, 0.5, 0.002, -0.0004, 0.0, 0.0, 0.0, 0.0]])
+    page = show(replace(attribution(), scores=scores))
+    said = []
+    for token in range(7):
+        page.locator(f".noiser-token[data-token='{token}']").first.hover()
+        said.append(re.search(r"\u00b7 ([^\u00b7]*%) of the largest", page.locator(".noiser-details").text_content() or ""))
+    assert [found and found[1] for found in said] == ["100 %", "more than 99.9 %", "99.6 %", "50 %", "0.2 %", "less than 0.1 %", "0 %"]
+    page.locator(".noiser-token[data-token='1']").first.hover()
+    assert "\u22120.9996, opposes" in (page.locator(".noiser-details").text_content() or "")
+
+
+def test_labels_stand_where_their_lines_end_and_do_not_overlap(show: Shower) -> None:
+    """Mutants: in the order of the methods; all at the end's own height."""
+    for same in (False, True):
+        each = [attribution(method=name, curves=(curve(10, seed),)) for seed, name in enumerate(("noiser", "occlusion", "lime"))]
+        if same:
+            each = [replace(one, curves=each[0].curves) for one in each]
+        chart = show(Comparison(tuple(each))).locator(".noiser-chart").first
+        found = {
+            group.locator("title").text_content(): float(re.findall(r"[\d.]+", group.get_attribute("transform") or "")[1])
+            for group in chart.locator("g:has(> text)").all()
+        }
+        heights = sorted(found.values())
+        assert all(after - before >= 14.9 for before, after in pairwise(heights))
+        ends = sorted(each, key=lambda one: -one.curves[0].removed[-1])
+        assert sorted(found, key=found.__getitem__) == [one.method for one in ends]
 
 
 def test_latex_reads_as_the_prompt_and_holds_no_command_of_it(show: Shower) -> None:

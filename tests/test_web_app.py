@@ -21,6 +21,8 @@ from noiser.views.viewer.data import view
 from noiser.web.forms import described
 from noiser.web.limits import Limits
 from noiser.web.openapi import openapi, shipped
+from noiser.web.refusal import Refusal
+from noiser.web.strict import parsed
 from tests.web_server import serving, small
 
 PROMPT = "the cat sat on"
@@ -148,6 +150,7 @@ NESTED = b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (422, {"input_ids": [10**9], "method": "uniform"}, "token ids go from"),
         (422, {"input_ids": [-1], "method": "uniform"}, "token ids go from"),
         (422, {"messages": [{"role": "user"}], "method": "uniform"}, "role and a content"),
+        (422, {"messages": [{"role": "user", "content": ""}] * 101, "method": "uniform"}, "at most 100 messages"),
         (422, {"messages": [{"role": "user", "content": "hi"}], "method": "uniform"}, "chat template"),
         (422, {**GOOD, "target": {}}, "whole numbers"),
         (422, {**GOOD, "target": ""}, "no tokens"),
@@ -193,6 +196,14 @@ def _closed():
     while _open:
         _open.pop(0).__exit__(None, None, None)
         _open.clear()
+
+
+@pytest.mark.timeout(30)
+def test_many_names_take_no_longer_than_they_have_to():
+    """What a body may hold at most, one name twice at its end: the square of their number would take a minute, for everybody."""
+    names = ",".join(f'"{number:05}":1' for number in range(26_000))
+    with pytest.raises(Refusal, match="'zz' is there twice"):
+        parsed(f'{{{names},"zz":1,"zz":1}}'.encode())
 
 
 def test_a_stream_says_what_is_wrong(served):

@@ -299,6 +299,13 @@ def test_a_model_that_cannot_be_read():
         assert answer.status_code == 503 and "retry-after" not in answer.headers and "/nowhere" in answer.json()["error"]["message"]
 
 
+def test_a_warm_up_that_is_refused_leaves_the_model_there():
+    """The first example is longer than such a server takes. Mutant: `first` inside the try that opens the model."""
+    with serving(small, limits=Limits(max_tokens=2), warm=True) as served:
+        assert served.attribute(**ask("ab")).status_code == 200
+        assert served.room.desk.status == "ready"
+
+
 def test_a_desk_that_closes_lets_everybody_go():
     lm = small(token_budget=8)
     gate = Gate(lm)

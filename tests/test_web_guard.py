@@ -12,6 +12,7 @@ import pytest
 from noiser.errors import OptionError
 from noiser.web import intake, protocol
 from noiser.web.access import Access, allowed_name, checked_token
+from noiser.web.refusal import Refusal
 from tests.web_server import JSON, head, serving, until
 
 ASK = {"prompt": "abc", "method": "uniform"}
@@ -67,6 +68,16 @@ def test_only_our_own_names_are_answered_to(served, host, status):
     """DNS rebinding: a foreign name that leads here is sent as Host. Mutant: `host.lower() not in` without `not`."""
     with served.client() as client:
         assert client.get("/", headers={"Host": host.format(port=served.port)}).status_code == status
+
+
+@pytest.mark.parametrize("address", ["::ffff:192.0.2.7", "192.0.2.7", "fe80::1%eth0"])
+def test_the_address_that_a_client_reached_is_our_own(address):
+    """A socket for IPv6 gives IPv4 addresses in a form that no client writes. Mutant: the address as the socket gives it."""
+    name = "[fe80::1]" if "%" in address else "192.0.2.7"
+    scope = {"type": "http", "method": "GET", "path": "/", "server": (address, 7860)}
+    Access().check(scope | {"headers": [(b"host", f"{name}:7860".encode())]})
+    with pytest.raises(Refusal):
+        Access().check(scope | {"headers": [(b"host", b"192.0.2.8:7860")]})
 
 
 def test_two_hosts_or_none_are_refused(served):

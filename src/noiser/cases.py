@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noiser.spans import Span
 from noiser.showing import VIEWS
+from noiser.spans import Span
 from noiser.types import Attribution
 
 KEPT = "kept"

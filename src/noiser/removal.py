@@ -20,6 +20,8 @@ from noiser.lm.steps import Steps, measure
 from noiser.lm.together import once, together
 from noiser.types import Attribution, Comparison
 
+ROUNDING = 0.02
+"""By how much two computations of the explained quantity may differ: bfloat16 in batches of another shape does by so much."""
 POINTS = 24
 """A longer prompt gets a curve at so many numbers of tokens, close together at its beginning."""
 
@@ -34,7 +36,7 @@ def with_curves(lm: LanguageModel, result: R) -> R:
     and target; methods share the rows that are equal. Equal scores go by the order of the prompt. Where the curves cannot be had
     (a target function, which is not kept; not enough memory; NaN), the attribution says so in its warnings and has none.
 
-    Raises OptionError where the result is another model's.
+    Raises OptionError where the result is another model's: by name and revision, or because it gives the target another probability.
     """
     each = result.attributions if isinstance(result, Comparison) else (result,)
     if (each[0].model, each[0].revision) != (lm.name, lm.revision):
@@ -48,6 +50,8 @@ def _made(lm: LanguageModel, each: Sequence[Attribution]) -> tuple[Attribution, 
     if each[0].target.quantity.startswith("function"):
         return tuple(_without(one, "what a function of the logits gives is not computed again") for one in each)
     (job,) = side_by_side(lm, [_curves(lm, each)])
+    if isinstance(job.error, OptionError):
+        raise job.error
     if job.result is None:
         return tuple(_without(one, str(job.error)) for one in each)
     return tuple(replace(one, curves=curves) for one, curves in zip(each, job.result, strict=True))
@@ -62,6 +66,10 @@ def _curves(lm: LanguageModel, each: Sequence[Attribution]) -> Asking[list[tuple
     """For each method the curves of all targets; what is asked of the model twice runs once."""
     first = each[0]
     posed = yield from pose(lm.tokens, first.prompt.cropped(_length(first)), _question(first), None)
+    for (_, goal), target in zip(posed, first.targets, strict=True):
+        explained = target.prob if target.value is None else target.value
+        if abs(goal.value - explained) > ROUNDING * max(1.0, abs(explained)):
+            raise OptionError(f"the model given holds {goal.target.tokens} for {goal.value:.4g}, what was explained is {explained:.4g}")
     edits: dict[bytes, Edit] = {}
     parts = [_curve(goal, one.scores[row, : len(clean.prompt)], edits) for one in each for row, (clean, goal) in enumerate(posed)]
     found = yield from once(together(parts))

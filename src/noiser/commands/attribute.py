@@ -136,7 +136,8 @@ def _write_page(explained: Iterable[tuple[int, Explained]], output: Output, watc
             watch.say(f"line {number}: {visible(str(result.error))}", keep=True)
         else:
             views.append(named(result, f"line {number}"))
-    output.write(pages(views))
+    if views:  # else what was there stays
+        output.write(pages(views))
     return failed
 
 

@@ -60,6 +60,8 @@ class Output:
 def chosen_form(form: str | None, path: Path | None, default: str, forms: tuple[str, ...]) -> str:
     """What was asked for; else the form that the file's ending says; else the default. A picture of bytes needs a file."""
     found = form or (path.suffix[1:].lower() if path is not None and path.suffix[1:].lower() in PICTURED & set(forms) else default)
+    if form is None and path is not None and path.suffix.lower() == ".pdf":
+        raise OptionError(f"{path}: a figure is written as .svg or .png here; in Python result.save_figure({path.name!r}) makes a pdf")
     if found == "png" and path is None:
         raise OptionError("--format png is no text: say where to with --out heatmap.png")
     return found

@@ -125,7 +125,7 @@ def _rate_notes(summary: AnswerSummary, result: PartResult, beside: bool) -> Ite
     yield f"{said} {accounting(summary.metric, result)}"
     yield from (f"{remark[0].upper()}{remark[1:]}." for remark in summary.remarks)
     if any(row.group for row in summary.rows):
-        yield "Methods that share a letter do not differ in their rates (5 %, Holm)."
+        yield "Methods that share a letter were not told apart by their rates (5 %, Holm)."
     yield "Intervals: cluster bootstrap over samples, and Wilson's, which takes samples as independent."
     if beside:
         yield f"Paper: as printed for Known, with {paper.tables()['judge']['model']} as judge. {paper.SOURCE}."

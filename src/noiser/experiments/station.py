@@ -168,8 +168,10 @@ def _described(judged: Judged, row: Mapping[str, Any]) -> dict[str, Any]:
     if longest is None:
         return said
     offsets = [list(span) for span in longest.offsets]
-    return said | {"text": longest.text, "input_ids": list(longest.input_ids), "tokens": list(longest.tokens), "offsets": offsets} | (
-        {"special": list(longest.special)} if any(longest.special) else {}
+    return (
+        said
+        | {"text": longest.text, "input_ids": list(longest.input_ids), "tokens": list(longest.tokens), "offsets": offsets}
+        | ({"special": list(longest.special)} if any(longest.special) else {})
     )
 
 

@@ -157,7 +157,7 @@ def _notes(name: str, own: Sequence[PartResult], printed: bool) -> Iterator[str]
         yield f"{said} {accounting(name, each)}"
         yield from (f"{each.part.model}: {remark}." for remark in summary.remarks)
     if any(row.group for each in own for row in each.summaries[name].rows):
-        yield "Methods that share a letter do not differ (5 %, Holm)."
+        yield "Methods that share a letter were not told apart (paired test, 5 %, Holm)."
     if printed:
         kind = KINDS[own[0].kind]
         yield f"Paper: as printed for {kind}, computed with the released code, so protocol=official is nearest to it. {paper.SOURCE}."

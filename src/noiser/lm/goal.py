@@ -128,7 +128,8 @@ def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str,
 def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], along: Along) -> Asking[Posed]:
     foil, quantity, end = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity, len(prompt) - 1
     if own == foil:
-        raise OptionError(f"target and foil are the same tokens, {foil}: there is nothing between them")
+        same = "".join(map(tokens.surface, foil))
+        raise OptionError(f"target and foil are the same, {same!r}: there is nothing between them")
     if len(own) <= 1 and len(foil) == 1:
 
         def of(logits: Tensor) -> Measure:

@@ -86,7 +86,7 @@ def _legend(evaluation: Evaluation) -> str:
     said = ["95 % intervals in brackets: cluster bootstrap over samples."]
     if any(row.log_ratio for summary in evaluation.summaries for row in summary.rows):
         said.append("With a sign: log(mean / mean of random).")
-    return " ".join([*said, "Methods that share a letter do not differ (5 %, Holm)."])
+    return " ".join([*said, "Methods that share a letter were not told apart (paired test, 5 %, Holm)."])
 
 
 def _remarks(evaluation: Evaluation) -> list[Text]:

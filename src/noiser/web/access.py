@@ -37,7 +37,7 @@ class Access:
 
     def _hosts(self, server: tuple[str, int]) -> set[str]:
         """A page of another name that resolves to us (DNS rebinding) sends that name; an address is only ever our own."""
-        address, port = server
+        address, port = _plain(server[0]), server[1]
         own = {*LOOPBACK, f"[{address}]" if ":" in address else address, *self.names}
         with_port = {f"{name}:{port}" for name in own if not _has_port(name)}
         without = own if port == 80 else self.names
@@ -63,6 +63,15 @@ def _only(headers: Headers, name: bytes) -> str | None:
     """The header's value; None where it is not there, and what fits nothing where it is there more than once."""
     found = [value.decode("latin-1") for key, value in headers if key == name]
     return None if not found else found[0] if len(found) == 1 else "\n"
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address that came through an IPv6 socket as itself, and no zone."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 def _has_port(name: str) -> bool:

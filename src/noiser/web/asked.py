@@ -78,8 +78,8 @@ def _source(record: Mapping[str, Any], limits: Limits) -> str | list[Any]:
         _optional(record, name, str, "text")
         _check_length(len(value), limits)
     elif name == "messages":
-        value = _messages(value)
-        _check_length(sum(len(message["content"]) for message in value), limits)
+        value = _messages(value, limits)
+        _check_length(sum(len(message["role"]) + len(message["content"]) for message in value), limits)
     else:
         _check_ids(name, value)
         if len(value) > limits.max_tokens:
@@ -87,9 +87,11 @@ def _source(record: Mapping[str, Any], limits: Limits) -> str | list[Any]:
     return value
 
 
-def _messages(value: Any) -> list[dict[str, str]]:
+def _messages(value: Any, limits: Limits) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
         raise OptionError(f'messages are a list: [{{"role": "user", "content": "..."}}, ...]; got {shown(value)}')
+    if len(value) > limits.max_messages:
+        raise OptionError(f"a chat has at most {limits.max_messages} messages here; got {len(value):,}")
     for number, message in enumerate(value):
         fits = isinstance(message, dict) and set(message) == {"role", "content"} and all(isinstance(each, str) for each in message.values())
         if not fits or len(message["role"]) > OPTION:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from noiser.errors import Stopped
+from noiser.errors import NoiserError, Stopped
 from noiser.web.cache import Cache
 from noiser.web.refusal import Refusal, refusal_of
 
@@ -107,7 +107,7 @@ class Desk:
         with self._changed:
             if job.state != "waiting" or job not in self._line:
                 return 0
-            return self._line.index(job) + (self._running is not None)
+            return self._line.index(job) + (self._running is not None and not self._running.left)
 
     def close(self) -> None:
         """No more jobs: those that wait or run end with GONE."""
@@ -127,13 +127,16 @@ class Desk:
     def _serve(self, opening: Callable[[], None], first: Callable[[], None] | None) -> None:
         try:
             opening()
-            self.status = "ready"
-            if first is not None:
-                first()
         except Exception as error:  # noqa: BLE001  (the thread must not die in silence)
             self.status, self.message = "failed", refusal_of(error).message
             logger.info("there is no model: %s", self.message)
             return
+        self.status = "ready"
+        if first is not None:
+            try:
+                first()
+            except (Refusal, NoiserError) as error:  # what it submits is not worth the server
+                logger.info("not warmed up: %s", error)
         for job in iter(self._next, None):
             self._do(job)
 

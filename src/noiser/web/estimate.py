@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOST = 500
+"""Methods with options that are remembered."""
 KEPT = 12
 """Observations of a method with certain options."""
 REACH = 3.0
@@ -35,6 +37,8 @@ class Estimates:
     def learn(self, key: str, length: int, targets: int, seconds: float, forward_tokens: int) -> None:
         """One observation: `targets` rows of scores for `length` tokens."""
         with self._lock:
+            if key not in self._seen and len(self._seen) >= MOST:
+                self._seen.pop(next(iter(self._seen)))
             self._seen[key].append(Seen(length, seconds / targets, forward_tokens / targets))
 
     def expected(self, key: str, length: int, targets: int) -> Seen | None:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -26,6 +26,8 @@ EVERY = 0.2
 CURVES = "removal curves"
 BRIEF = 0.3
 """Seconds of work before a speed is believed."""
+BELIEVED = 0.2
+"""And the share of the work that has to be done: it begins with single rows and a generated answer, which are slow for their tokens."""
 
 
 class Watch:
@@ -82,7 +84,7 @@ class Watch:
         if expected is None:
             return asked * spent / done if done and asked and spent > BRIEF else None
         left = max(expected.forward_tokens - done, asked, 0)
-        if done and spent > BRIEF:
+        if spent > BRIEF and done > BELIEVED * (done + left):
             return left * spent / done
         return left * expected.seconds / expected.forward_tokens if expected.forward_tokens else expected.seconds
 
@@ -92,7 +94,7 @@ def answer(lm: LanguageModel, asked: Asked, limits: Limits, estimates: Estimates
 
     def work(job: Job) -> bytes:
         size = _size(lm, asked, limits)
-        steps = [(name, f"{name} {sorted(options.items())}") for name, options in asked.methods.items()]
+        steps = [(name, _learned_under(name, options)) for name, options in asked.methods.items()]
         curves = [(CURVES, f"{CURVES} {len(steps)}")] if asked.curves else []
         watch = Watch(job, [*steps, *curves], size, estimates)
         with lm.watched(watch.batch), _stoppable(job):
@@ -107,6 +109,11 @@ def answer(lm: LanguageModel, asked: Asked, limits: Limits, estimates: Estimates
         return form(result)
 
     return work
+
+
+def _learned_under(name: str, options: Mapping[str, Any]) -> str:
+    """Another seed takes as long."""
+    return f"{name} {sorted((option, value) for option, value in options.items() if option != 'seed')}"
 
 
 @contextmanager

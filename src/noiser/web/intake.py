@@ -26,11 +26,12 @@ class Left(Exception):  # noqa: N818  (it happens)
 async def body(scope: Scope, receive: Receive) -> bytes:
     """The whole body. Raises Refusal: 415 where it is no JSON, 413 where it is too long, 408 where it takes too long; or Left."""
     headers = dict(scope["headers"])
+    twice = sum(name == b"content-type" for name, _ in scope["headers"]) > 1
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != b"application/json" or headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if twice or kind != b"application/json" or headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Refusal(415, "ContentTypeError", "a request's body is JSON: Content-Type: application/json, not compressed")
     length = headers.get(b"content-length", b"")
-    too_long = Refusal(413, "BodyTooLong", f"a request's body has at most {MOST:,} bytes")
+    too_long = Refusal(413, "BodyTooLong", f"the prompt is too long: a request has at most {MOST:,} bytes in all")
     if length.isdigit() and int(length) > SWALLOWED:
         raise too_long
     try:

@@ -11,6 +11,8 @@ class Limits:
     """Of a prompt, its continuation included."""
     max_methods: int = 16
     """In one request."""
+    max_messages: int = 100
+    """Of a chat: finding out where each stands in the rendered chat takes the square of their number."""
     max_generate: int = 64
     """Tokens of a continuation or target, given or generated."""
     max_draws: int = 500_000

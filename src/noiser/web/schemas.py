@@ -114,6 +114,7 @@ def results() -> dict[str, Schema]:
         "Cost": record({"seconds": NUMBER, "forward_tokens": WHOLE, "backward_tokens": WHOLE, "peak_bytes": WHOLE}),
         "Curve": record(curve),
         "Agreement": record({"spearman": pairs, "top3_overlap": pairs}),
+        "ViewAgreement": record({"spearman": pairs, "top3_overlap": pairs, "targets": listed(pairs)}),
         "Attribution": record(attribution, optional=("curves",)),
         "Comparison": record(comparison),
     }
@@ -129,7 +130,7 @@ def view() -> Schema:
     fields: dict[str, Schema] = {
         "schema": {"const": 1}, "noiser": TEXT, "title": TEXT, "model": TEXT, "revision": TEXT, "comparison": FLAG,
         "prompt": ref("Prompt"), **per_token, "roles": {"type": "object", "additionalProperties": TEXT}, "units": ANYTHING,
-        "targets": listed(ANYTHING), "rows": listed(record(row, closed=False)), "agreement": ref("Agreement"),
+        "targets": listed(ANYTHING), "rows": listed(record(row, closed=False)), "agreement": ref("ViewAgreement"),
         "failures": {"type": "object", "additionalProperties": TEXT}, "evaluation": either(ANYTHING, NOTHING),
     }  # fmt: skip
     return record(fields, optional=("roles",), closed=False)

@@ -29,15 +29,16 @@ function toMarkdown(view, state) {
   }
   if (each.some(({ rest }) => rest)) table.push(line([`*in no ${state.unit}*`, ...each.map(({ rest }) => number(rest))]));
   const closing = [agreementWords(view, state), ...costLines(view, rows)].filter(Boolean).map(markdownText);
-  return [markdownText(questionText(view, state.target)).replace(/(&nbsp;)+/g, " "), "", ...table, "", closing.join("  \n"), ""].join("\n");
+  return [markdownText(questionText(view, state.target, String)).replace(/(&nbsp;)+/g, " "), "", ...table, "", closing.join("  \n"), ""].join("\n");
 }
 
 // How far the methods shown agree with the one they are held against; empty for one method.
 function agreementWords(view, state) {
   const reference = referenceRow(view, state);
   const others = rowsShown(view, state).filter((row) => row !== reference);
-  const said = others.map((row) => `${rowName(view, row)} ${agreementOf(view, reference, row)?.toFixed(2) ?? "n/a"}`);
-  return others.length ? `Rank agreement with ${rowName(view, reference)} over tokens (Spearman): ${said.join(", ")}.` : "";
+  const said = others.map((row) => `${rowName(view, row)} ${agreementOf(view, state, reference, row)?.toFixed(2) ?? "n/a"}`);
+  const scope = agreementScope(view, { ...state, unit: "token" });
+  return others.length ? `Rank agreement with ${rowName(view, reference)} over tokens${scope} (Spearman): ${said.join(", ")}.` : "";
 }
 
 function costLines(view, rows) {
@@ -58,7 +59,7 @@ function toLatex(view, state) {
   return [
     "% Needs \\usepackage[T1]{fontenc} and \\usepackage{xcolor}; characters beyond Latin need XeLaTeX or LuaLaTeX.",
     "{\\setlength{\\fboxsep}{0.5pt}\\setlength{\\parindent}{0pt}",
-    `${latexText(questionText(view, state.target))}\\par\\smallskip`,
+    `${latexText(questionText(view, state.target, String))}\\par\\smallskip`,
     ...rows.map((row) => `\\textbf{${latexText(rowName(view, row))}}\\quad\n${latexTokens(view, state, row)}\\par\\smallskip`),
     `{\\footnotesize Orange supports, blue opposes; colours are shares ${shares}${by}. ${latexText(agreementWords(view, state))}\\par}}`,
     "",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from noiser import __version__
+from noiser.agreement import spearman
 from noiser.evidence import Evaluation, Row, Summary
 from noiser.prompts import Prompt
 from noiser.types import Attribution, Comparison
@@ -15,6 +16,9 @@ from noiser.views.shown import readable, spaced
 View = dict[str, Any]
 LONGEST = 60
 """Characters of a prompt in a title."""
+NOTE = (
+    "95 % intervals in brackets: cluster bootstrap over samples. Methods that share a letter were not told apart (paired test, 5 %, Holm)."
+)
 SHARED = ("schema", "model", "revision", "prompt", "target", "targets")
 """What is the same for all methods, and stands in the view once."""
 
@@ -38,7 +42,7 @@ def view(result: Attribution | Comparison, evaluation: Evaluation | None = None)
         **_tokens(each[0].prompt),
         "targets": [_target(target) for target in first["targets"]],
         "rows": [_row(one) for one in each],
-        "agreement": {"spearman": compared.spearman, "top3_overlap": compared.top_overlap},
+        "agreement": {"spearman": compared.spearman, "top3_overlap": compared.top_overlap, "targets": _by_target(compared)},
         "failures": {name: visible(message) for name, message in compared.failures.items()},
         "evaluation": None if evaluation is None else _evaluation(evaluation),
     }
@@ -50,6 +54,15 @@ def title(attribution: Attribution) -> str:
     text = visible(prompt.text if attribution.given in (None, len(prompt)) else prompt.cropped(attribution.given or 0).text).strip()
     short = text if len(text) <= LONGEST else "\u2026" + text[-LONGEST:]
     return f"{short} \u2192 {visible(joined(token for target in attribution.targets for token in target.tokens)).strip()}"
+
+
+def _by_target(compared: Comparison) -> list[list[list[float | None]]]:
+    """The rank correlation of every two methods, for each target alone."""
+    first = compared.attributions[0]
+    return [
+        [[spearman(a.scores[row, None], b.scores[row, None], [seen]) for b in compared.attributions] for a in compared.attributions]
+        for row, seen in enumerate(target.context or len(first.prompt) for target in first.targets)
+    ]
 
 
 def _tokens(prompt: Prompt) -> View:
@@ -96,7 +109,7 @@ def _table(summary: Summary) -> View:
         "title": visible(f"{summary.metric}, {ARROWS[summary.better][2:]}, {summary.samples} samples, {summary.clusters} clusters"),
         "columns": ["method", *(["log(mean / mean of random)"] if ratios else []), *(["mean"] if means else []), "group"],
         "rows": [_cells(row, ratios=ratios, means=means) for row in summary.rows],
-        "notes": ["95 % intervals in brackets: cluster bootstrap over samples. Methods that share a letter do not differ (5 %, Holm)."],
+        "notes": [NOTE],
     }
 
 

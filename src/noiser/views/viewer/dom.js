@@ -45,6 +45,20 @@ function number(score) {
   return sign + exponent(size, 1);
 }
 
+// The same to read on the page, with a true minus sign; what is copied keeps the hyphen.
+function reading(score) {
+  return minus(number(score));
+}
+
+function minus(text) {
+  return text.replace(/^-/, "\u2212");
+}
+
+// Text to stand between quotation marks: without the spaces at its ends; nothing but spaces as dots.
+function quotable(text) {
+  return text.replace(/^ +| +$/g, "") || text.replace(/ /g, "\u00b7");
+}
+
 // With a two-digit exponent, as Python prints it.
 function exponent(size, digits) {
   return size.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");

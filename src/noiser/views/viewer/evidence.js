@@ -7,8 +7,21 @@ const STATUS = {
   not_reached: "not reached: no token flips the prediction inside the bracket",
   fixed: "fixed, not searched",
 };
-const NO_CURVES = "This result holds no removal curves. One made with noiser.with_curves(lm, result) does, "
-  + "and so do those of the command line.";
+const NO_CURVES = "This result holds no removal curves. noiser.with_curves(lm, result) makes them, --curves on the command line, "
+  + "and the box \u201cRemoval curves\u201d in the web app.";
+// A plain name for a note, and what it means.
+const NOTES = {
+  layout: ["How it ran", "packed: the prompt once, and behind it only what each edit changes; full: every edit as a whole row, and why"],
+  flipped: ["Flips at k", "The tokens whose noise at the scale k flips the prediction; none for k_min in the paper\u2019s variant"],
+  first_to_flip: ["Flips first", "The token seen to flip the prediction at the smallest scale"],
+  tie: ["Tied prediction", "Whether several tokens share the prediction\u2019s probability; the lowest id counts"],
+  non_monotone: ["Flips and flips back", "How many tokens were seen to flip the prediction at one scale and not at a larger one; "
+    + "above 0, search=exact is the safe choice"],
+  r2: ["Fit (R\u00b2)", "How much of the variation over the subsets the linear model explains; 1 is all of it"],
+  completeness_gap: ["Sum is off by", "Completeness gap: by how much the contributions miss the change from the baseline to the prompt, "
+    + "in units of the quantity; 0 is exact"],
+  completeness_gaps: ["Each is off by", "Completeness gaps: by how much each token\u2019s contributions miss what occlusion measures; 0 is exact"],
+};
 
 // A <section> with all that speaks for or against the scores; it follows the store. `level` is that of its heading.
 function evidencePanel(view, store, level = 3) {
@@ -72,8 +85,8 @@ function curveLines(view, state) {
 function curveSubject(target) {
   const name = quantityName(target).replace(/^./, (letter) => letter.toUpperCase());
   if (String(target.quantity).startsWith("function")) return name;
-  const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${target.foil_text}\u201d` : "";
-  return `${name} of \u201c${target.text}\u201d${foil}`;
+  const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${quotable(target.foil_text ?? "")}\u201d` : "";
+  return `${name} of \u201c${quotable(target.text)}\u201d${foil}`;
 }
 
 // The lowest and highest value of all curves; a probability's scale begins at 0.
@@ -104,10 +117,25 @@ function placeOf(steps, count) {
   return place < 0 ? steps.length - 1 : place;
 }
 
-// A number without a plus sign: four decimals, below that an exponent.
+// Ascending heights moved as little as keeps them apart between two bounds: those too close share a stack about their mean.
+function stacked(wanted, low, high) {
+  const apart = Math.min(15, (high - low) / wanted.length);
+  const tall = (stack) => (stack.length - 1) * apart;
+  const mean = (stack) => stack.reduce((sum, each) => sum + each, 0) / stack.length;
+  const topOf = (stack) => Math.max(low, Math.min(high - tall(stack), mean(stack) - tall(stack) / 2));
+  const close = (above, below) => above && topOf(above) + tall(above) + apart > topOf(below);
+  const stacks = [];
+  for (const each of wanted) {
+    stacks.push([each]);
+    while (close(stacks.at(-2), stacks.at(-1))) stacks.push(stacks.splice(-2).flat());
+  }
+  return stacks.flatMap((stack) => stack.map((_, n) => topOf(stack) + n * apart));
+}
+
+// A number to read, without a plus sign: four decimals, below that an exponent.
 function amount(value) {
   if (!Number.isFinite(value)) return "n/a";
-  return number(value).replace(/^\+/, "");
+  return reading(value).replace(/^\+/, "");
 }
 
 // How many tokens are removed or kept: a slider over the counts that were measured.
@@ -157,6 +185,7 @@ function struckPrompt(view, lines, state) {
     struck = count;
   };
   const draw = () => {
+    printed.textContent = lines[Math.max(0, select.selectedIndex)].name;
     order = lines[Math.max(0, select.selectedIndex)].curve.order;
     pieces = view.texts.slice(0, contextOf(view, state.target)).map((piece) => h("span", { text: piece.replace(/\u23ce/g, "\u23ce\n") }));
     text.replaceChildren(...pieces);
@@ -164,12 +193,13 @@ function struckPrompt(view, lines, state) {
     struck = 0;
     move(count);
   };
+  const printed = h("span", { class: "noiser-printed" });
   const options = lines.map(({ name }, place) => h("option", { value: place, text: name }));
   const select = h("select", { on: { change: draw } }, options);
   select.selectedIndex = Math.max(0, lines.findIndex((line) => line.row === state.method));
   draw();
   const hint = h("p", { class: "noiser-hint", text: "The first curve is without the tokens struck out, the second with them alone." });
-  return { element: h("div", { class: "noiser-removed" }, h("label", {}, "Removed by ", select), text, hint), move };
+  return { element: h("div", { class: "noiser-removed" }, h("label", {}, "Removed by ", select, printed), text, hint), move };
 }
 
 // Strikes out the tokens of the order between two counts, or lets them stand again.
@@ -185,7 +215,7 @@ function strike(pieces, order, from, to) {
 // What a method found, took and was told, and what a reader has to know.
 function methodNotes(view, row, target, level) {
   const { notes, warnings } = notesOf(view, row, target);
-  const entry = ([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value }));
+  const entry = ([name, value, title]) => h("div", { title }, h("dt", { text: name }), h("dd", { text: value }));
   const entries = [...noteEntries(view, view.rows[row], notes)].map(entry);
   const marked = warnings.map((sentence) => h("li", {}, h("span", { class: "noiser-mark", "aria-hidden": "true", text: "!" }), sentence));
   return h("article", {}, h(`h${level}`, { text: rowName(view, row) }),
@@ -198,15 +228,18 @@ function* noteEntries(view, row, notes) {
   const found = Object.hasOwn(STATUS, status) ? STATUS[status] : visible(status);
   if (k !== undefined) yield [`k (${visible(row.options.bound || "scale")})`, `${scaleRange(k)}, ${found}`];
   if (row.cost) yield ["Cost", costWords(row.cost)];
-  if (layout !== undefined) yield ["Layout", visible(layout)];
+  if (layout !== undefined) yield [NOTES.layout[0], visible(layout), NOTES.layout[1]];
   const options = Object.entries(row.options).map(([name, value]) => `${visible(name)} ${noteText(view, name, value)}`);
   if (options.length) yield ["Options", options.join(", ")];
   yield ["Seed", row.seed === null ? "none, nothing is drawn at random" : visible(row.seed)];
-  for (const [name, value] of Object.entries(others)) yield [noteName(name), noteText(view, name, value)];
+  for (const [name, value] of Object.entries(others)) {
+    const [word, title] = Object.hasOwn(NOTES, name) ? NOTES[name] : [noteName(name)];
+    yield [word, noteText(view, name, value), title];
+  }
 }
 
 function noteName(name) {
-  return visible(name.replace(/_/g, " ").replace(/^non /, "non-")).replace(/^./, (letter) => letter.toUpperCase());
+  return visible(name.replace(/_/g, " ")).replace(/^./, (letter) => letter.toUpperCase());
 }
 
 // One scale, or from the smallest to the largest of many.
@@ -220,10 +253,11 @@ function noteText(view, name, value) {
   const label = (token) => `${view.labels[token] ?? "?"} (position ${token})`;
   if (name === "first_to_flip" && Number.isInteger(value)) return label(value);
   if (name === "flipped" && Array.isArray(value)) return value.length ? clipped(value.slice(0, 40).map(label).join(", "), 160) : "none";
-  if (name === "prediction" && value) return `\u201c${visible(value.token)}\u201d, p = ${short(value.prob)}`;
+  if (name === "prediction" && value) return `\u201c${quotable(visible(value.token))}\u201d, p = ${short(value.prob)}`;
   if (value === null) return "none";
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "number") return Number.isInteger(value) ? thousands(value) : String(Number(value.toPrecision(6)));
+  if (typeof value === "number") return minus(Number.isInteger(value) ? thousands(value) : String(Number(value.toPrecision(6))));
+  if (Array.isArray(value) && value.every(Number.isFinite)) return clipped(value.map(amount).join(", "), 160);
   return clipped(visible(typeof value === "string" ? value : JSON.stringify(value)), 160);
 }
 

@@ -3,7 +3,8 @@
 let mounted = 0;
 const NOWHERE = Object.freeze({ column: null, row: null, target: null, anchor: null });
 
-// Draws a view at the end of `element` and returns {root, store, destroy}. Options: `fragment` (the state lives in the address),
+// Draws a view at the end of `element` and returns {root, store, destroy}; it begins with the state that the view itself may hold,
+// a fragment in `view.state`. Options: `fragment` (the state lives in the address),
 // `state` (a part of the state to begin with), `onState(state, fragment)` (told of every change), `level` (of the question's
 // heading, 2), `page` (the page takes on the theme).
 function mount(element, given, options = {}) {
@@ -89,7 +90,7 @@ function toolsOf({ view, store }, options) {
 
 function tipText(view, state, at) {
   const found = detailsOf(view, state, at.column, at.row, at.target ?? state.target);
-  return found.exact ? `${clipped(found.label, 24)} ${found.score.split(" ")[0]}` : clipped(found.label, 24);
+  return found.exact ? `${clipped(found.label, 24)} ${found.score.split(",")[0]}` : clipped(found.label, 24);
 }
 
 // The pointer and the keyboard, heard once for the whole body.

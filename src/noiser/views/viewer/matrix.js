@@ -152,7 +152,7 @@ function drawCells(canvas, cells, width, dark) {
 function matrixWords(view, cells, labels) {
   const said = cells.slice(0, 20).map(({ scores, place }, n) => {
     const best = place.indexOf(1);
-    return best < 0 ? `${view.targets[n].label}: none` : `${view.targets[n].label}: ${labels[best]} ${number(scores[best])}`;
+    return best < 0 ? `${view.targets[n].label}: none` : `${view.targets[n].label}: ${labels[best]} ${reading(scores[best])}`;
   });
   return `Heat map of ${cells.length} outputs by ${labels.length} columns. Strongest for each output: ${said.join("; ")}`;
 }

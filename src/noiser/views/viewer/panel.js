@@ -18,6 +18,7 @@ function detailsPart(viewer) {
     view.rows.length > 1 && others,
   );
   const show = (at) => {
+    element.classList.toggle("noiser-details-live", at.column !== null);
     const state = store.get();
     const target = at.target ?? state.target;
     const cols = columns(view, state.unit);
@@ -31,7 +32,7 @@ function detailsPart(viewer) {
     const within = inContext(view, state, target);
     values.forEach((value, each) => {
       items[each].hidden = state.hidden.includes(rowName(view, each));
-      value.textContent = found && within[at.column] ? number(scoresOf(view, state, each, target).scores[at.column]) : "\u2013";
+      value.textContent = found && within[at.column] ? reading(scoresOf(view, state, each, target).scores[at.column]) : "\u2013";
     });
   };
   return { element, show };
@@ -48,15 +49,24 @@ function detailsOf(view, state, column, row, target) {
   if (!within[column]) return { label, score: "comes after this output and has no score", exact: "", facts: about };
   const score = scores[column];
   const count = within.filter(Boolean).length;
-  const share = largest > 0 ? `${Math.round((Math.abs(score) / largest) * 100)} % of the largest` : "no token has any influence";
-  const by = view.rows.length > 1 ? ` by ${rowName(view, row)}` : "";
-  const answer = view.targets.length > 1 ? ` for ${view.targets[target].label}` : "";
+  const share = largest > 0 ? `${percent(Math.abs(score), largest)} of the largest` : "no token has any influence";
+  const by = view.rows.length > 1 ? ` (${rowName(view, row)})` : "";
+  const answer = view.targets.length > 1 ? `${score === 0 ? " on" : ""} ${view.targets[target].label}` : "";
   return {
     label,
-    score: `${number(score)} ${direction(score)}${answer}${by}`,
+    score: `${reading(score)}, ${direction(score)}${answer}${by}`,
     exact: String(score),
     facts: `${ordinal(place[column])} strongest of ${count} \u00b7 ${share} \u00b7 ${about}`,
   };
+}
+
+// A share in per cent, finer near the ends: only nothing is 0 % and only the whole 100 %.
+function percent(size, whole) {
+  const share = (100 * size) / whole;
+  if (size === 0 || size === whole) return `${share.toFixed(0)} %`;
+  if (share < 0.1) return "less than 0.1 %";
+  if (share > 99.9) return "more than 99.9 %";
+  return `${share.toFixed(share < 10 || share > 99 ? 1 : 0)} %`;
 }
 
 function placeWords(view, tokens) {

@@ -40,7 +40,7 @@ function roundTicks(low, high) {
 // One chart: the quantity against the number of tokens removed, or kept. {element, move(count, place)}
 function removalChart(kind, lines, steps, domain) {
   const { width, height, left, top, bottom, letters } = CHART;
-  const end = width - 34 - 7 * Math.min(letters, Math.max(...lines.map(({ name }) => name.length)));
+  const end = width - 39 - 7 * Math.min(letters, Math.max(...lines.map(({ name }) => name.length)));
   const x = (place) => left + ((end - left) * place) / Math.max(1, steps.length - 1);
   const y = (value) => top + ((height - top - bottom) * (domain[1] - value)) / (domain[1] - domain[0]);
   const at = { x, y, steps, end, place: new Map(steps.map((count, place) => [count, place])) };
@@ -64,7 +64,7 @@ function chartAxes({ x, y, steps, end }, domain, kind) {
   const { height, left, bottom } = CHART;
   const grid = roundTicks(...domain).map((tick) => [
     svgEl("path", { class: "noiser-grid", d: `M${left} ${y(tick)}H${end}` }),
-    svgEl("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", text: tick })]);
+    svgEl("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end", text: minus(String(tick)) })]);
   const every = Math.ceil((steps.length - 1) / 5) || 1;
   const last = steps.length - 1;
   const marked = steps.map((_, place) => place).filter((place) => place === last || (place % every === 0 && last - place >= every * 0.7));
@@ -78,19 +78,20 @@ function curvePath({ row, curve }, values, { x, y, place }) {
   return svgEl("g", { class: lineClass(row) }, path, points.map(([a, b]) => markAt(row, a, b)));
 }
 
-// A label for each line beside the chart, in the order in which the lines lie where they are furthest apart.
-function lineLabels(lines, kind, { y, steps, end }) {
-  const values = (place) => lines.map(({ curve }) => curve[kind][curve.counts.indexOf(steps[place])] ?? NaN);
-  const spread = steps.map((_, place) => Math.max(...values(place)) - Math.min(...values(place)));
-  const widest = values(spread.reduce((best, each, place) => (each > (spread[best] || 0) ? place : best), 0));
-  const order = lines.map((line, n) => ({ line, y: Number.isFinite(widest[n]) ? y(widest[n]) : CHART.top })).sort((a, b) => a.y - b.y);
-  const apart = Math.min(15, (CHART.height - CHART.top - CHART.bottom) / order.length);
-  order.forEach((each, n) => (each.y = Math.max(each.y, n ? order[n - 1].y + apart : CHART.top)));
-  const over = Math.max(0, (order.at(-1)?.y ?? 0) - (CHART.height - CHART.bottom));
-  const fits = (n) => Math.max(CHART.top + n * apart, order[n].y - over);
-  return order.map(({ line }, n) => svgEl("g", { class: lineClass(line.row), transform: `translate(${end + 9} ${fits(n)})` },
-    lineParts(line.row, "M0 0H18"), markAt(line.row, 9, 0),
-    svgEl("text", { x: 23, y: 4 }, svgEl("title", { text: line.name }), clipped(line.name, CHART.letters))));
+// A label for each line where it ends; one that had to make way is led back to its line.
+function lineLabels(lines, kind, { x, y, end, place }) {
+  const ends = lines.map((line) => {
+    const at = line.curve[kind].findLastIndex(Number.isFinite);
+    return { line, x: at < 0 ? end : x(place.get(line.curve.counts[at])), y: at < 0 ? CHART.top : y(line.curve[kind][at]) };
+  });
+  const order = ends.sort((a, b) => a.y - b.y);
+  const heights = stacked(order.map((each) => each.y), CHART.top, CHART.height - 14);
+  return order.map(({ line, x: from, y: own }, n) => {
+    const leader = Math.abs(heights[n] - own) > 3 && `M${from - end - 10} ${own - heights[n]}L0 0`;
+    return svgEl("g", { class: lineClass(line.row), transform: `translate(${end + 14} ${heights[n]})` },
+      leader && svgEl("path", { class: "noiser-leader", d: leader }), lineParts(line.row, "M0 0H18"), markAt(line.row, 9, 0),
+      svgEl("text", { x: 23, y: 4 }, svgEl("title", { text: line.name }), clipped(line.name, CHART.letters)));
+  });
 }
 
 const PICTURE = { width: 880, margin: 28, size: 16, line: 30, font: "system-ui, sans-serif", most: 8192 };
@@ -129,7 +130,7 @@ function namePieces(view, state, row) {
   const { scores, rest } = scoresOf(view, state, row);
   const strongest = scores.reduce((best, score) => (Math.abs(score) > Math.abs(best) ? score : best), 0);
   const took = cost ? costWords(cost).split(", ").slice(0, 2).join(", ") : "";
-  const parts = [`strongest ${state.unit} ${number(strongest)}`, rest ? `in no ${state.unit} ${number(rest)}` : "", took];
+  const parts = [`strongest ${state.unit} ${reading(strongest)}`, rest ? `in no ${state.unit} ${reading(rest)}` : "", took];
   return [{ text: rowName(view, row), bold: true }, ...wordsOf(`   ${parts.filter(Boolean).join(" \u00b7 ")}`, { dim: true })];
 }
 

@@ -67,7 +67,7 @@ function fillRow(viewer, row) {
   row.painted = true;
   const { rest, largest } = scoresOf(viewer.view, viewer.store.get(), row.row);
   const none = largest === 0 ? "No token has any influence. " : "";
-  row.rest.textContent = none + (rest ? `In no ${viewer.store.get().unit}: ${number(rest)}` : "");
+  row.rest.textContent = none + (rest ? `In no ${viewer.store.get().unit}: ${reading(rest)}` : "");
   row.rest.hidden = !row.rest.textContent;
 }
 
@@ -88,7 +88,7 @@ function rowElement(viewer, row) {
     slot: h("div", { class: "noiser-slot" }),
     rest: h("div", { class: "noiser-rest", hidden: true }),
     value: h("div", { class: "noiser-side noiser-value" }),
-    agreement: h("div", { class: "noiser-side" }),
+    agreement: h("div", { class: "noiser-side noiser-agreement" }),
   };
   const naming = h(
     "div",
@@ -117,10 +117,11 @@ function warningsOf(view, row) {
 }
 
 function costElement(cost) {
-  if (!cost) return h("div", { class: "noiser-side", text: "n/a" });
+  if (!cost) return h("div", { class: "noiser-side noiser-cost", text: "n/a" });
   const seconds = cost.seconds >= 100 ? `${thousands(cost.seconds)} s` : `${cost.seconds.toFixed(1)} s`;
-  const title = `${thousands(cost.forward_tokens)} tokens through the model, ${thousands(cost.backward_tokens || 0)} of them backward too`;
-  return h("div", { class: "noiser-side", title }, seconds, h("small", { text: `${thousands(cost.forward_tokens)} tokens` }));
+  const backward = cost.backward_tokens ? `, ${thousands(cost.backward_tokens)} backward` : "";
+  const title = `${thousands(cost.forward_tokens)} tokens forward${backward}`;
+  return h("div", { class: "noiser-side noiser-cost", title }, seconds, h("small", { text: `${thousands(cost.forward_tokens)} tokens` }));
 }
 
 // What stands beside the text: its largest score and its agreement with the reference row.
@@ -130,12 +131,12 @@ function sideOf(viewer, row) {
   row.largest.textContent = view.rows.length > 1 ? `largest ${brief(scoresOf(view, state, row.row).largest).replace("+", "")}` : "";
   if (view.rows.length < 2) return row.agreement.replaceChildren();
   const reference = referenceRow(view, state);
-  const found = agreementOf(view, reference, row.row);
+  const found = agreementOf(view, state, reference, row.row);
   const said = row.row === reference ? "reference" : found === null ? "n/a" : (found < 0 ? "\u2212" : "") + Math.abs(found).toFixed(2);
   const title =
     row.row === reference
       ? "The others are held against this method"
-      : `Rank agreement (Spearman) with ${rowName(view, reference)}; press to hold the others against this method`;
+      : `Rank agreement (Spearman) with ${rowName(view, reference)}${agreementScope(view, state)}; press to hold the others against this method`;
   const button = h("button", {
     type: "button",
     text: said,
@@ -145,16 +146,19 @@ function sideOf(viewer, row) {
   });
   button.addEventListener("click", () => {
     store.set({ reference: row.row });
-    row.agreement.firstChild.focus();
+    row.agreement.querySelector("button").focus();
   });
-  row.agreement.replaceChildren(button);
+  const heading = row.row !== reference && h("span", { class: "noiser-narrow", "aria-hidden": "true", text: "agreement " });
+  row.agreement.replaceChildren(...[heading, button].filter(Boolean));
 }
 
 function headings(viewer, heads) {
   const { view, store } = viewer;
   heads.hidden = view.rows.length < 2;
-  const reference = view.rows.length ? clipped(rowName(view, referenceRow(view, store.get())), 18) : "";
-  heads.replaceChildren(...["Method", "Prompt", "", `Agreement with ${reference}`, "Cost"].map((text) => h("span", { text })));
+  const state = store.get();
+  const reference = view.rows.length ? clipped(rowName(view, referenceRow(view, state)), 40) : "";
+  const over = state.unit === "token" ? "" : ", over tokens";
+  heads.replaceChildren(...["Method", "Prompt", "", `Agreement with ${reference}${over}`, "Cost"].map((text) => h("span", { text })));
 }
 
 // Marks a column in a row and shows its score there.
@@ -164,7 +168,7 @@ function litRow(viewer, row, at, old) {
   (row.text.parts[at.column] || []).forEach((part) => part.classList.add("noiser-lit"));
   const state = viewer.store.get();
   const scored = at.column !== null && inContext(viewer.view, state)[at.column];
-  row.value.textContent = scored ? number(scoresOf(viewer.view, state, row.row).scores[at.column]) : "";
+  row.value.textContent = scored ? reading(scoresOf(viewer.view, state, row.row).scores[at.column]) : "";
 }
 
 // One method: a choice where there are several, the text, and bars.
@@ -222,7 +226,7 @@ function oneHead(viewer, row) {
 function restLine(viewer, row) {
   const { rest, largest } = scoresOf(viewer.view, viewer.store.get(), row);
   if (largest === 0) return h("p", { class: "noiser-rest", text: "No token has any influence on this answer, by this method." });
-  return rest ? h("p", { class: "noiser-rest", text: `In no ${viewer.store.get().unit}: ${number(rest)}` }) : null;
+  return rest ? h("p", { class: "noiser-rest", text: `In no ${viewer.store.get().unit}: ${reading(rest)}` }) : null;
 }
 
 // The strongest columns with their scores, the strongest first; null where nothing has influence.
@@ -260,7 +264,7 @@ function barRow(column, place, cols, score, share) {
     h("td", { text: place }),
     h("th", { scope: "row", text: cols.labels[column] }),
     h("td", null, bar),
-    h("td", { text: number(score) }),
+    h("td", { text: reading(score) }),
   );
 }
 

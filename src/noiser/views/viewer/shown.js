@@ -145,7 +145,7 @@ function rowsShown(view, state) {
   const rows = view.rows.map((_, row) => row).filter((row) => !state.hidden.includes(rowName(view, row)));
   if (state.sort === "agreement") {
     const reference = referenceRow(view, state);
-    const key = (row) => (row === reference ? 2 : (agreementOf(view, reference, row) ?? -2));
+    const key = (row) => (row === reference ? 2 : (agreementOf(view, state, reference, row) ?? -2));
     return rows.sort((a, b) => key(b) - key(a));
   }
   if (state.sort === "cost") return rows.sort((a, b) => costOf(view, a) - costOf(view, b));
@@ -167,10 +167,22 @@ function referenceRow(view, state) {
   );
 }
 
-// Spearman's rank correlation of two rows, or null where there is none.
-function agreementOf(view, one, other) {
-  const found = (view.agreement.spearman[one] || [])[other];
+// Spearman's rank correlation of two rows for the output looked at, or null where there is none.
+function agreementOf(view, state, one, other) {
+  const found = ((ownAgreement(view, state) || view.agreement.spearman)[one] || [])[other];
   return Number.isFinite(found) ? found : null;
+}
+
+// Each output's own agreement; older views hold only the mean over all outputs.
+function ownAgreement(view, state) {
+  return (view.agreement.targets || [])[state.target];
+}
+
+// What the agreement is over, for titles: "" where nothing else could be meant.
+function agreementScope(view, state) {
+  const units = state.unit === "token" ? "" : " over tokens";
+  if (view.targets.length < 2) return units;
+  return units + (ownAgreement(view, state) ? " for this output" : ", mean over all outputs");
 }
 
 // A row's notes for one target, and the sentences to warn with.
@@ -185,30 +197,32 @@ function quantityName(target) {
   return Object.hasOwn(known, target.quantity) ? known[target.quantity] : visible(target.quantity);
 }
 
-// The question in parts: {lead, answer, between, foil, facts}; strings, foil null where there is none.
-function question(view, n) {
+// The question in parts: {lead, answer, between, foil, facts}; strings, foil null where there is none. `sign` has the last word on
+// numbers: a true minus sign to read, the hyphen where it is copied.
+function question(view, n, sign = minus) {
   const target = view.targets[n];
   if (!target) return { lead: "Nothing is explained here", answer: "", between: "", foil: null, facts: "" };
   const model = clipped(visible(view.model), 60);
   const value = Number.isFinite(target.value) ? target.value : target.prob;
   if (String(target.quantity).startsWith("function")) {
-    return { lead: "Why", answer: visible(target.quantity), between: `= ${Number(value.toPrecision(4))}`, foil: null, facts: model };
+    return { lead: "Why", answer: visible(target.quantity), between: `= ${sign(String(Number(value.toPrecision(4))))}`, foil: null, facts: model };
   }
   const p = `p = ${short(target.prob)}`;
   if (target.foil) {
     const what = target.quantity === "prob" ? "difference in probability" : quantityName(target);
-    const facts = `${p} against ${short(target.foil.prob)}, ${what} ${number(value)}, by ${model}`;
-    return { lead: "Why", answer: target.text, between: "and not", foil: target.foil_text ?? visible(target.foil.tokens.join("")), facts };
+    const facts = `${p} against ${short(target.foil.prob)}, ${what} ${sign(number(value))}, by ${model}`;
+    const foil = quotable(target.foil_text ?? visible(target.foil.tokens.join("")));
+    return { lead: "Why", answer: quotable(target.text), between: "and not", foil, facts };
   }
   const rank = target.rank === 0 ? "the first choice" : `choice number ${target.rank + 1}`;
   const which = target.tokens.length === 1 || target.rank === 0 ? rank : `at the least likely step ${rank}`;
-  const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${value.toFixed(3)}`;
-  return { lead: "Why", answer: target.text, between: "", foil: null, facts: `${p}${also}, ${which} of ${model}` };
+  const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${sign(value.toFixed(3))}`;
+  return { lead: "Why", answer: quotable(target.text), between: "", foil: null, facts: `${p}${also}, ${which} of ${model}` };
 }
 
 // The same in one line of plain text.
-function questionText(view, n) {
-  const { lead, answer, between, foil, facts } = question(view, n);
+function questionText(view, n, sign = minus) {
+  const { lead, answer, between, foil, facts } = question(view, n, sign);
   const what = answer && `\u201c${answer}\u201d`;
   return (
     [lead, what, between, foil !== null && `\u201c${foil}\u201d`].filter(Boolean).join(" ") + (answer ? "?" : ".") + (facts && `  ${facts}`)

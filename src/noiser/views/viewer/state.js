@@ -33,8 +33,13 @@ const READERS = {
   theme: (text) => among(THEMES)(text),
 };
 
-// The state a view opens with: units as they were perturbed.
+// The state a view opens with: the one it was saved with (`view.state`, a fragment), else units as they were perturbed. A page's
+// address says what differs from this.
 function initialState(view) {
+  return typeof view.state === "string" ? readInto(plainState(view), view.state, view) : plainState(view);
+}
+
+function plainState(view) {
   const perturbed = view.rows.length ? view.rows[0].unit : "token";
   const unit = Object.hasOwn(view.units, perturbed) && view.rows.every((row) => row.unit === perturbed) ? perturbed : "token";
   return { ...DEFAULTS, hidden: [], unit };
@@ -51,7 +56,10 @@ function toFragment(state, view) {
 
 // The state that a fragment names; parts that are unknown, malformed or that the view does not have are ignored.
 function fromFragment(text, view) {
-  const state = initialState(view);
+  return readInto(initialState(view), text, view);
+}
+
+function readInto(state, text, view) {
   for (const part of String(text || "")
     .replace(/^#/, "")
     .split("&")) {

@@ -98,7 +98,7 @@ function answerElement(view, state) {
   const whole = target && target.context >= view.labels.length;
   if (!whole) return h("span");
   const arrow = view.prompt.given < view.labels.length ? " " : " \u2192\u00a0";
-  const foil = target.foil ? [" not ", h("s", { text: (question(view, state.target).foil ?? "").trim() })] : [];
+  const foil = target.foil ? [" not ", h("s", { text: question(view, state.target).foil ?? "" })] : [];
   return h("span", { class: "noiser-answer", "aria-hidden": "true" }, arrow, h("b", { text: target.text.trim() || target.label }), ...foil);
 }
 
@@ -113,14 +113,15 @@ function paintText(viewer, text) {
   const count = within.filter(Boolean).length;
   const name = rowName(view, text.row);
   const self = state.unit === "token" && view.targets.length > 1 ? contextOf(view, state.target) : -1;
+  const said = (column) => cols.labels[column] + (cols.special[column] ? ", special token" : "");
   text.parts.forEach((parts, column) => {
     const look = within[column] ? stepClass(share[column]) : column === self ? "noiser-later noiser-self" : "noiser-later";
-    const said = within[column]
-      ? spoken(cols.labels[column], scores[column], place[column], count, name)
-      : `${cols.labels[column]}, not before this output, no score`;
+    const label = within[column]
+      ? spoken(said(column), scores[column], place[column], count, name)
+      : `${said(column)}, not before this output, no score`;
     for (const part of parts) {
       part.className = `${part.noiserClass} ${look}`;
-      if (part.getAttribute("role")) part.setAttribute("aria-label", said);
+      if (part.getAttribute("role")) part.setAttribute("aria-label", label);
       if (state.numbers && within[column] && part === parts[parts.length - 1]) part.dataset.score = brief(scores[column]);
       else delete part.dataset.score;
     }
@@ -132,7 +133,7 @@ function paintText(viewer, text) {
 }
 
 function spoken(label, score, place, count, name) {
-  return `${label}, ${number(score)}, ${direction(score)}, ${ordinal(place)} of ${count}, ${name}`;
+  return `${label}, ${reading(score)}, ${direction(score)}, ${ordinal(place)} of ${count}, ${name}`;
 }
 
 function direction(score) {
