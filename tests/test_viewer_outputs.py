@@ -200,7 +200,7 @@ def test_only_the_largest_is_the_whole_and_only_nothing_is_nothing(show: Shower)
 def test_labels_stand_where_their_lines_end_and_do_not_overlap(show: Shower) -> None:
     """Mutants: in the order of the methods; all at the end's own height."""
     for same in (False, True):
-        each = [attribution(method=name, curves=(curve(10, seed),)) for seed, name in enumerate(("noiser", "occlusion", "lime"))]
+        each = [attribution(method=name, curves=(curve(10, seed),)) for seed, name in ((2, "noiser"), (0, "occlusion"), (1, "lime"))]
         if same:
             each = [replace(one, curves=each[0].curves) for one in each]
         chart = show(Comparison(tuple(each))).locator(".noiser-chart").first
