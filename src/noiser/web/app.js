@@ -16,7 +16,10 @@ const app = (() => {
     promptBox.start(() => targetForm.follow(promptBox.spaceNext()));
     visit.start(reopen);
     part("form").addEventListener("submit", submitted);
-    part("form").addEventListener("invalid", (event) => reveal(event.target), true);
+    part("form").addEventListener("invalid", (event) => {
+      part("error").textContent = ""; // the browser says what is wrong now
+      reveal(event.target);
+    }, true);
     part("form").addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
       event.preventDefault();
@@ -280,7 +283,8 @@ const app = (() => {
 
   async function save() {
     try {
-      const page = sharing.page(await server.template(), shown.view);
+      const seen = { ...shown.view, state: toFragment(shown.state, shown.view) }; // the file opens as it was left
+      const page = sharing.page(await server.template(), seen);
       download(new Blob([page], { type: "text/html" }), fileName(shown.view, "html"));
       part("shared").textContent = "Saved.";
     } catch (error) {
