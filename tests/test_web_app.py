@@ -63,7 +63,7 @@ def against(name, record):
     ],
 )
 def test_an_attribution_is_what_the_library_gives(served, asked):
-    """Mutant: `as_json` of another request's result; or `question` left out of `attribute`."""
+    """Mutant: the question left out of `attribute`."""
     answer = served.attribute(prompt=PROMPT, method="noiser", options={"samples": 3}, **asked)
     assert answer.status_code == 200
     span = {"span": tuple(asked["span"])} if "span" in asked else {}
@@ -99,7 +99,7 @@ def test_curves_come_with_a_stream_and_where_they_are_asked_for(served):
 
 
 def test_the_command_line_prints_the_same(served, monkeypatch):
-    """Apart from what it took; mutant: the web app's defaults differ from the command's."""
+    """Apart from what it took."""
     for module in (noiser.commands.attribute, noiser.commands.compare):
         monkeypatch.setattr(module, "load", lambda *_, **__: small())
     run = CliRunner().invoke
@@ -245,7 +245,7 @@ def test_out_of_memory_is_said(served, monkeypatch):
 
 
 def test_the_page_runs_its_own_script_and_nothing_else(served):
-    """Mutant: `digest(parts.js)` in place of `digest(js)`."""
+    """Mutant: the style's hash for the script's."""
     with served.client() as client:
         answer = client.get("/")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")

@@ -54,7 +54,7 @@ def heard(connection, word):
 def test_two_hundred_clients_each_get_their_own(capsys):
     """All at once, every prompt another one: text and scores are those that the library gives.
 
-    Mutant: the desk answers `self._running.answer or job.answer`; or a key without the prompt.
+    Mutants: the desk answers with what is first in its cache; a key without the prompt.
     """
     prompts = [f"client {n} says {n * n}" for n in range(200)]
 
