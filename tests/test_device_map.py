@@ -161,6 +161,7 @@ def test_several_prompts_and_tokens_and_what_is_generated(tokenizer):
         assert two.generate(two.prompt(PROMPT), 3) == one.generate(one.prompt(PROMPT), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [FIRST, SECOND], ids=["inputs go to the first layer", "inputs go to the last layer"])
 def test_outputs_that_stay_with_the_last_layer_are_fetched(tokenizer, main):
     """Accelerate brings them back as a rule; a model with hooks of the user's own need not."""

@@ -93,6 +93,7 @@ def test_threads_change_nothing(tokenizer):
     np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_real_model_is_as_steady(smol):
     text = "The opposite of hot is"
     reference, k = scored(smol, text)

@@ -109,6 +109,7 @@ def test_replies_obey_their_schema(backend, form):
             assert said.text.startswith("{")
 
 
+@pytest.mark.slow
 def test_it_says_the_same_whoever_else_asks():
     """To the last digit: in a batch, or after another prompt with the same beginning, llama.cpp's numbers are others, and in 6 of 40
     questions the reply was too."""

@@ -30,7 +30,10 @@ def toy(tokenizer, *arguments, kind=ToyLM, **options):
     return noiser.LanguageModel(kind(*arguments, **options), tokenizer)
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"{v['prompt'][:12]}-{v['norm']}")
+OFTEN = [pytest.param(each, marks=() if each["norm"] is None else pytest.mark.slow) for each in VECTORS]
+
+
+@pytest.mark.parametrize("vector", OFTEN, ids=lambda v: f"{v['prompt'][:12]}-{v['norm']}")
 def test_official_gives_the_released_codes_numbers_on_the_real_model(smol, vector):
     ours = noiser.attribute(smol, vector["prompt"], variant="official", norm=NORMS[vector["norm"]], search="exact")
     assert list(ours.prompt.input_ids) == vector["input_ids"]
