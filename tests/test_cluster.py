@@ -162,6 +162,7 @@ def test_ray_writes_the_records_that_one_process_writes(place, cluster, alone, t
     assert len(list((tmp_path / "run" / "records").iterdir())) == 1, "only the driver writes"
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_nothing_is_written_twice(place, cluster, alone, tmp_path):
     """Mutant: `_lost` forgets the chunk that was running. tests/test_crew.py has the others."""
 

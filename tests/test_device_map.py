@@ -137,7 +137,7 @@ def test_the_double_tells_devices_apart():
         assert one[other.cpu().long()].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [FAMILIES[0], *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:])])
 def test_two_devices_give_what_one_gives(family, tokenizer):
     with Devices():
         lm = noiser.LanguageModel(on_two(family), tokenizer)
@@ -148,6 +148,7 @@ def test_two_devices_give_what_one_gives(family, tokenizer):
         assert {clean.embeds.device, clean.logits.device} == {FIRST}
 
 
+@pytest.mark.slow
 def test_several_prompts_and_tokens_and_what_is_generated(tokenizer):
     asked = [{"target": "ab"}, {"continuation": [70, 90]}, {"foil": "b"}, {"target": lambda logits: logits[7] - logits[9]}]
     prompts = [PROMPT, "abc", PROMPT[::-1], "xy"]

@@ -89,6 +89,7 @@ def spied(monkeypatch, lm, before=lambda ids: None):
     return batches
 
 
+@pytest.mark.slow
 def test_the_default_model_says_the_same_in_every_batch_and_what_greedy_decoding_says(smol):
     calls = [call("Tokens: " + ", ".join(WORDS[n % 5 : n % 5 + 1 + (7 * n) % 11]), 3, "One word.") for n in range(20)]
     found = {batch: heard_from(LocalBackend("", batch=batch, lm=smol), calls) for batch in (1, 2, 7, 32)}

@@ -87,6 +87,7 @@ def os_walk(top):
     return sorted(Path(top).rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_killed_while_judging_repeats_no_call_whose_reply_was_kept(place, forked, tmp_path, capsys):
     draw, repeated, cut = random.Random(5), 0, 0
@@ -120,6 +121,7 @@ def test_a_table_is_recomputed_with_nobody_to_ask(place, forked, tmp_path):
     assert table(tmp_path / "again") == table(tmp_path / "gone") == table(tmp_path / "first")
 
 
+@pytest.mark.slow
 def test_faults_change_no_number(place, forked, tmp_path):
     faults = [(0.3, lambda: refusal(429, retry_after="0.05")), (0.1, lambda: refusal(500)), (0.05, lambda: hang(3.0)), (0.05, reset)]
     with FaultServer(answer, model="m-1") as server:
