@@ -81,7 +81,7 @@ def test_a_frame_in_a_notebook_is_one_element(text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_terminal_gets_nothing_but_colours(text):
-    """Mutants: labels without visible(); a str instead of a Text, whose [markup] rich would read."""
+    """Mutant: labels without visible()."""
     for shown in (side_by_side(everywhere(text)), heatmap(everywhere(text).attributions[0])):
         console = Console(file=io.StringIO(), width=200, color_system=None, legacy_windows=False)
         console.print(shown)
@@ -90,6 +90,16 @@ def test_a_terminal_gets_nothing_but_colours(text):
         plain = "".join(printed.split())
         if text.isprintable():
             assert "".join(text.split()) in plain, "rich took it for markup"
+
+
+def test_a_terminal_shows_markup_as_often_as_other_text():
+    """Mutant: a label in a table as a str instead of a Text: rich reads its [markup]."""
+    counts = []
+    for text in ("[bold red]rich[/bold red]", "(bold red)rich(/bold red)"):
+        console = Console(file=io.StringIO(), width=200, color_system=None, legacy_windows=False)
+        console.print(side_by_side(everywhere(text)))
+        counts.append(console.file.getvalue().count(text))
+    assert counts[0] == counts[1] > 4
 
 
 @pytest.mark.parametrize("text", HOSTILE[::4])
