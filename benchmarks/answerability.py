@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import noiser
-from noiser.answers import answer_summaries
 from noiser.data import read, read_label_of_data
 from noiser.errors import JudgeError
-from noiser.evidence import Evaluation, Example
-from noiser.judging import Clue, Reply
-from noiser.lm.asking import CleanRun
-from noiser.lm.runner import LanguageModel
-from noiser.screening import screen
-from noiser.views.evaluation import to_text
+from noiser.experiments.screening import screen
+from noiser.judges.protocol import Clue, Reply
+from noiser.lm.model import LanguageModel
+from noiser.lm.requests import CleanRun
+from noiser.results.answerability import answer_summaries
+from noiser.results.evaluation import Evaluation
+from noiser.results.records import Example
+from noiser.views.terminal.evaluation import to_text
 
 METHODS = ("noiser", "occlusion", "integrated_gradients", "lime", "last_attention")
 METRICS = ("answerability", "minimum_top_p", "minimum_top_p:search=sweep")

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import noiser
-from noiser.evaluation.bench import Bench
+from noiser.evaluation.runner import Bench
 from noiser.experiments.folder import Found, RunFolder
 from noiser.experiments.plan import How, Plan, make_plan
-from noiser.experiments.reproduce import METHODS
-from noiser.experiments.run import outcome, prepare, run
-from noiser.experiments.work import Work, sample_hash
-from noiser.store import Writer, create_once, encode
+from noiser.experiments.report.reproduce import METHODS
+from noiser.experiments.run import outcome, prepare, run, run_here
+from noiser.experiments.trials import Work, sample_hash
+from noiser.storage import Writer, create_once, encode
 
 METRICS = ["soft_ns", "soft_nc"]
 CHEAP = ["occlusion", "input_x_gradient", "last_attention"]
@@ -105,7 +105,7 @@ def overhead(options: Any, folder: Path) -> None:
 
 def _bare(plan: Plan, limit: int) -> float:
     from noiser.data import read
-    from noiser.screening import screen
+    from noiser.experiments.screening import screen
 
     begin = time.perf_counter()
     lm = noiser.load()
@@ -134,7 +134,7 @@ def _run(prepared: Any, out: Path) -> float:
     Bench.run, Writer.write = timed("work"), timed("write")
     begin = time.perf_counter()
     try:
-        assert run(prepared, out, How(), Silent()).complete
+        assert run(prepared, out, How(), Silent(), run_here).complete
     finally:
         Bench.run, Writer.write = real["work"], real["write"]
     print(f"  of the run, samples {spent['work']:.1f} s, encoding and flushing records {spent['write']:.3f} s", flush=True)

@@ -20,12 +20,12 @@ import numpy as np
 
 import noiser
 from noiser.evaluation import evaluate
-from noiser.evaluation.plan import CONTROLS as CONTROLS_ALL
-from noiser.evaluation.plan import entrants, measurings
-from noiser.evidence import Number, Record, Summary
+from noiser.evaluation.spec import CONTROLS as CONTROLS_ALL
+from noiser.evaluation.spec import entrants, measurings
 from noiser.registry import read_label
-from noiser.summary import summarise
-from noiser.types import Attribution, Cost, Target
+from noiser.results.attribution import Attribution, Cost, Target
+from noiser.results.records import Number, Record, Summary
+from noiser.results.tables import summarise
 from noiser.views.plots import save_plots
 
 METHODS = [

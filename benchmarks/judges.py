@@ -7,12 +7,13 @@ import argparse
 import time
 
 import noiser
-from noiser import replies
 from noiser.data import read, read_label_of_data
+from noiser.judges import prompting as replies
 from noiser.judges.backend import Call
-from noiser.judges.llama import LlamaBackend
+from noiser.judges.llama_server import LlamaBackend
 from noiser.judges.local import LocalBackend
-from noiser.judging import FORMS, Clue
+from noiser.judges.protocol import Clue
+from noiser.results.answerability import FORMS
 
 
 def main() -> None:

@@ -28,11 +28,11 @@ LONG = {**ASK, "method": "noiser", "options": {"samples": 400, "search": "exact"
 EMPTY = """
 import sys, time
 from noiser.commands.serve import bound
-from noiser.web.access import Access
+from noiser.web.middleware import Access
 from noiser.web.app import create_app
-from noiser.web.limits import Limits
-from noiser.web.protocol import config
-from noiser.web.room import Room
+from noiser.web.requests import Limits
+from noiser.web.server import config
+from noiser.web.session import Room
 import uvicorn
 Room.open = lambda self: None
 listening = bound("127.0.0.1", 0)

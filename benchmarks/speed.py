@@ -20,8 +20,8 @@ import torch
 import noiser
 from benchmarks.plain import embed, released_evaluation, released_loop
 from benchmarks.prompts import BY_LENGTH
-from noiser.methods.bounds import released_noise
-from noiser.types import Attribution
+from noiser.methods.noiser.noise import released_noise
+from noiser.results.attribution import Attribution
 
 SAMPLES, STEPS = 10, 10
 WAYS: dict[str, dict[str, Any]] = {

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from noiser.curves import Curve
-from noiser.prompts import Prompt
-from noiser.types import Attribution, Comparison, Cost, Target
+from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
+from noiser.text.prompt import Prompt
 from noiser.views.viewer import page, page_parts
 from noiser.views.viewer.data import view
 

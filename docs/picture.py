@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 import noiser
-from noiser.views.terminal import heatmap
+from noiser.views.terminal.attribution import heatmap
 
 PROMPT = "The Eiffel Tower is located in the city of"
 WEB_FONT = "@font-face {"

@@ -13,7 +13,7 @@ import time
 
 
 def child(words, tear):
-    import noiser.store as store
+    import noiser.storage as store
     from noiser.cli import main
 
     if tear is not None:
@@ -43,7 +43,7 @@ def child(words, tear):
 
 
 def serve():
-    import noiser.attribution
+    import noiser.attribution.attribute
     import noiser.commands.reproduce  # noqa: F401
 
     for line in sys.stdin:

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from noiser.errors import JudgeError
-from noiser.judging import Reply
+from noiser.judges.protocol import Reply
 
 
 class LookupJudge:

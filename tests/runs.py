@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from noiser.experiments.folder import RunFolder
-from noiser.experiments.report import report
-from noiser.store import scan
-from noiser.views.markdown import markdown
+from noiser.experiments.report.report import report
+from noiser.storage import scan
+from noiser.views.documents import markdown
 from tests.conftest import byte_tokenizer, tiny
 
 PROMPTS = ["one two", "three four", "five six", "red green", "blue grey", "sun moon", "up down", "left right"]

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 from noiser.errors import JudgeError
-from noiser.judges.asker import Asker
 from noiser.judges.backend import Said
 from noiser.judges.cache import ReplyCache, reply_key
-from noiser.judging import Clue
+from noiser.judges.judge import Asker
+from noiser.judges.protocol import Clue
 
 
 def words_of(messages):

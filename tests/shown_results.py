@@ -5,9 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from noiser.curves import Curve
-from noiser.prompts import Prompt
-from noiser.types import Attribution, Comparison, Cost, Target
+from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
+from noiser.text.prompt import Prompt
 
 PLAIN = ("The", " cat", " sat", " on", " the")
 

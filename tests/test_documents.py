@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import noiser
+from noiser.evaluation.sanity import CHECKS
 from noiser.methods import METHODS
 from noiser.metrics import METRICS
-from noiser.sanity.checks import CHECKS
 from tests.conftest import tiny
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, PythonBackend
 
-from noiser.lm.tokens import Tokens
+from noiser.lm.tokenizer import Tokens
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 CORPUS = ["the cat sat on the mat", "the theatre, the other, and then (the) cat!", "user assistant system content hello there"] * 3

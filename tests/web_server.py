@@ -13,11 +13,11 @@ import uvicorn
 
 import noiser
 from noiser.commands.serve import bound
-from noiser.web.access import Access
 from noiser.web.app import create_app
-from noiser.web.limits import Limits
-from noiser.web.protocol import config
-from noiser.web.room import Room
+from noiser.web.middleware import Access
+from noiser.web.requests import Limits
+from noiser.web.server import config
+from noiser.web.session import Room
 from tests.conftest import byte_tokenizer, tiny
 
 JSON = {"Content-Type": "application/json"}

@@ -4,22 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noiser.answering import answer
-    from noiser.attribution import Failure, attribute, attribute_many
-    from noiser.cases import Case
-    from noiser.comparison import compare
+    from noiser.attribution.attribute import Failure, attribute, attribute_many
+    from noiser.attribution.compare import compare
+    from noiser.attribution.curves import with_curves
     from noiser.errors import NoiserError
     from noiser.evaluation import evaluate
-    from noiser.evidence import Evaluation, Example
-    from noiser.judging import JudgeHow
+    from noiser.evaluation.answer import answer
+    from noiser.evaluation.sanity import check
+    from noiser.judges.protocol import JudgeHow
     from noiser.lm.load import load
-    from noiser.lm.runner import LanguageModel
+    from noiser.lm.model import LanguageModel
     from noiser.methods import METHODS
     from noiser.metrics import METRICS
-    from noiser.removal import with_curves
-    from noiser.sanity import check
-    from noiser.types import Attribution, Comparison
-    from noiser.verdicts import Checkup
+    from noiser.results.answer_case import Case
+    from noiser.results.attribution import Attribution, Comparison
+    from noiser.results.evaluation import Evaluation
+    from noiser.results.records import Example
+    from noiser.results.sanity import Checkup
 
 __all__ = [
     "METHODS",
@@ -48,24 +49,24 @@ __version__ = "0.1.0"
 _HOME = {
     "METHODS": "noiser.methods",
     "METRICS": "noiser.metrics",
-    "Attribution": "noiser.types",
-    "Case": "noiser.cases",
-    "Checkup": "noiser.verdicts",
-    "Comparison": "noiser.types",
-    "Evaluation": "noiser.evidence",
-    "Example": "noiser.evidence",
-    "Failure": "noiser.attribution",
-    "JudgeHow": "noiser.judging",
-    "LanguageModel": "noiser.lm.runner",
+    "Attribution": "noiser.results.attribution",
+    "Case": "noiser.results.answer_case",
+    "Checkup": "noiser.results.sanity",
+    "Comparison": "noiser.results.attribution",
+    "Evaluation": "noiser.results.evaluation",
+    "Example": "noiser.results.records",
+    "Failure": "noiser.attribution.attribute",
+    "JudgeHow": "noiser.judges.protocol",
+    "LanguageModel": "noiser.lm.model",
     "NoiserError": "noiser.errors",
-    "answer": "noiser.answering",
-    "attribute": "noiser.attribution",
-    "attribute_many": "noiser.attribution",
-    "check": "noiser.sanity",
-    "compare": "noiser.comparison",
+    "answer": "noiser.evaluation.answer",
+    "attribute": "noiser.attribution.attribute",
+    "attribute_many": "noiser.attribution.attribute",
+    "check": "noiser.evaluation.sanity",
+    "compare": "noiser.attribution.compare",
     "evaluate": "noiser.evaluation",
     "load": "noiser.lm.load",
-    "with_curves": "noiser.removal",
+    "with_curves": "noiser.attribution.curves",
 }
 
 

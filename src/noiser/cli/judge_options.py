@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import typer
 
 from noiser.errors import OptionError
-from noiser.judging import CACHES, JudgeHow
+from noiser.judges.protocol import CACHES, JudgeHow
 
 Judges = Annotated[
     str | None,

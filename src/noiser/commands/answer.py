@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import noiser.methods
-from noiser.answering import METRIC, answer
 from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
 from noiser.commands.wanted import read_judges, read_settings, read_words
-from noiser.evaluation.plan import chosen_judges
-from noiser.judging import Judge, JudgeHow, tally
+from noiser.evaluation.answer import METRIC, answer
+from noiser.evaluation.spec import chosen_judges
+from noiser.judges.protocol import Judge, JudgeHow, tally
 from noiser.lm.load import load
 from noiser.metrics import find_metric
 
@@ -55,7 +55,7 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
         if output.form == "json":
             output.write_json(case.to_dict(), sink)
         else:
-            from noiser.views.case import answered
+            from noiser.views.terminal.answer_case import answered
 
             console(sink).print(answered(case))
     return 0 if all(each.correct is not None for each in case.rulings) else 1

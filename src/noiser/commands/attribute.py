@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import noiser.methods
-from noiser.attribution import Attribution, Failure, attribute_many
+from noiser.attribution.attribute import Attribution, Failure, attribute_many
+from noiser.attribution.curves import with_curves
 from noiser.commands.output import PICTURED, Output, chosen_form, console
 from noiser.commands.pictures import drawn, named, pages
 from noiser.commands.progress import progress
 from noiser.commands.wanted import Asked, check_display, decoded, existing, read_lines, read_messages, read_settings
 from noiser.errors import OptionError
 from noiser.lm.load import load
-from noiser.lm.question import Question
-from noiser.removal import with_curves
+from noiser.lm.target import Question
 from noiser.views.escape import visible
 
 FORMATS = ("heatmap", "json", "jsonl", "html", "svg", "png")
@@ -179,7 +179,7 @@ def _write(result: Attribution | Failure, line: int | None, wanted: Wanted, outp
 def _write_heatmap(result: Attribution | Failure, line: int | None, wanted: Wanted, sink: IO[str]) -> None:
     from rich.text import Text
 
-    from noiser.views.terminal import heatmap
+    from noiser.views.terminal.attribution import heatmap
 
     screen = console(sink)
     if line is not None:

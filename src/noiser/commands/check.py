@@ -9,10 +9,10 @@ from noiser.commands.output import Output, console
 from noiser.commands.progress import progress
 from noiser.commands.wanted import assigned, decoded, read_lines, read_names
 from noiser.errors import OptionError
-from noiser.evaluation.plan import entrants
+from noiser.evaluation.sanity import PROMPTS, check
+from noiser.evaluation.spec import entrants
 from noiser.lm.load import load
 from noiser.registry import read_label
-from noiser.sanity import PROMPTS, check
 
 FORMATS = ("table", "json")
 
@@ -54,7 +54,7 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
         if output.form == "json":
             output.write_json(found.to_dict(), sink)
         else:
-            from noiser.views.checkup import table
+            from noiser.views.terminal.sanity import table
 
             screen = console(sink)
             if not sink.isatty():

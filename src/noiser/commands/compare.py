@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import noiser.methods
+from noiser.attribution.compare import checked, compare
+from noiser.attribution.curves import with_curves
 from noiser.commands.output import PICTURED, Output, console
 from noiser.commands.pictures import drawn
 from noiser.commands.progress import progress
 from noiser.commands.wanted import Asked, assigned, check_display, read_messages, read_names
-from noiser.comparison import checked, compare
 from noiser.errors import OptionError
 from noiser.lm.load import load
-from noiser.lm.question import Question
-from noiser.removal import with_curves
+from noiser.lm.target import Question
 
 FORMATS = ("heatmap", "json", "html", "svg", "png")
 
@@ -85,7 +85,7 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
                     plain["normalized"] = {"how": wanted.normalize, "scores": each.normalized(wanted.normalize).tolist()}
             output.write_json(record, sink)
         else:
-            from noiser.views.comparison import side_by_side
+            from noiser.views.terminal.comparison import side_by_side
 
             screen = console(sink)
             if not sink.isatty():

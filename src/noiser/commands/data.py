@@ -10,9 +10,9 @@ from noiser.commands.output import Output, console
 from noiser.commands.progress import Watch, progress
 from noiser.data import MATCHES, SETS, Dataset, Match, Row, present, read, read_labelled
 from noiser.errors import OptionError
+from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE, Screened, screen
 from noiser.lm.load import load
-from noiser.lm.runner import LanguageModel
-from noiser.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE, Screened, screen
+from noiser.lm.model import LanguageModel
 from noiser.views.escape import visible
 
 FORMATS = ("table", "json")

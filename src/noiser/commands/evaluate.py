@@ -12,12 +12,13 @@ from noiser.commands.progress import progress
 from noiser.commands.wanted import assigned, decoded, read_judges, read_lines, read_names
 from noiser.errors import OptionError, PromptError
 from noiser.evaluation import evaluate
-from noiser.evaluation.plan import as_examples, chosen_judges, entrants, free_name, measurings
-from noiser.evidence import Evaluation, Example
-from noiser.judging import JudgeHow, tally
+from noiser.evaluation.spec import as_examples, chosen_judges, entrants, free_name, measurings
+from noiser.judges.protocol import JudgeHow, tally
 from noiser.lm.load import load
 from noiser.metrics import METRICS, find_metric
 from noiser.registry import read_label
+from noiser.results.evaluation import Evaluation
+from noiser.results.records import Example
 
 FORMATS = ("table", "json")
 FIELDS = ("prompt", "target", "id", "group")
@@ -150,7 +151,7 @@ def _write(found: Evaluation, output: Output, sink: Any) -> None:
     if output.form == "json":
         output.write_json(found.to_dict(), sink)
         return
-    from noiser.views.evaluation import tables
+    from noiser.views.terminal.evaluation import tables
 
     screen = console(sink)
     if not sink.isatty():

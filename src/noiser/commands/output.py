@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from noiser.errors import OptionError
-from noiser.places import write_whole
+from noiser.storage import write_whole
 
 PICTURED = {"html", "svg", "png"}
 """Forms that are looked at; a file's ending is enough to ask for one."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from noiser.types import Attribution, Comparison
+from noiser.results.attribution import Attribution, Comparison
 from noiser.views.viewer import page
 from noiser.views.viewer.data import View, view
 
@@ -14,7 +14,7 @@ def drawn(result: Result, form: str, normalization: str, by: str | None) -> byte
     """As `html`, `svg` or `png`. A page shows every unit; `normalization` and `by` are for figures."""
     if form == "html":
         return pages([view(result)])
-    from noiser.views.figure import figure
+    from noiser.views.figure.figure import figure
 
     chosen: Any = form
     return figure(result, chosen, normalization=normalization, by=by)

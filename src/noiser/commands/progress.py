@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from noiser.lm.runner import LanguageModel
+from noiser.lm.model import LanguageModel
 
 PATIENCE = 2.0
 """Seconds before the bar appears."""

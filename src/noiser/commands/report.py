@@ -11,12 +11,9 @@ from noiser.errors import OptionError
 from noiser.experiments.export import FORMS, WHAT, export
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.merge import merge
-from noiser.experiments.report import report
-from noiser.places import write_whole
-from noiser.views.document import Document
-from noiser.views.latex import latex
-from noiser.views.markdown import markdown
-from noiser.views.report_page import page
+from noiser.experiments.report.report import report
+from noiser.storage import write_whole
+from noiser.views.documents import Document, latex, markdown, page
 
 FORMATS = ("md", "html", "latex")
 

@@ -10,13 +10,13 @@ from noiser.commands.output import Output, console
 from noiser.commands.report import rendered, save_figures
 from noiser.commands.run import exit_status, standing
 from noiser.commands.run_progress import run_progress
+from noiser.experiments.fingerprint import key
 from noiser.experiments.folder import RunFolder
-from noiser.experiments.identity import key
 from noiser.experiments.plan import How
-from noiser.experiments.report import report
-from noiser.experiments.reproduce import present_sets, published, reproduction
-from noiser.experiments.run import prepare, run
-from noiser.places import write_whole
+from noiser.experiments.report.report import report
+from noiser.experiments.report.reproduce import present_sets, published, reproduction
+from noiser.experiments.run import prepare, run, run_here
+from noiser.storage import write_whole
 
 RUNS = Path("runs")
 
@@ -45,7 +45,7 @@ def reproduce(
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", plan.models[0].label).strip("-.").lower()
         place = out or RUNS / f"{wanted.folder or name}-{slug}-{key(prepared.identity)[:8]}"
         watch.say(f"the run is kept in {place}", keep=True)
-        found = run(prepared, place, how, watch)
+        found = run(prepared, place, how, watch, run_here)
     console(sys.stderr).print(standing(found, place))
     _write(place, wanted.sections, output)
     return exit_status(found, how)

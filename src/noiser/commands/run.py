@@ -11,7 +11,8 @@ from noiser.commands.run_progress import duration, run_progress
 from noiser.commands.wanted import read_judges
 from noiser.errors import OptionError
 from noiser.experiments.plan import How, Plan, make_plan, read_plan
-from noiser.experiments.run import Outcome, Watch, prepare, run
+from noiser.experiments.run import Outcome, prepare, run, run_here
+from noiser.experiments.schedule import Executor, Watch
 from noiser.experiments.shards import local_device, read_shard
 from noiser.views.escape import visible
 
@@ -86,7 +87,16 @@ def do(plan: Plan, out: Path, how: How, watch: Watch) -> Outcome:
     if how.shard != (0, 1):
         watch.say(f"this is shard {how.shard[0]}/{how.shard[1]}, counted from 0: it does every {how.shard[1]}th sample", keep=True)
     watch.say("looking for models and data")
-    return run(prepare(plan, how), out, how, watch)
+    return run(prepare(plan, how), out, how, watch, executor_of(how))
+
+
+def executor_of(how: How) -> Executor:
+    """What does the work: this process, or a Ray cluster."""
+    if how.engine == "local":
+        return run_here
+    from noiser.experiments.ray.driver import run_on_ray
+
+    return run_on_ray
 
 
 def exit_status(found: Outcome, how: How) -> int:
@@ -114,7 +124,7 @@ def status(out: Path, output: Output) -> int:
     """How the run in a folder stands; the exit status is 1 where it is not complete."""
     from noiser.experiments.folder import Found, RunFolder
     from noiser.experiments.run import outcome
-    from noiser.experiments.work import Work, row_status, statuses, unfinished
+    from noiser.experiments.trials import Work, row_status, statuses, unfinished
 
     folder = RunFolder.open(out)
     found, work = Found(folder, whole=False), Work(folder)

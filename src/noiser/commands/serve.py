@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from noiser.errors import OptionError
 
 if TYPE_CHECKING:
-    from noiser.lm.runner import LanguageModel
-    from noiser.web.desk import Desk
+    from noiser.lm.model import LanguageModel
+    from noiser.web.queue import Desk
 
 PATIENCE = 0.5
 """Seconds for the job under way to stop at its next batch, once the server has ended."""
@@ -40,9 +40,9 @@ class Wanted:
 
 def run(model: str, load_options: Mapping[str, Any], wanted: Wanted) -> NoReturn:
     """Serve until interrupted, which ends the process with status 130. Raises OptionError where the port or a name will not do."""
-    from noiser.web.access import Access, allowed_name
     from noiser.web.app import create_app
-    from noiser.web.limits import Limits
+    from noiser.web.middleware import Access, allowed_name
+    from noiser.web.requests import Limits
 
     names = {allowed_name(name) for name in wanted.allowed_hosts}
     listening = bound(wanted.host, wanted.port)
@@ -81,7 +81,7 @@ def _url(host: str, listening: socket.socket) -> str:
 
 def _token(loopback: bool) -> tuple[str | None, bool]:
     """The token, and whether it was made here; none on loopback, unless one was set."""
-    from noiser.web.access import checked_token
+    from noiser.web.middleware import checked_token
 
     given = os.environ.get("NOISER_TOKEN")
     if given is not None:
@@ -108,7 +108,7 @@ def _log_to_stderr() -> None:
 def _serve(app: Any, listening: socket.socket) -> NoReturn:
     from uvicorn import Server
 
-    from noiser.web.protocol import config
+    from noiser.web.server import config
 
     desk: Desk = app.state.room.desk
 

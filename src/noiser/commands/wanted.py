@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import NoiserError, OptionError, PromptError
-from noiser.lm.question import Question
-from noiser.normalization import NORMALIZATIONS
+from noiser.lm.target import Question
 from noiser.registry import read_label
-from noiser.units import UNITS
+from noiser.results.scores import NORMALIZATIONS
+from noiser.text.units import UNITS
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Data sets: prompts with what should follow. The published ones, small ones of our own, and a user's."""
 
-from noiser.data.labels import read_label_of_data, read_labelled
 from noiser.data.rows import MATCHES, Dataset, Kind, Match, Row
-from noiser.data.sets import FORMATS, JSONL, SETS, SetInfo, present, read
+from noiser.data.sets import FORMATS, JSONL, SETS, SetInfo, present, read, read_label_of_data, read_labelled
 
 __all__ = [
     "FORMATS",

@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from noiser.errors import NoiserError, OptionError
-from noiser.evaluation.bench import Bench, Judged
-from noiser.evaluation.plan import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, as_examples, chosen_judges, entrants, measurings
-from noiser.evidence import Evaluation, Example, Record
-from noiser.judging import Judge, JudgeHow
-from noiser.lm.runner import LanguageModel
-from noiser.lm.side_by_side import SIDE_BY_SIDE
-from noiser.prompts import Prompt
-from noiser.summary import summarise
-from noiser.types import Attribution, Cost
+from noiser.evaluation.runner import Bench, Judged
+from noiser.evaluation.spec import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, as_examples, chosen_judges, entrants, measurings
+from noiser.judges.protocol import Judge, JudgeHow
+from noiser.lm.model import LanguageModel
+from noiser.lm.scheduler import SIDE_BY_SIDE
+from noiser.results.attribution import Attribution, Cost
+from noiser.results.evaluation import Evaluation
+from noiser.results.records import Example, Record
+from noiser.results.tables import summarise
+from noiser.text.prompt import Prompt
 
 __all__ = ["evaluate"]
 METRICS_COST = "metrics"

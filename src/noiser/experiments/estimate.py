@@ -6,13 +6,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from noiser.experiments.fingerprint import shown
 from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.identity import shown
 from noiser.experiments.plan import How
-from noiser.experiments.run import Prepared, Watch
-from noiser.experiments.station import Records, Station
-from noiser.experiments.work import ATTRIBUTION, SAMPLE, Part, make_part
-from noiser.lm.memory import peak_bytes
+from noiser.experiments.schedule import Prepared, Watch
+from noiser.experiments.trials import ATTRIBUTION, SAMPLE, Part, make_part
+from noiser.experiments.worker import Records, Station
+from noiser.lm.devices import peak_bytes
 
 CALIBRATED = 3
 """Samples of each part that are run."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from noiser.errors import OptionError, RunError
 from noiser.experiments.folder import OK, Found, RunFolder
-from noiser.experiments.work import ATTRIBUTION, VALUE, Work, row_status
+from noiser.experiments.trials import ATTRIBUTION, VALUE, Work, row_status
 
 FORMS = ("parquet", "csv", "jsonl")
 WHAT = ("values", "scores")

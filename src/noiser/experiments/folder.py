@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from noiser.errors import RunError
-from noiser.experiments.identity import differences, key
-from noiser.store import Damage, create_once, read_once, scan
+from noiser.experiments.fingerprint import differences, key
+from noiser.storage import Damage, create_once, read_once, scan
 
 RUN, RECORDS, SCREENED, QUARANTINE = "run.json", "records", "screened", "quarantine"
 OK = "ok"

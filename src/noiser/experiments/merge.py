@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from noiser.errors import RunError
+from noiser.experiments.fingerprint import differences
 from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.identity import differences
 from noiser.experiments.run import Outcome, outcome
-from noiser.experiments.work import Work
-from noiser.store import Writer, create_once, read_once
+from noiser.experiments.trials import Work
+from noiser.storage import Writer, create_once, read_once
 
 AT_ONCE = 500
 """Records between two flushes."""

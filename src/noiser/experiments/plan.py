@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError
-from noiser.evaluation.plan import (
+from noiser.evaluation.spec import (
     CONTROLS,
     DEFAULT_METHODS,
     DEFAULT_METRICS,
@@ -18,7 +18,7 @@ from noiser.evaluation.plan import (
     entrants,
     measurings,
 )
-from noiser.judging import LOCAL, Judge, JudgeHow
+from noiser.judges.protocol import LOCAL, Judge, JudgeHow
 from noiser.registry import read_label
 
 IDENTITY, TRANSPORT = "identity", "transport"
@@ -63,7 +63,7 @@ class DataChoice:
     limit: int | None = _identity(default=None)
     """Only the first so many of the prompts that are kept."""
     match: str | None = _identity(default=None)
-    """Which prompts are kept: `token`, `word` or `none`, see `noiser.screening`; None: what the set is used with."""
+    """Which prompts are kept: `token`, `word` or `none`, see `noiser.experiments.screening`; None: what the set is used with."""
     generate: int | None = _identity(default=None)
     """Explain so many tokens of the model's own continuation, 0 for the next one only; None: what the set is used with."""
 
@@ -77,7 +77,7 @@ class DataChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeChoice:
-    """Whom metrics ask, as `noiser.judges.opening.open_judge` finds him."""
+    """Whom metrics ask, as `noiser.judges.factory.open_judge` finds him."""
 
     name: str = _identity()
     url: str | None = _transport(default=None)
@@ -125,7 +125,7 @@ class Plan:
         return measurings(self.metrics, self.seed, self._named_judges() if judges is None else judges, empty=True)
 
     def _named_judges(self) -> list[Judge]:
-        from noiser.judges.opening import Named, judge_name
+        from noiser.judges.factory import Named, judge_name
 
         if not self.judges and not asks_a_judge(self.metrics):
             return []

@@ -2,49 +2,23 @@
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from noiser.data import Dataset, read
 from noiser.errors import OptionError
+from noiser.experiments.fingerprint import identity, shown
 from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.identity import identity, shown
+from noiser.experiments.interrupts import Stopping
 from noiser.experiments.plan import DataChoice, How, Plan
-from noiser.experiments.station import Records, Station
-from noiser.experiments.stopping import Stopping
-from noiser.experiments.work import Part, Sample, Work, due_again, failed, row_status, statuses, unfinished
-from noiser.judging import tally
-from noiser.lm.identify import identify
-from noiser.store import Writer, create_once
-
-
-@runtime_checkable  # so that our tests can check the arguments' types
-class Watch(Protocol):
-    """Whoever wants to see a run go on."""
-
-    def say(self, what: str, *, keep: bool = False) -> None:
-        """What is going on; `keep` where it should stay to be read."""
-        ...
-
-    def expect(self, samples: int) -> None:
-        """So many more samples are to be done."""
-        ...
-
-    def advance(self, failures: int) -> None:
-        """A sample is done, so many of its trials failed."""
-        ...
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A plan whose models and data were found."""
-
-    plan: Plan
-    identity: Mapping[str, Any]
-    datasets: Mapping[str, Dataset]
-    """By the data choice's label."""
+from noiser.experiments.schedule import Executor, Prepared, Watch, chunks, failures, fresh, screened, to_do
+from noiser.experiments.trials import Work, failed, row_status, statuses, unfinished
+from noiser.experiments.worker import Station
+from noiser.judges.protocol import tally
+from noiser.lm.load import identify
+from noiser.storage import Writer
 
 
 @dataclass(frozen=True)
@@ -97,7 +71,7 @@ def _asked(choice: DataChoice, data: Dataset) -> dict[str, Any]:
     return {**said, "match": match, "generate": generate, "limit": choice.limit}
 
 
-def run(prepared: Prepared, out: Path, how: How, watch: Watch) -> Outcome:
+def run(prepared: Prepared, out: Path, how: How, watch: Watch, executor: Executor) -> Outcome:
     """Do what is left to do of a run in its folder, and say how it stands. Raises RunError where the folder holds another run,
     or cannot be written."""
     folder = RunFolder.start(out, prepared.identity, shown(prepared.plan))
@@ -107,16 +81,11 @@ def run(prepared: Prepared, out: Path, how: How, watch: Watch) -> Outcome:
         watch.say(f"damaged and run again: {damage}; a copy is in {folder.path.name}/quarantine", keep=True)
     deadline = time.monotonic() + how.max_seconds if how.max_seconds is not None else None
     with Stopping() as stopping:
-        if how.engine == "ray":
-            from noiser.experiments.cluster import run_on_ray
-
-            stopped = run_on_ray(prepared, folder, found, how, watch, stopping, deadline)
-        else:
-            stopped = _run_here(prepared, folder, found, how, watch, stopping, deadline)
+        stopped = executor(prepared, folder, found, how, watch, stopping, deadline)
     return replace(outcome(folder, found if found.fresh else None), stopped=stopped)
 
 
-def _run_here(
+def run_here(
     prepared: Prepared, folder: RunFolder, found: Found, how: How, watch: Watch, stopping: Stopping, deadline: float | None
 ) -> bool:
     """Whether time was up before all was done."""
@@ -165,46 +134,6 @@ class _Lazy:
                 self._watch.say(tally(judge.name, judge.counts), keep=True)
             self._station = None
             gc.collect()
-
-
-def screened(prepared: Prepared, folder: RunFolder, model: str, bench: Any, watch: Watch) -> list[Part]:
-    """The model's parts, all of them screened: what nobody has screened yet now is."""
-    for data in prepared.identity["data"]:
-        path = folder.screened(model, data)
-        if not path.exists():
-            watch.say(f"which prompts of {data} does {model} answer?")
-            create_once(path, bench.station.screen(data))
-    return [part for part in Work(folder).parts if part.model == model]
-
-
-def to_do(parts: Sequence[Part], found: Found, how: How) -> list[Sample]:
-    """This process's share of what is not finished, in the order of the plan."""
-    which, of = how.shard
-    mine = [sample for part in parts for sample in part.samples][which::of]
-    return unfinished(mine, found, lambda status: due_again(status, retry=how.retry))
-
-
-def chunks(samples: Sequence[Sample], parts: Sequence[Part], size: int) -> Iterator[tuple[list[Sample], Part]]:
-    """At most so many samples of one part at a time."""
-    for part in parts:
-        own = [sample for sample in samples if sample.data == part.data]
-        for start in range(0, len(own), size):
-            yield own[start : start + size], part
-
-
-def fresh(records: Records, found: Found, how: How) -> Records:
-    """The records that the folder did not have when the run was started, and those of trials that are run again."""
-
-    def wanted(record: Mapping[str, Any]) -> bool:
-        before = found.records.get(record["key"])
-        return before is None or due_again(before["status"], retry=how.retry)
-
-    return [record for record in records if wanted(record)]
-
-
-def failures(records: Records) -> int:
-    """How many of a sample's trials failed."""
-    return sum(failed(record["status"]) for record in records)
 
 
 def outcome(folder: RunFolder, found: Found | None = None, work: Work | None = None) -> Outcome:

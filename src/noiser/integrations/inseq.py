@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from noiser.attribution import attribute_many
+from noiser.attribution.attribute import attribute_many
 from noiser.errors import ModelError, OptionError
-from noiser.lm.runner import LanguageModel
+from noiser.lm.model import LanguageModel
 from noiser.methods import METHODS
-from noiser.types import Attribution
+from noiser.results.attribution import Attribution
 
 try:
     from inseq.attr.feat import FeatureAttribution

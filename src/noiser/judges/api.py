@@ -8,13 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from noiser.errors import JudgeError, RunError
-from noiser.judges.abreast import abreast
 from noiser.judges.backend import Call, Heard, Said
-from noiser.judges.completions import advice
-from noiser.judges.dialect import Dialect, learn
-from noiser.judges.retrying import Failure, Patience, persist
-from noiser.judges.session import Session
-from noiser.judges.wire import Wire
+from noiser.judges.capabilities import Dialect, learn
+from noiser.judges.retry import Failure, Patience, Session, abreast, persist
+from noiser.judges.transport import Wire, advice
 
 REACH = 15.0
 """Seconds for which a server that cannot be reached is tried at the very beginning, where it may just not be there."""

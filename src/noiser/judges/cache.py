@@ -12,9 +12,8 @@ from typing import Any
 
 from noiser.errors import RunError
 from noiser.judges.backend import Message, Said
-from noiser.judging import ReplyStatus
-from noiser.places import cache_folder
-from noiser.store import Damage, Writer, scan
+from noiser.judges.protocol import ReplyStatus
+from noiser.storage import Damage, Writer, cache_folder, scan
 
 _FIELDS = {
     "reply": {"key": str, "model": str, "text": str, "finish": str, "status": str, "at": str},

@@ -16,12 +16,11 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from noiser.errors import DeviceMemoryError, JudgeError, ModelError, PromptError, RunError
 from noiser.judges.backend import Call, Heard, Message, Said
-from noiser.judges.spelling import Alphabet, Endings, Speller, Spelling, alphabet, spelling
-from noiser.judging import LOCAL
-from noiser.lm.identify import identify
-from noiser.lm.load import load
-from noiser.lm.memory import memory_told_apart
-from noiser.lm.runner import LanguageModel, quiet
+from noiser.judges.json_decoding import Alphabet, Endings, Speller, Spelling, alphabet, spelling
+from noiser.judges.protocol import LOCAL
+from noiser.lm.devices import memory_told_apart
+from noiser.lm.load import identify, load
+from noiser.lm.model import LanguageModel, quiet
 
 AT_ONCE = {"cpu": 16, "cuda": 256}
 """Questions at once, by device; 16 on any other."""

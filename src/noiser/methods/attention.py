@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.lm.goal import Goal
-from noiser.lm.prefix import Clean
-from noiser.lm.runner import LanguageModel
-from noiser.methods.steps import Scored
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.target import Goal
+from noiser.methods.base import Scored
 from noiser.registry import method
 
 Variant = Literal["paper", "official"]

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from noiser.lm.goal import Goal
-from noiser.lm.prefix import Clean
-from noiser.lm.runner import LanguageModel
-from noiser.methods.steps import Scored
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.target import Goal
+from noiser.methods.base import Scored
 from noiser.registry import method
-from noiser.seeding import generator
+from noiser.rng import generator
 
 
 @method("random", family="control", source="Ghasemi Madani et al. 2025, arXiv:2504.02911", cost="none", released="none")

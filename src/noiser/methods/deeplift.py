@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2CLS
 
-from noiser.lm.edit import Fade
-from noiser.lm.goal import Goal
-from noiser.lm.prefix import Clean
-from noiser.lm.runner import LanguageModel
-from noiser.methods.gradients import Aggregation, Baseline, aggregated, along, baseline_embeds, clean_gradient, distance
-from noiser.methods.steps import Scored, Steps, measure
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.perturbation import Fade
+from noiser.lm.target import Goal
+from noiser.methods.base import Scored, Steps, measure
+from noiser.methods.gradients import Aggregation, Baseline, aggregated, broadcast_shares, baseline_embeds, clean_gradient, distance
 from noiser.registry import method
 
 CAPTUM = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
@@ -60,7 +60,7 @@ def deeplift(
     start = baseline_embeds(lm, clean, baseline)
     if not affected and (plain := clean_gradient(clean, goal)) is not None:
         return Scored(aggregated(plain * distance(clean, start), aggregation), {"rescaled_modules": 0, "warnings": [NO_RULE]})
-    edit = Fade(0, along(np.array([1.0, 0.0]), len(clean.prompt)), start)
+    edit = Fade(0, broadcast_shares(np.array([1.0, 0.0]), len(clean.prompt)), start)
     (found,) = yield from measure(goal, [edit], weights=(1.0, 0.0), within=RULES[rules])
     assert found.gradient is not None
     product = found.gradient * distance(clean, start)

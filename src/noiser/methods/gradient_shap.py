@@ -4,14 +4,14 @@ from typing import Annotated
 
 import numpy as np
 
-from noiser.lm.edit import Fade
-from noiser.lm.goal import Goal
-from noiser.lm.prefix import Clean
-from noiser.lm.runner import LanguageModel
-from noiser.methods.gradients import Aggregation, Baseline, aggregated, along, baseline_embeds, distance
-from noiser.methods.steps import Scored, Steps, measure
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.perturbation import Fade
+from noiser.lm.target import Goal
+from noiser.methods.base import Scored, Steps, measure
+from noiser.methods.gradients import Aggregation, Baseline, aggregated, broadcast_shares, baseline_embeds, distance
 from noiser.registry import Range, method
-from noiser.seeding import generator
+from noiser.rng import generator
 
 
 @method(
@@ -42,6 +42,6 @@ def gradient_shap(
     """
     shares = generator(seed, clean.prompt.input_ids, "gradient_shap").random(samples)
     start = baseline_embeds(lm, clean, baseline)
-    (found,) = yield from measure(goal, [Fade(0, along(shares, len(clean.prompt)), start)], weights=(1 / samples,) * samples)
+    (found,) = yield from measure(goal, [Fade(0, broadcast_shares(shares, len(clean.prompt)), start)], weights=(1 / samples,) * samples)
     assert found.gradient is not None
     return Scored(aggregated(np.asarray(found.gradient) * distance(clean, start), aggregation))

@@ -7,9 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.lm.goal import Goal
-from noiser.lm.prefix import Clean
-from noiser.lm.runner import LanguageModel
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.perturbation import Fade
+from noiser.lm.target import Goal
+from noiser.methods.base import Scored, Steps, measure
+from noiser.registry import method
 
 Aggregation = Literal["l2", "sum"]
 Baseline = Literal["zero", "unk"]
@@ -42,6 +45,29 @@ def aggregated(product: Float[np.ndarray, "seq dim"], aggregation: Aggregation) 
     return np.linalg.norm(product, axis=-1) if aggregation == "l2" else product.sum(-1)
 
 
-def along(shares: Float[np.ndarray, " rows"], span: int) -> Float[Tensor, "rows span"]:
+def broadcast_shares(shares: Float[np.ndarray, " rows"], span: int) -> Float[Tensor, "rows span"]:
     """The same share at every position of a row."""
     return torch.from_numpy(shares.astype(np.float32))[:, None].expand(-1, span)
+
+
+@method(
+    "input_x_gradient",
+    family="gradient",
+    source="Denil et al. 2015, arXiv:1412.6815",
+    cost="1 row of T tokens, forward and backward",
+    along="goal",
+)
+def input_x_gradient(lm: LanguageModel, clean: Clean, goal: Goal, *, aggregation: Aggregation = "l2") -> Steps[Scored]:  # noqa: ARG001
+    """Each token's embedding times the gradient of the explained quantity with respect to it.
+
+    aggregation  l2: Euclidean length over the embedding's dimensions, at least 0, higher matters more (the paper's);
+                 sum: signed, the first-order change in the quantity if the embedding were to vanish.
+
+    Source: Denil, Demiraj & de Freitas 2015, arXiv:1412.6815.
+    """
+    gradient = clean_gradient(clean, goal)
+    if gradient is None:
+        (found,) = yield from measure(goal, [Fade(0, broadcast_shares(np.ones(1), len(clean.prompt)))], weights=(1.0,))
+        assert found.gradient is not None
+        gradient = found.gradient
+    return Scored(aggregated(gradient * distance(clean, None), aggregation))

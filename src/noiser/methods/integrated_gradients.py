@@ -1,12 +1,133 @@
-"""Integrated gradients."""
+"""Gradients integrated along straight paths from a baseline to the prompt: at fixed points, or where they are needed.
 
-from noiser.lm.goal import Goal
-from noiser.lm.prefix import Clean
-from noiser.lm.runner import LanguageModel
+The adaptive way has an error to go by: on every stretch of a path the contributions must add up to the change in the
+explained quantity from one end of it to the other. A stretch that misses that is halved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.perturbation import Fade
+from noiser.lm.target import Goal
+from noiser.methods.base import Measured, Scored, Steps, measure
 from noiser.methods.gradients import Aggregation, Baseline, aggregated, baseline_embeds, distance
-from noiser.methods.quadrature import Path, Points, Tolerance, advice, integrate
-from noiser.methods.steps import Scored, Steps
-from noiser.registry import method
+from noiser.registry import Range, method
+
+Points = Annotated[int, Range(1, 10_000)] | Literal["adaptive"]
+Tolerance = Annotated[float, Range(1e-6, 1.0)]
+ORDER = 8
+"""Points on a stretch."""
+DEEPEST = 12
+"""How often a stretch is halved at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """From the baseline to the embeddings of some positions, all at once; everything else stays."""
+
+    start: int
+    """The first of the positions."""
+    distance: Float[np.ndarray, "span dim"]
+    """Embeddings less baseline."""
+    baseline: Float[Tensor, "span dim"] | None
+
+    def at(self, shares: Float[np.ndarray, " rows"]) -> Fade:
+        """The edit with a row for each share of the way."""
+        wide = torch.from_numpy(shares.astype(np.float32))[:, None].expand(-1, len(self.distance))
+        return Fade(self.start, wide, self.baseline)
+
+
+@dataclass(frozen=True, eq=False)
+class Integral:
+    """What a path contributes."""
+
+    product: Float[np.ndarray, "span dim"]
+    """The mean gradient along the path times the distance."""
+    at_baseline: float
+    """The explained quantity at the path's beginning."""
+    points: int
+    """How many gradients were taken."""
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    path: int
+    left: float
+    right: float
+    depth: int = 0
+
+    def halves(self) -> tuple["_Stretch", "_Stretch"]:
+        middle = (self.left + self.right) / 2
+        return _Stretch(self.path, self.left, middle, self.depth + 1), _Stretch(self.path, middle, self.right, self.depth + 1)
+
+
+def integrate(goal: Goal, paths: Sequence[Path], steps: int | str, tolerance: float) -> Steps[list[Integral]]:
+    """Each path's integral: with `steps` Gauss-Legendre points, or with stretches halved until each one's contributions miss
+    the change in the quantity by no more than `tolerance` times the largest change over a whole path."""
+    if not isinstance(steps, str):
+        points, weights = gauss_legendre(steps)
+        found = yield from measure(goal, [path.at(np.append(points, 0.0)) for path in paths], weights=(*weights, 0.0))
+        return [Integral(_product(path, each), each.values[-1], steps) for path, each in zip(paths, found, strict=True)]
+    products = [np.zeros_like(path.distance) for path in paths]
+    points_taken = [0] * len(paths)
+    begins: list[float] = []
+    ends: dict[_Stretch, float] = {_Stretch(number, 0.0, 1.0): goal.value for number in range(len(paths))}
+    while ends:
+        found = yield from _along(goal, paths, list(ends))
+        begins = begins or [each.values[-1] for each in found]
+        allowed = tolerance * max(abs(goal.value - begin) for begin in begins)
+        again: dict[_Stretch, float] = {}
+        for (stretch, end), each in zip(_with_ends(ends, found), found, strict=True):
+            points_taken[stretch.path] += ORDER
+            product = (stretch.right - stretch.left) * _product(paths[stretch.path], each)
+            if abs(product.sum() - (end - each.values[-1])) > allowed and stretch.depth < DEEPEST:
+                left, right = stretch.halves()
+                again |= {left: np.nan, right: end}
+            else:
+                products[stretch.path] += product
+        ends = again
+    return [Integral(*parts) for parts in zip(products, begins, points_taken, strict=True)]
+
+
+def advice(steps: int | str, baseline: str) -> str:
+    """What to try where completeness misses."""
+    ways = ["steps=adaptive or more steps"] if not isinstance(steps, str) else ["a smaller tolerance"]
+    ways += ["baseline=unk, as the way to a zero embedding can end in a jump"] if baseline == "zero" else []
+    return f"try {', or '.join(ways)}."
+
+
+def gauss_legendre(steps: int) -> tuple[Float[np.ndarray, " steps"], tuple[float, ...]]:
+    """Points in (0, 1) and weights, exact for polynomials of degree 2 steps - 1."""
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    return (points + 1) / 2, tuple((weights / 2).tolist())
+
+
+def _along(goal: Goal, paths: Sequence[Path], stretches: Sequence[_Stretch]) -> Steps[list[Measured]]:
+    """Gradients inside each stretch; the last row is the stretch's beginning, without weight."""
+    points, weights = gauss_legendre(ORDER)
+    shares = [stretch.left + (stretch.right - stretch.left) * np.append(points, 0.0) for stretch in stretches]
+    edits = [paths[stretch.path].at(share) for stretch, share in zip(stretches, shares, strict=True)]
+    return (yield from measure(goal, edits, weights=(*weights, 0.0)))
+
+
+def _with_ends(ends: dict[_Stretch, float], found: Sequence[Measured]) -> list[tuple[_Stretch, float]]:
+    """The quantity at each stretch's end: where it is not known yet, it is that at the beginning of the next one, its other half."""
+    following = [each.values[-1] for each in found[1:]] + [np.nan]
+    return [(stretch, float(after if np.isnan(end) else end)) for (stretch, end), after in zip(ends.items(), following, strict=True)]
+
+
+def _product(path: Path, found: Measured) -> Float[np.ndarray, "span dim"]:
+    assert found.gradient is not None
+    return found.gradient * path.distance
+
 
 WIDE = 0.05
 """A completeness gap above this share of what is to be distributed is warned of."""
@@ -54,3 +175,57 @@ def completeness(total: float, value: float, at_baseline: float, hint: str) -> d
     wide = abs(gap) > WIDE * abs(value - at_baseline)
     warnings = [missed + hint] if wide else []
     return {"completeness_gap": gap, "baseline_value": at_baseline, "warnings": warnings}
+
+
+sequential_integrated_gradients_WIDE = 0.2
+"""A gap above this share of the largest change is warned of."""
+
+
+@method(
+    "sequential_integrated_gradients",
+    family="gradient",
+    source="Enguehard 2023, arXiv:2305.15853",
+    cost="T x (steps + 1) rows of T/2 tokens, forward and backward; adaptive: 9 for each stretch",
+)
+def sequential_integrated_gradients(
+    lm: LanguageModel,
+    clean: Clean,
+    goal: Goal,
+    *,
+    steps: Points = "adaptive",
+    tolerance: Tolerance = 0.1,
+    baseline: Baseline = "zero",
+    aggregation: Aggregation = "l2",
+) -> Steps[Scored]:
+    """Integrated gradients for one token at a time, all others left as they are.
+
+    Summed over the dimensions, a token's contribution is the quantity less its value with that token's embedding at the
+    baseline, which is what occlusion measures; `notes["completeness_gaps"]` is by how much each token misses it. On the
+    first token, whose zero embedding many models answer to with a jump, it can be much.
+
+    steps        a number of Gauss-Legendre points for each token (50 in Inseq); adaptive: stretches of a token's path are
+                 halved where their contributions miss the change in the quantity.
+    tolerance    for adaptive: by how much a stretch may miss it, as a share of the largest change for any token.
+    baseline     zero: a zero embedding; unk: the embedding of the tokenizer's unknown token (as in Inseq).
+    aggregation  l2: Euclidean length over the embedding's dimensions, at least 0 (the paper's); sum: signed.
+
+    Source: Enguehard 2023, arXiv:2305.15853.
+    """
+    start = baseline_embeds(lm, clean, baseline)
+    away = distance(clean, start)
+    paths = [Path(token, away[[token]], None if start is None else start[[token]]) for token in range(len(clean.prompt))]
+    found = yield from integrate(goal, paths, steps, tolerance)
+    product = np.concatenate([each.product for each in found])
+    wanted = goal.value - np.array([each.at_baseline for each in found])
+    notes = _completeness(clean, product.sum(-1), wanted, advice(steps, baseline))
+    return Scored(aggregated(product, aggregation), {**notes, "points": [each.points for each in found]})
+
+
+def _completeness(clean: Clean, found: Float[np.ndarray, " seq"], wanted: Float[np.ndarray, " seq"], hint: str) -> dict[str, Any]:
+    """Notes on how far each token's contribution is from the change in the quantity that it should be."""
+    gaps = found - wanted
+    wide = np.flatnonzero(np.abs(gaps) > sequential_integrated_gradients_WIDE * np.abs(wanted).max())
+    named = ", ".join(f"{clean.prompt.tokens[token]!r} by {gaps[token]:+.2g}" for token in wide[:3])
+    missed = f"{len(wide)} of {len(gaps)} tokens miss the change that theirs should add up to, {named}: "
+    warnings = [missed + hint] if len(wide) else []
+    return {"completeness_gaps": gaps.tolist(), "warnings": warnings}

@@ -3,13 +3,12 @@
 import numpy as np
 import torch
 
-from noiser.lm.edit import Fade
-from noiser.lm.goal import Goal
-from noiser.lm.prefix import Clean
-from noiser.lm.runner import LanguageModel
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.perturbation import Fade
+from noiser.lm.target import Goal
+from noiser.methods.base import Scored, Steps, Unit, measure, pieces
 from noiser.methods.gradients import Baseline, baseline_embeds
-from noiser.methods.pieces import Unit, pieces
-from noiser.methods.steps import Scored, Steps, measure
 from noiser.registry import method
 
 

@@ -2,17 +2,13 @@
 
 from importlib.metadata import entry_points
 
-from noiser.metrics import (  # noqa: F401  (each enters itself)
+from noiser.metrics import (  # noqa: F401  (each registers itself)
     answerability,
     aopc,
-    comprehensiveness,
     deletion,
-    insertion,
     log_odds,
     minimum_top_p,
-    naopc,
-    soft_nc,
-    soft_ns,
+    soft,
     sufficiency,
 )
 from noiser.registry import METRICS, find_metric

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Bool, Float
 
-from noiser.lm.steps import Steps, ask
+from noiser.lm.requests import Steps, ask
 from noiser.metrics.sample import Candidate, Operator, Quantity, Sample, Value
 from noiser.registry import Range
 

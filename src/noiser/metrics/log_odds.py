@@ -4,8 +4,8 @@ from typing import Annotated
 
 import numpy as np
 
-from noiser.lm.runner import LanguageModel
-from noiser.lm.steps import Steps
+from noiser.lm.model import LanguageModel
+from noiser.lm.requests import Steps
 from noiser.metrics.erasure import NONE_LEFT, Draws, first, most, read
 from noiser.metrics.sample import Candidate, Operator, Sample, Value
 from noiser.registry import Range, metric

@@ -2,12 +2,13 @@
 
 from typing import Any, Literal
 
-from noiser.judging import Clue, Form, Judge, Variant
-from noiser.lm.runner import LanguageModel
-from noiser.lm.steps import Steps, consult, given
+from noiser.judges.protocol import Clue, Judge, Variant, consult, unwrap
+from noiser.lm.model import LanguageModel
+from noiser.lm.requests import Steps
+from noiser.metrics.answerability import Ranked, Words, judged, ranked
 from noiser.metrics.sample import Candidate, Sample, Value
-from noiser.metrics.words import Ranked, Words, judged, ranked
 from noiser.registry import metric
+from noiser.results.answerability import Form
 
 WRONG = "wrong with all words"
 
@@ -70,5 +71,5 @@ def minimum_top_p(
 def _right(judge: Judge, found: Ranked, count: int, form: Form, variant: Variant, asked: list[dict[str, Any]]) -> Steps[bool]:
     clue = Clue(found.at(found.top(count)), form, variant)
     (reply,) = yield from consult(judge, [clue])
-    asked.append({"count": count, **judged(given(reply), clue, found.gold, form, variant)})
+    asked.append({"count": count, **judged(unwrap(reply), clue, found.gold, form, variant)})
     return asked[-1]["correct"]

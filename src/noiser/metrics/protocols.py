@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.errors import NonFiniteError
-from noiser.normalization import normalize
 from noiser.registry import Released
+from noiser.results.scores import normalize
 
 Protocol = Literal["matched", "proportional", "paper", "official"]
 Scores = Float[np.ndarray, " seq"]

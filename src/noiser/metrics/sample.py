@@ -10,16 +10,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.errors import NonFiniteError, OptionError
-from noiser.evidence import OK
-from noiser.lm.edit import Edit, Fade, Thin
-from noiser.lm.goal import Goal
-from noiser.lm.measure import Measure, chosen
-from noiser.lm.prefix import Clean
-from noiser.lm.probe import Probe
-from noiser.lm.runner import LanguageModel
+from noiser.lm.kv_cache import Clean
+from noiser.lm.model import LanguageModel
+from noiser.lm.perturbation import Edit, Fade, Probe, Thin
+from noiser.lm.quantity import Measure, chosen
+from noiser.lm.target import Goal
 from noiser.registry import Released
-from noiser.seeding import generator
-from noiser.units import Units, units
+from noiser.results.records import OK
+from noiser.rng import generator
+from noiser.text.units import Units, units
 
 T = TypeVar("T")
 Operator = Literal["zero", "delete", "resample"]

@@ -1,7 +1,7 @@
 """Sufficiency: are the highest tokens enough by themselves?"""
 
-from noiser.lm.runner import LanguageModel
-from noiser.lm.steps import Steps
+from noiser.lm.model import LanguageModel
+from noiser.lm.requests import Steps
 from noiser.metrics.erasure import Draws, at_shares
 from noiser.metrics.sample import Candidate, Operator, Sample, Value
 from noiser.registry import metric
@@ -36,3 +36,35 @@ def sufficiency(
     Source: DeYoung et al. 2020, arXiv:1911.03429.
     """
     return at_shares(sample, candidate, True, operator, draws, seed)
+
+
+@metric(
+    "comprehensiveness",
+    source="DeYoung et al. 2020, arXiv:1911.03429",
+    better="higher",
+    measures="the loss in the target's probability when the highest 1, 5, 10, 20, 50 % of the tokens are gone (mean)",
+    fools="the operator: a method that scores by the same operator (occlusion: zero) is tested on its own question; compare operators",
+    cost="5 rows of T tokens (x draws)",
+)
+def comprehensiveness(
+    lm: LanguageModel,  # noqa: ARG001
+    sample: Sample,
+    candidate: Candidate,
+    *,
+    operator: Operator = "zero",
+    draws: Draws = 4,
+    seed: int = 0,
+) -> Steps[Value]:
+    """Loss in the target's probability when the highest tokens are gone, mean over five shares; in [-1, 1], higher is better.
+
+    The shares are 1, 5, 10, 20 and 50 % of the tokens, rounded up; the mean over them is the area over the perturbation
+    curve (AOPC). Tokens with equal scores come in an order drawn at random, the same for every method. Undefined for a
+    single token with operator=delete.
+
+    operator  what becomes of a token that is left out: zero: a zero embedding; delete: it is not there; resample: a token of
+              another prompt stands there.
+    draws     with resample, how many replacements are averaged over; the same ones for every method.
+
+    Source: DeYoung et al. 2020, arXiv:1911.03429.
+    """
+    return at_shares(sample, candidate, False, operator, draws, seed)

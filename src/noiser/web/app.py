@@ -17,17 +17,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from noiser.views.viewer import page
-from noiser.web.access import Access
-from noiser.web.desk import Job
-from noiser.web.guard import Guard
-from noiser.web.intake import Left, Receive, Scope, Send
-from noiser.web.limits import Limits
+from noiser.web.errors import Refusal
+from noiser.web.middleware import Access, Guard, Left, Receive, Scope, Send
 from noiser.web.page import app_page
-from noiser.web.refusal import Refusal
-from noiser.web.room import Room
+from noiser.web.queue import Job
+from noiser.web.requests import Limits
+from noiser.web.session import Room
 
 if TYPE_CHECKING:
-    from noiser.lm.runner import LanguageModel
+    from noiser.lm.model import LanguageModel
 
 HEARTBEAT = 1.0
 """Seconds after which a stream says something in any case, so that a client that left is noticed."""

@@ -3,8 +3,36 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from noiser.views.viewer import digest, page_parts
+
+EXAMPLES: list[dict[str, Any]] = [
+    {"title": "A fact", "prompt": "The Eiffel Tower is located in the city of"},
+    {
+        "title": "Why this, not that?",
+        "prompt": "Berlin is in Germany. Madrid is in Spain. Paris is in",
+        "target": " France",
+        "foil": " Spain",
+    },
+    {"title": "Singular or plural", "prompt": "The keys to the cabinet", "target": " are", "foil": " is"},
+    {
+        "title": "Remembering a name",
+        "prompt": "My dog is called Rex. It is a sunny day and we walk through the park. I throw a ball and call my dog:",
+    },
+    {"title": "Several words", "prompt": "To make tea, you first boil the water, then", "generate": 6},
+    {"title": "A chat", "messages": [{"role": "user", "content": "What is the opposite of hot?"}], "generate": 7},
+    {
+        "title": "An answer under way",
+        "messages": [
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": "My name is Ada and I live in Berlin. What is my name?"},
+            {"role": "assistant", "content": "Your name is"},
+        ],
+    },
+]
+"""Each is a request without methods, with a title."""
+
 
 SCRIPTS = ("api.js", "form.js", "chat.js", "history.js", "app.js")
 """Behind the viewer's, in this order, and in the same scope."""
@@ -36,4 +64,4 @@ def app_page() -> AppPage:
 
 
 def _read(name: str) -> str:
-    return files(__name__.rpartition(".")[0]).joinpath(name).read_text(encoding="utf-8")
+    return files("noiser.web").joinpath("static", name).read_text(encoding="utf-8")

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from noiser import __version__
-from noiser.agreement import spearman
-from noiser.evidence import Evaluation, Row, Summary
-from noiser.prompts import Prompt
-from noiser.types import Attribution, Comparison
-from noiser.units import UNITS, units
+from noiser.results.attribution import Attribution, Comparison
+from noiser.results.evaluation import Evaluation
+from noiser.results.records import Row, Summary
+from noiser.results.scores import spearman
+from noiser.text.prompt import Prompt
+from noiser.text.units import UNITS, units
 from noiser.views.escape import joined, visible
-from noiser.views.evaluation import ARROWS, number
-from noiser.views.shown import readable, spaced
+from noiser.views.labels import readable, spaced
+from noiser.views.terminal.evaluation import ARROWS, number
 
 View = dict[str, Any]
 LONGEST = 60

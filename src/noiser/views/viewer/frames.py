@@ -2,8 +2,8 @@
 
 from html import escape
 
-from noiser.evidence import Evaluation
-from noiser.types import Attribution, Comparison
+from noiser.results.attribution import Attribution, Comparison
+from noiser.results.evaluation import Evaluation
 from noiser.views.viewer import page
 from noiser.views.viewer.data import view
 

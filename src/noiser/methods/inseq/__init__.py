@@ -1,0 +1,1 @@
+"""Inseq's methods on our token ids."""

@@ -1,0 +1,1 @@
+"""Noiser, the method of the paper."""

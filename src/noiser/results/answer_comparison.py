@@ -1,0 +1,249 @@
+"""Do several judges say the same?"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from noiser.results.answerability import FORMS, METRIC, share
+from noiser.results.records import Contender, Gauge, Number, Record
+from noiser.results.statistics import ClusterBootstrap
+from noiser.results.tables import FAITHFULNESS, REFERENCE, compared, few_clusters, log_ratio, number
+
+Verdicts = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two judges on the same words of the same prompts."""
+
+    metric: str
+    other: str
+    """The two metrics' labels."""
+    judges: tuple[str, str]
+    form: str
+    cells: int
+    """Samples times methods and controls that both judges have a verdict on."""
+    samples: int
+    equal: Number
+    """The share of the cells with equal verdicts, in [0, 1], with its interval by cluster bootstrap over samples."""
+    kappa: float | None
+    """Cohen's: by how much they agree more than by chance, 1 at most; None where both always say the same thing, or there is
+    nothing to compare."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        return {**vars(self), "judges": list(self.judges), "equal": self.equal.to_dict()}
+
+
+def judge_agreements(
+    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+) -> tuple[Agreement, ...]:
+    """For each two judges that were asked alike, and each form."""
+    known = {each.label for each in contenders}
+    found = []
+    for one, other in combinations([each for each in gauges if each.metric == METRIC], 2):
+        if one.options == other.options and one.judge != other.judge:
+            asked = str(one.options.get("forms", "")).split(",")
+            found += [_agreement(records, known, (one, other), form, seed) for form in FORMS if form in asked]
+    return tuple(found)
+
+
+def _agreement(records: Sequence[Record], known: set[str], pair: tuple[Gauge, Gauge], form: str, seed: int) -> Agreement:
+    one, other = pair
+    said = {
+        (each.sample, each.method, each.metric): float(each.also[form])
+        for each in records
+        if each.value is not None and form in each.also and each.method in known
+    }
+    groups = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
+    verdicts: dict[str, Verdicts] = {}
+    for (sample, method, metric), verdict in said.items():
+        if metric == one.label and (sample, method, other.label) in said:
+            verdicts.setdefault(sample, []).append((verdict, said[sample, method, other.label]))
+    cells = [each for own in verdicts.values() for each in own]
+    about = (one.label, other.label, (one.judge, other.judge), form, len(cells), len(verdicts))
+    return Agreement(*about, _equal(verdicts, groups, seed), kappa(cells))
+
+
+def _equal(verdicts: Mapping[str, Verdicts], groups: Mapping[str, str], seed: int) -> Number:
+    if not verdicts:
+        return Number(None)
+    equal = np.array([float(sum(one == other for one, other in own)) for own in verdicts.values()])
+    cells = np.array([float(len(own)) for own in verdicts.values()])
+    return share(ClusterBootstrap([groups[sample] for sample in verdicts], seed=seed), equal, cells)
+
+
+def kappa(cells: Verdicts) -> float | None:
+    """Cohen's kappa: (observed - expected) / (1 - expected) share of equal verdicts. None where that is 0 / 0, or of nothing.
+
+    Source: Cohen 1960, doi:10.1177/001316446002000104.
+    """
+    if not cells:
+        return None
+    observed = sum(one == other for one, other in cells) / len(cells)
+    kinds = {verdict for cell in cells for verdict in cell}
+    expected = sum(sum(one == kind for one, _ in cells) * sum(other == kind for _, other in cells) for kind in kinds) / len(cells) ** 2
+    return None if expected == 1 else (observed - expected) / (1 - expected)
+
+
+MINIMUM_TOP_P = "minimum_top_p"
+
+
+@dataclass(frozen=True)
+class LeastRow:
+    """One method or control."""
+
+    method: str
+    control: bool
+    mean: Number
+    """The share of the words still kept at the last right answer: the mean over the samples compared, in (0, 1]; lower is better."""
+    shares: tuple[float, ...]
+    """Of each sample compared, ascending."""
+    out: int
+    """Samples that are undefined, as the judge is wrong with all words."""
+    calls: float
+    """Clues that finding them took, before the cache, over all samples that have a value."""
+    plain_calls: float
+    """What dropping word after word would have taken."""
+
+    @property
+    def saved(self) -> float:
+        """Clues saved by bisection."""
+        return self.plain_calls - self.calls
+
+
+@dataclass(frozen=True)
+class LeastSummary:
+    """One metric's label, so one judge; the smallest mean first among the methods, then the controls."""
+
+    metric: str
+    judge: str
+    form: str
+    samples: int
+    """How many every row has: the ones that are compared."""
+    clusters: int
+    rows: tuple[LeastRow, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def least_summaries(
+    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+) -> tuple[LeastSummary, ...]:
+    """For every `minimum_top_p` among the gauges."""
+    return tuple(_summary(records, contenders, each, seed) for each in gauges if each.metric == MINIMUM_TOP_P)
+
+
+def _summary(records: Sequence[Record], contenders: Sequence[Contender], gauge: Gauge, seed: int) -> LeastSummary:
+    found = compared(records, contenders, [gauge.label])
+    boot = ClusterBootstrap(found.clusters, seed=seed) if found.values.size else None
+    resampled = boot.means(found.values[..., 0]) if boot is not None else None
+    rows = []
+    for each in contenders:
+        mean, shares = Number(None), ()
+        if boot is not None and resampled is not None and each in found.rows:
+            place = found.rows.index(each)
+            values = found.values[:, place, 0]
+            mean, shares = number(boot, float(values.mean()), resampled[:, place]), tuple(sorted(values.tolist()))
+        own = [record for record in records if (record.metric, record.method) == (gauge.label, each.label)]
+        counted = [record.also for record in own if {"calls", "plain_calls"} <= record.also.keys()]
+        calls = (float(sum(also[name] for also in counted)) for name in ("calls", "plain_calls"))
+        rows.append(LeastRow(each.label, each.control, mean, shares, sum(record.status == "undefined" for record in own), *calls))
+    rows.sort(key=lambda row: (row.control, row.mean.value is None, row.mean.value))
+    remarks = (*found.remarks, *(few_clusters(boot) if boot is not None else ()))
+    size = (len(found.values), boot.clusters) if boot is not None else (0, 0)
+    form = str(gauge.options.get("form", ""))
+    return LeastSummary(gauge.label, gauge.judge, form, *size, tuple(rows), remarks)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method or control."""
+
+    method: str
+    control: bool
+    faithfulness: Number
+    """Sum of the log-ratios of Soft-NS and Soft-NC to random; higher is better."""
+    rate: Number
+    """How often the answer is right with the kept words; higher is better."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One way of measuring faithfulness against one judge."""
+
+    faithfulness: str
+    answerability: str
+    """The two labels."""
+    judge: str
+    form: str
+    points: tuple[Point, ...]
+    """Highest rate first among the methods, then the controls."""
+    spearman: Number
+    """Spearman's rank correlation over the methods, controls left out, in [-1, 1]; its interval by cluster bootstrap over samples,
+    which says how well the ranks are known, not what other methods would do. None for fewer than three methods, or where all are
+    equal."""
+    methods: int
+    """How many it is over."""
+    samples: int
+    """How many every row has under all three metrics."""
+    remarks: tuple[str, ...] = ()
+
+
+def faithfulness_against(
+    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+) -> tuple[Correlation, ...]:
+    """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row."""
+    if not any(each.label == REFERENCE for each in contenders):
+        return ()
+    answers = [each for each in gauges if each.metric == METRIC]
+    return tuple(_correlation(records, contenders, pair, answer, seed) for pair in _pairs(gauges) for answer in answers)
+
+
+def _pairs(gauges: Sequence[Gauge]) -> Iterator[tuple[Gauge, Gauge]]:
+    for one in gauges:
+        if one.metric == "soft_ns":
+            yield from ((one, other) for other in gauges if other.metric == "soft_nc" and other.options == one.options)
+
+
+def _correlation(
+    records: Sequence[Record], contenders: Sequence[Contender], pair: tuple[Gauge, Gauge], answer: Gauge, seed: int
+) -> Correlation:
+    found = compared(records, contenders, [pair[0].label, pair[1].label, answer.label])
+    label = pair[0].label.replace("soft_ns", FAITHFULNESS, 1)
+    about = (label, answer.label, answer.judge, str(answer.options.get("forms", "")).split(",")[0])
+    reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
+    if not found.values.size or reference is None:
+        return Correlation(*about, (), Number(None), 0, 0, tuple(found.remarks))
+    boot = ClusterBootstrap(found.clusters, seed=seed)
+    whole, resampled = found.values.mean(0), boot.means(found.values)
+    faithful, faithful_resampled = (log_ratio(each[..., :2], reference) for each in (whole, resampled))
+    points = [
+        Point(
+            row.label,
+            row.control,
+            number(boot, float(faithful[place]), faithful_resampled[:, place]),
+            number(boot, float(whole[place, 2]), resampled[:, place, 2]),
+        )
+        for place, row in enumerate(found.rows)
+    ]
+    methods = [place for place, row in enumerate(found.rows) if not row.control and np.isfinite(faithful[place])]
+    rho = Number(None)
+    if len(methods) > 2:
+        estimate = spearman(faithful[None, methods], whole[None, methods, 2])[0]
+        rho = number(boot, float(estimate), spearman(faithful_resampled[:, methods], resampled[:, methods, 2]))
+    points.sort(key=lambda point: (point.control, -(point.rate.value or 0.0)))
+    return Correlation(*about, tuple(points), rho, len(methods), len(found.samples), (*found.remarks, *few_clusters(boot)))
+
+
+def spearman(one: Float[np.ndarray, "draws methods"], other: Float[np.ndarray, "draws methods"]) -> Float[np.ndarray, " draws"]:
+    """Of each draw: Pearson's correlation of the ranks, equal values sharing the mean of theirs; NaN where all are equal."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(each, axis=1) for each in (one, other)]
+    first, second = (each - each.mean(1, keepdims=True) for each in ranks)
+    with np.errstate(all="ignore"):  # 0 / 0 is said as a number that is missing
+        return (first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1))

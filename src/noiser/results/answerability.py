@@ -1,0 +1,258 @@
+"""Rates and scores of one judge and one form: every method on the same samples, and what the judge does without any method."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from noiser.results.records import Contender, Gauge, Number, Record
+from noiser.results.statistics import ClusterBootstrap, wilson
+from noiser.results.tables import Compared, Comparing, compared, few_clusters, number
+
+Form = Literal["top1", "top5"]
+"""What a judge is asked for: the most probable word, or the five most probable words."""
+FORMS: tuple[Form, ...] = ("top1", "top5")
+METRIC = "answerability"
+CONDITIONS = ("all", "random", "none", "canary")
+"""What the judge was shown that no method has a say in: all words; random ones of the same number; none; all words and a hidden
+instruction, where the rate says how often it was obeyed."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of samples."""
+
+    right: float
+    """How many; no whole number where a sample is the mean over a continuation."""
+    of: int
+    clustered: Number
+    """The rate, with its interval by cluster bootstrap."""
+    wilson: Number
+    """The rate, with Wilson's interval, which counts samples as independent; without one where `right` is no whole number."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        return {**vars(self), "clustered": self.clustered.to_dict(), "wilson": self.wilson.to_dict()}
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One method or control."""
+
+    method: str
+    control: bool
+    group: str
+    """Letters: methods that share one do not differ in their rates after Holm's correction. Empty for controls."""
+    rate: Rate | None
+    """How often the answer is right with the kept words; higher is better. None where the row has no value at all."""
+    shuffled: Rate | None
+    """The same with the kept words in a random order; None where that was not asked."""
+    score: Number
+    """The kept words' share of the attribution, 0 where the answer is wrong: the mean over all samples, in [0, 1]."""
+    score_answered: Number
+    """The mean over the samples whose answer is right. No interval where a resample has none of them."""
+    mass: Number
+    """The kept words' share of the attribution, whatever the answer."""
+    refused: float
+    """Of the samples compared, how many the judge would not answer; they count as wrong."""
+    invalid: float
+    """Of the samples compared, how many replies held no answer; they count as wrong."""
+    given: float
+    """Of the samples compared, how many have the right word itself among the kept ones."""
+    undefined: int
+    """Of all samples."""
+    errors: int
+    """Of all samples."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        return {name: each.to_dict() if isinstance(each, Rate | Number) else each for name, each in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class AnswerSummary:
+    """One metric's label (so one judge) and one form; best row first among the methods, then the controls."""
+
+    metric: str
+    judge: str
+    form: str
+    """`top1`: the most probable word; `top5`: any of the five most probable ones."""
+    options: Mapping[str, Any]
+    samples: int
+    """How many every row has: the ones that are compared."""
+    clusters: int
+    rows: tuple[AnswerRow, ...]
+    conditions: Mapping[str, Rate]
+    """By the names in CONDITIONS; those that were asked."""
+    differences: tuple[Mapping[str, Any], ...] = ()
+    """Of every two methods: the difference of their rates with its interval, p after Holm's correction."""
+    remarks: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        rows, conditions = [row.to_dict() for row in self.rows], {name: each.to_dict() for name, each in self.conditions.items()}
+        rest = {"differences": [dict(each) for each in self.differences], "remarks": list(self.remarks), "options": dict(self.options)}
+        return {**vars(self), "rows": rows, "conditions": conditions, **rest}
+
+
+def answer_summaries(
+    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+) -> tuple[AnswerSummary, ...]:
+    """For every `answerability` among the gauges and every form that was asked, in this order. The seed is the bootstrap's."""
+    found = []
+    for gauge in gauges:
+        if gauge.metric == METRIC:
+            asked = str(gauge.options.get("forms", "")).split(",")
+            found += [_summary(records, contenders, gauge, form, seed) for form in FORMS if form in asked]
+    return tuple(found)
+
+
+def answerers(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The ids of the models that gave the answers of a record, as the servers named them, each once, in alphabetical order."""
+    answers = [answer for step in steps for form in step.get("forms", {}).values() for answer in form.values()]
+    return tuple(sorted({answer["model"] for answer in answers if isinstance(answer, Mapping) and answer.get("model")}))
+
+
+def _summary(records: Sequence[Record], contenders: Sequence[Contender], gauge: Gauge, form: str, seed: int) -> AnswerSummary:
+    derived = [replace(each, value=_of_form(each, form)) if each.metric == gauge.label else each for each in records]
+    found = compared(derived, contenders, [gauge.label])
+    lost = {each.label: _lost(records, gauge.label, each.label) for each in contenders}
+    empty = [_without_value(each, lost[each.label]) for each in contenders if each not in found.rows]
+    about = (gauge.label, gauge.judge, form, dict(gauge.options), len(found.values) if found.values.size else 0)
+    if not found.values.size:
+        return AnswerSummary(*about, 0, tuple(empty), {}, (), tuple(found.remarks))
+    measured = _Measured(records, gauge.label, form, found, seed)
+    comparing = Comparing(found.rows, measured.boot, *measured.of("")[:2], 1.0)
+    letters, differences = comparing.groups()
+    rows = [measured.row(place, letters.get(place, ""), lost[found.rows[place].label]) for place in comparing.order()]
+    rows = sorted([*rows, *empty], key=lambda row: row.control)
+    remarks = (*comparing.remarks(), *found.remarks, *measured.remarks(), *few_clusters(measured.boot))
+    return AnswerSummary(*about, measured.boot.clusters, tuple(rows), measured.conditions(), tuple(differences), remarks)
+
+
+def _of_form(record: Record, form: str) -> float | None:
+    found = record.also.get(form) if record.value is not None else None
+    return None if found is None else float(found)
+
+
+def _lost(records: Sequence[Record], metric: str, method: str) -> tuple[int, int]:
+    """How many records have no value: undefined, and for any other reason."""
+    statuses = [each.status for each in records if (each.metric, each.method) == (metric, method) and each.value is None]
+    return statuses.count("undefined"), len(statuses) - statuses.count("undefined")
+
+
+def _without_value(contender: Contender, lost: tuple[int, int]) -> AnswerRow:
+    none, (undefined, errors) = Number(None), lost
+    return AnswerRow(contender.label, contender.control, "", None, None, none, none, none, 0.0, 0.0, 0.0, undefined, errors)
+
+
+Array = Float[np.ndarray, "samples rows"]
+Resampled = Float[np.ndarray, "resamples rows"]
+
+
+class _Measured:
+    """The numbers of one form on the samples that every row has."""
+
+    def __init__(self, records: Sequence[Record], label: str, form: str, found: Compared, seed: int) -> None:
+        self.form, self.found = form, found
+        self.boot = ClusterBootstrap(found.clusters, seed=seed)
+        also = {(each.sample, each.method): each.also for each in records if each.metric == label}
+        self._also = [[also[sample, row.label] for row in found.rows] for sample in found.samples]
+        self._arrays: dict[str, Array] = {}
+
+    def array(self, name: str) -> Array:
+        """One of the other numbers of every record; NaN where it is not there."""
+        if name not in self._arrays:
+            self._arrays[name] = np.array([[row.get(name, np.nan) for row in sample] for sample in self._also], dtype=np.float64)
+        return self._arrays[name]
+
+    def of(self, condition: str) -> tuple[Float[np.ndarray, " rows"], Resampled, Array]:
+        """Means, resampled means and values of what the judge made of the kept words, or of another choice of words."""
+        values = self.array(f"{self.form}.{condition}" if condition else self.form)
+        return values.mean(0), self.boot.means(values), values
+
+    def rate(self, values: Float[np.ndarray, " samples"]) -> Rate | None:
+        """None where a sample has none."""
+        if not np.isfinite(values).all():
+            return None
+        right, of = float(values.sum()), len(values)
+        clustered = number(self.boot, right / of, self.boot.means(values[:, None])[:, 0])
+        ends = wilson(round(right), of) if np.isin(values, (0.0, 1.0)).all() else (None, None)
+        return Rate(right, of, clustered, Number(right / of, *ends))
+
+    def row(self, place: int, group: str, lost: tuple[int, int]) -> AnswerRow:
+        """All numbers of one row."""
+        own, form = self.found.rows[place], self.form
+        names = ("", ".score", ".shuffled", ".refused", ".invalid")
+        right, score, shuffled, refused, invalid = (self.array(f"{form}{name}")[:, place] for name in names)
+        mass, given = (self.array(name)[:, place] for name in ("mass", "given"))
+        undefined, errors = lost
+        return AnswerRow(
+            own.label,
+            own.control,
+            group,
+            self.rate(right),
+            self.rate(shuffled),
+            self.mean(score),
+            share(self.boot, score, right),
+            self.mean(mass),
+            _count(refused),
+            _count(invalid),
+            _count(given),
+            undefined,
+            errors,
+        )
+
+    def mean(self, values: Float[np.ndarray, " samples"]) -> Number:
+        """With its interval; none where a sample has none."""
+        return number(self.boot, float(values.mean()), self.boot.means(values[:, None])[:, 0])
+
+    def conditions(self) -> dict[str, Rate]:
+        """A sample's reply is the same whichever row it is taken from: the first that has one."""
+        found = {name: self.rate(_first(self.of(name)[2])) for name in CONDITIONS}
+        return {name: rate for name, rate in found.items() if rate is not None}
+
+    def remarks(self) -> list[str]:
+        """Whether the judge can answer at all; where it gave two answers to the same clue; where Wilson's interval makes no sense."""
+        said = list(_able(self.conditions()))
+        for name in CONDITIONS:
+            values = self.of(name)[2]
+            differing = int((np.isfinite(values) & (values != _first(values)[:, None])).any(1).sum())
+            if differing:
+                said.append(f"{name}: the judge answered the same clue differently in {differing} samples; the first row's answer counts")
+        if not all(each.is_integer() for each in self.of("")[2].ravel().tolist()):
+            said.append("a continuation's rate is a mean over its tokens: there is no Wilson's interval where that gives no whole number")
+        return said
+
+
+def _able(conditions: Mapping[str, Rate]) -> Iterator[str]:
+    """What has to be said of a judge that is seldom right even with all words."""
+    ceiling, floor = conditions.get("all"), conditions.get("none")
+    if ceiling is None or floor is None:
+        return
+    low = ceiling.wilson.low
+    if low is not None and low <= floor.right / floor.of:
+        yield (
+            f"with all words the judge is right in {ceiling.right:g} of {ceiling.of} samples, with none in {floor.right:g}: that cannot be "
+            "told apart, so its answers say nothing about the methods. Ask a stronger judge"
+        )
+    elif ceiling.right < ceiling.of / 2:
+        yield f"even with all words the judge is right in {ceiling.right:g} of {ceiling.of} samples only: a stronger one would tell more"
+
+
+def _count(values: Float[np.ndarray, " samples"]) -> float:
+    return float(np.nan_to_num(values).sum())
+
+
+def _first(values: Array) -> Float[np.ndarray, " samples"]:
+    there = np.isfinite(values)
+    return values[np.arange(len(values)), there.argmax(1)]
+
+
+def share(boot: ClusterBootstrap, part: Float[np.ndarray, " samples"], whole: Float[np.ndarray, " samples"]) -> Number:
+    """A sum divided by another one, both resampled; none where the second is 0."""
+    resampled = boot.means(np.stack([part, whole], axis=1))
+    with np.errstate(all="ignore"):  # 0 / 0 is said as a number that is missing
+        return number(boot, float(np.divide(part.sum(), whole.sum())), resampled[:, 0] / resampled[:, 1])

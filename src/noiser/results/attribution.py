@@ -1,0 +1,233 @@
+"""What flows through the library: frozen, plain, printable."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from noiser.results.display import Showable, view
+from noiser.results.scores import normalize, spearman, top_overlap
+from noiser.text.prompt import Prompt
+from noiser.text.units import Units, units
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The explained quantity of one target, at some numbers of tokens."""
+
+    order: tuple[int, ...]
+    """The tokens that come before the target, the one with the highest score first."""
+    counts: tuple[int, ...]
+    """How many of them, from none to all."""
+    removed: tuple[float, ...]
+    """The quantity when the first so many of the order are removed. The earlier it falls, the more faithful the order."""
+    kept: tuple[float, ...]
+    """The quantity when only the first so many are there. The earlier it rises, the more faithful the order."""
+    operator: str = "zero"
+    """What removing a token means: its embedding is zero."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is explained: one token, several as a whole, or what one has over another."""
+
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    prob: float
+    """Their joint probability on the clean run, in [0, 1]."""
+    rank: int
+    """How many tokens the model holds more probable, where it is most; 0: each is the model's own prediction."""
+    quantity: str = "prob"
+    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of."""
+    value: float | None = None
+    """The quantity on the clean run; with a foil, of the target less that of the foil. None is the same as `prob`."""
+    foil: "Target | None" = None
+    """What the target is held against."""
+    context: int = 0
+    """How many tokens come before it: the columns it is attributed to; 0 stands for all."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an attribution took."""
+
+    seconds: float
+    """Wall-clock; where prompts shared batches, this prompt's share by token-forwards."""
+    forward_tokens: int
+    """Tokens that went through the whole model, counted by the engine; independent of the machine's clock."""
+    backward_tokens: int
+    """Tokens that a gradient was taken through."""
+    peak_bytes: int
+    """On a GPU the most memory allocated during the call; on a CPU the process's highest resident size so far."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.seconds + other.seconds,
+            self.forward_tokens + other.forward_tokens,
+            self.backward_tokens + other.backward_tokens,
+            max(self.peak_bytes, other.peak_bytes),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution(Showable):
+    """Which input tokens caused a prediction, and by how much."""
+
+    scores: Float[np.ndarray, "targets seq"]
+    """In the method's own units, not normalised, read-only. Higher: the token supports the target more (methods without a
+    sign: matters more). A token that does not come before a target has 0 there."""
+    prompt: Prompt
+    """The tokens in the order of the scores: the prompt, and where a continuation is explained its tokens but the last."""
+    targets: tuple[Target, ...]
+    """One for each row of the scores."""
+    method: str
+    options: Mapping[str, Any]
+    model: str
+    revision: str
+    seed: int | None
+    """None where the method draws nothing at random."""
+    cost: Cost
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the method found on the way (for noiser: k, k_status, ...) and `warnings`, a list of sentences. With several
+    targets `rows` holds the notes of each."""
+    unit: str = "token"
+    """What was perturbed as a whole; a unit's score is then divided evenly among its tokens, so that sums say what was measured."""
+    given: int | None = None
+    """How many of the tokens are the prompt that was given; None: all."""
+    curves: tuple[Curve, ...] = ()
+    """One for each target, or none: what removing and keeping the highest tokens does; see `noiser.with_curves`."""
+
+    def __post_init__(self) -> None:
+        frozen = np.array(self.scores, dtype=np.float64)
+        frozen.flags.writeable = False
+        object.__setattr__(self, "scores", frozen)
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (getattr(self, each.name) for each in fields(self))
+        return Attribution, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
+
+    @property
+    def target(self) -> Target:
+        """What the first row explains."""
+        return self.targets[0]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The prompt's tokens, in the order of the scores."""
+        return self.prompt.tokens
+
+    def normalized(self, how: str) -> Float[np.ndarray, "targets seq"]:
+        """The scores on a common scale; see `noiser.results.scores.normalize` for the ways."""
+        return normalize(self.scores, how)
+
+    def by(self, unit: str) -> "UnitScores":
+        """The scores summed over words, sentences, lines or the turns of a chat; see `noiser.text.units.units`."""
+        found = units(self.prompt, unit)
+        return UnitScores(found, *found.sums(self.scores))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attribution as plain Python values, in the shape of the command line's JSON (schema 1)."""
+        return {
+            "schema": 1,
+            "model": self.model,
+            "revision": self.revision,
+            "method": self.method,
+            "options": dict(self.options),
+            "seed": self.seed,
+            "prompt": {
+                "text": self.prompt.text,
+                "input_ids": list(self.prompt.input_ids),
+                "tokens": list(self.prompt.tokens),
+                "given": len(self.prompt) if self.given is None else self.given,
+            },
+            "target": _target_dict(self.target),
+            "targets": [_target_dict(target) for target in self.targets],
+            "unit": self.unit,
+            "scores": self.scores.tolist(),
+            "notes": dict(self.notes),
+            "cost": vars(self.cost).copy(),
+            **({"curves": [curve.to_dict() for curve in self.curves]} if self.curves else {}),
+        }
+
+    def to_json(self) -> str:
+        """One line of strict JSON: no NaN, no infinity."""
+        return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return view("text")(self)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitScores:
+    """Scores of an attribution summed over units."""
+
+    units: Units
+    scores: Float[np.ndarray, "targets units"]
+    rest: Float[np.ndarray, " targets"]
+    """The sum over tokens that belong to no unit (special tokens, a chat's template)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values."""
+        return {
+            "unit": self.units.kind,
+            "of": list(self.units.of),
+            "texts": list(self.units.texts),
+            "scores": self.scores.tolist(),
+            "rest": self.rest.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Showable):
+    """Several methods on exactly the same tokens and targets."""
+
+    attributions: tuple[Attribution, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Methods that could not explain this prompt or model, and why."""
+
+    @property
+    def spearman(self) -> list[list[float | None]]:
+        """Rank correlation of every two methods, see `noiser.results.scores.spearman`; None where a method ranks nothing."""
+        return self._pairs(spearman)
+
+    @property
+    def top_overlap(self) -> list[list[float | None]]:
+        """Share of the three highest tokens that every two methods have in common."""
+        return self._pairs(top_overlap)
+
+    def _pairs(self, how: Callable[..., Any]) -> list[list[Any]]:
+        lengths = [target.context or len(each.prompt) for each in self.attributions[:1] for target in each.targets]
+        return [[how(a.scores, b.scores, lengths) for b in self.attributions] for a in self.attributions]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain Python values (schema 1): the attributions, and how far each two agree."""
+        return {
+            "schema": 1,
+            "methods": [each.method for each in self.attributions],
+            "attributions": [each.to_dict() for each in self.attributions],
+            "agreement": {"spearman": self.spearman, "top3_overlap": self.top_overlap},
+            "failures": dict(self.failures),
+        }
+
+    def to_json(self) -> str:
+        """One line of strict JSON: no NaN, no infinity."""
+        return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return view("comparison")(self)
+
+
+def _target_dict(target: Target) -> dict[str, Any]:
+    plain = {**vars(target), "token_ids": list(target.token_ids), "tokens": list(target.tokens)}
+    plain["value"] = target.prob if target.value is None else target.value
+    return plain | {"foil": _target_dict(target.foil) if target.foil else None}

@@ -1,0 +1,70 @@
+"""Evaluation: all records and tables of one `noiser.evaluate`."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from noiser.results.answer_comparison import judge_agreements
+from noiser.results.answerability import answer_summaries
+from noiser.results.attribution import Cost
+from noiser.results.display import view
+from noiser.results.records import Contender, Gauge, Record, Summary
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How faithful several methods are to a model, on the same samples and the same masks."""
+
+    model: str
+    revision: str
+    seed: int
+    contenders: tuple[Contender, ...]
+    gauges: tuple[Gauge, ...]
+    samples: int
+    records: tuple[Record, ...]
+    summaries: tuple[Summary, ...]
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """Of the attributions, by method, and under `metrics` of all metrics together."""
+    judges: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By name, what was asked of each judge: clues, calls, what came from the cache, each kind of failure."""
+
+    @property
+    def planned(self) -> int:
+        """How many records there have to be."""
+        return self.samples * len(self.contenders) * len(self.gauges)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many records have each status; they add up to `planned`."""
+        return dict(Counter(record.status for record in self.records))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as plain Python values, in the shape of the command line's JSON (schema 1)."""
+
+        given = self.records, self.contenders, self.gauges, self.seed
+        return {
+            "schema": 1,
+            "model": self.model,
+            "revision": self.revision,
+            "seed": self.seed,
+            "samples": self.samples,
+            "planned": self.planned,
+            "statuses": self.statuses,
+            "methods": [{**vars(each), "options": dict(each.options)} for each in self.contenders],
+            "metrics": [{**vars(each), "options": dict(each.options)} for each in self.gauges],
+            "summary": [each.to_dict() for each in self.summaries],
+            "answers": [each.to_dict() for each in answer_summaries(*given)],
+            "agreements": [each.to_dict() for each in judge_agreements(*given)],
+            "costs": {name: vars(cost).copy() for name, cost in self.costs.items()},
+            "judges": {name: dict(counts) for name, counts in self.judges.items()},
+            "records": [{**vars(each), "steps": [dict(step) for step in each.steps], "also": dict(each.also)} for each in self.records],
+        }
+
+    def to_json(self) -> str:
+        """One line of strict JSON: no NaN, no infinity."""
+        return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return view("evaluation")(self)

@@ -1,0 +1,198 @@
+"""From records to tables: means, ratios to random, intervals, groups, and what has to be said in words."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from noiser.results.records import Contender, Gauge, Number, Record, Row, Summary
+from noiser.results.statistics import ClusterBootstrap, holm, rank_groups
+
+FAITHFULNESS = "faithfulness"
+REFERENCE = "random"
+"""The row that log-ratios are taken to."""
+LEVEL = 0.05
+FEW = 10
+"""Clusters below which a bootstrap has too little to draw from."""
+Statistic = Callable[[Float[np.ndarray, "*shape columns"]], Float[np.ndarray, "*shape rows"]]
+"""From the means of a table's columns to the number that its rows are ranked by."""
+
+
+def summarise(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0) -> tuple[Summary, ...]:
+    """A table for each metric; where Soft-NS and Soft-NC were measured alike, the sum of their log-ratios as another. The seed
+    is that of the bootstrap."""
+    tables: list[Summary | None] = []
+    for place, gauge in enumerate(gauges):
+        tables.append(_table(records, contenders, [gauge], gauge.label, seed))
+        for other in gauges[:place]:
+            pair = sorted((gauge, other), key=lambda each: each.metric, reverse=True)
+            if [each.metric for each in pair] == ["soft_ns", "soft_nc"] and gauge.options == other.options:
+                tables.append(_table(records, contenders, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1), seed))
+    return tuple(table for table in tables if table is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """The samples that every row has: one table's numbers."""
+
+    rows: list[Contender]
+    """Those that have any value."""
+    samples: list[str]
+    """Their names."""
+    values: Float[np.ndarray, "samples rows gauges"]
+    clusters: list[str]
+    remarks: list[str]
+    """Which rows lack what."""
+
+
+def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], label: str, seed: int) -> Summary | None:
+    """One metric's table; or of Soft-NS and Soft-NC together, which only their log-ratios can be added up for."""
+    found = compared(records, contenders, [gauge.label for gauge in gauges])
+    better, statuses = gauges[0].better, statuses_by_row(records, [gauge.label for gauge in gauges])
+    reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
+    if len(gauges) > 1 and reference is None:
+        return None
+    if not found.values.size:
+        return Summary(label, better, tuple(_empty(each, statuses) for each in contenders), 0, 0, (), tuple(found.remarks))
+    boot = ClusterBootstrap(found.clusters, seed=seed)
+    means = found.values.mean(0), boot.means(found.values)
+    ratios = [log_ratio(each, reference) for each in means] if gauges[0].relative and reference is not None else None
+    plain = [each[..., 0] for each in means] if len(gauges) == 1 else None
+    ranked = plain or ratios
+    assert ranked is not None
+    comparing = Comparing(found.rows, boot, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
+    letters, differences = comparing.groups()
+
+    def row(place: int) -> Row:
+        own = found.rows[place]
+        numbers = [number(boot, float(of[0][place]), of[1][:, place]) if of else None for of in (plain, ratios)]
+        return Row(own.label, own.control, numbers[0] or Number(None), numbers[1], letters.get(place, ""), statuses[own.label])
+
+    rows = [row(place) for place in comparing.order()] + [_empty(each, statuses) for each in contenders if each not in found.rows]
+    rows.sort(key=lambda row: row.control)
+    remarks = (*comparing.remarks(), *found.remarks, *few_clusters(boot))
+    return Summary(label, better, tuple(rows), len(found.values), boot.clusters, tuple(differences), remarks)
+
+
+def few_clusters(boot: ClusterBootstrap) -> list[str]:
+    """A warning where there is too little to draw from."""
+    return [f"only {boot.clusters} clusters: the intervals are rough"] if boot.clusters < FEW else []
+
+
+def _empty(contender: Contender, statuses: Mapping[str, dict[str, int]]) -> Row:
+    return Row(contender.label, contender.control, Number(None), None, "", statuses.get(contender.label, {}))
+
+
+def compared(records: Sequence[Record], contenders: Sequence[Contender], labels: Sequence[str]) -> Compared:
+    """Rows without any value under these metrics are left out, and then samples that lack one in any row, so that all rows stand
+    on the same. What a judge refused to answer, or answered with nothing of use, has a value too."""
+    clusters = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
+    value = {(each.sample, each.method, each.metric): each.value for each in records if each.value is not None}
+    samples = list(clusters)
+    cells = np.array(
+        [[[value.get((sample, row.label, label), np.nan) for label in labels] for row in contenders] for sample in samples],
+        dtype=np.float64,
+    ).reshape(len(samples), len(contenders), len(labels))
+    there = np.atleast_2d(np.isfinite(cells).all(-1))
+    having = np.atleast_1d(there.any(0))
+    full = np.atleast_1d(there[:, having].all(1))
+    remarks = [f"{row.label} has no value at all" for row, has in zip(contenders, having, strict=True) if not has]
+    for row, own in zip(contenders, there.T, strict=True):
+        lacking = int((~own).sum())
+        if own.any() and lacking:
+            remarks.append(f"{row.label} lacks {lacking} of {len(samples)} samples")
+    if not full.all():
+        remarks.append(f"all rows are compared on the {int(full.sum())} samples that each of them has")
+    rows = [row for row, has in zip(contenders, having, strict=True) if has]
+    kept = [sample for sample, whole in zip(samples, full, strict=True) if whole]
+    return Compared(rows, kept, cells[full][:, having], [clusters[sample] for sample in kept], remarks)
+
+
+def statuses_by_row(records: Sequence[Record], labels: Sequence[str]) -> Mapping[str, dict[str, int]]:
+    """How many of each row's records under these metrics ended how."""
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        if record.metric in labels:
+            counts.setdefault(record.method, Counter())[record.status] += 1
+    return {method: dict(count) for method, count in counts.items()}
+
+
+def log_ratio(means: Float[np.ndarray, "*shape rows gauges"], reference: int | None) -> Float[np.ndarray, "*shape rows"]:
+    """log(mean / mean of random), summed over the gauges; NaN or infinite where a mean is not positive."""
+    assert reference is not None
+    with np.errstate(all="ignore"):  # the logarithm of 0 is said as a number that is missing
+        return (np.log(means) - np.log(means[..., [reference], :])).sum(-1)
+
+
+def number(boot: ClusterBootstrap, estimate: float, resampled: Float[np.ndarray, " resamples"]) -> Number:
+    """An estimate with its interval; none where the estimate is not finite."""
+    if not np.isfinite(estimate):
+        return Number(None)
+    return Number(float(estimate), *(boot.interval(resampled) or (None, None)))
+
+
+class Comparing:
+    """Rows against each other, each two on the same resamples."""
+
+    def __init__(
+        self,
+        rows: Sequence[Contender],
+        boot: ClusterBootstrap,
+        whole: Float[np.ndarray, " rows"],
+        resampled: Float[np.ndarray, "resamples rows"],
+        sign: float,
+    ) -> None:
+        self.rows, self.boot = rows, boot
+        self.whole, self.resampled = sign * whole, sign * resampled
+        self.sign = sign
+        self.methods = [place for place, row in enumerate(rows) if not row.control]
+        self.controls = [place for place, row in enumerate(rows) if row.control]
+
+    def order(self) -> list[int]:
+        """The methods, best first, and then the controls."""
+        best = np.nan_to_num(self.whole, nan=-np.inf)
+        return [place for part in (self.methods, self.controls) for place in sorted(part, key=lambda place: -best[place])]
+
+    def test(self, pairs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        """For each pair how much better the first is, with interval, and p after Holm's correction over all of them."""
+        found = []
+        for one, other in pairs:
+            with np.errstate(invalid="ignore"):
+                difference, resampled = self.whole[one] - self.whole[other], self.resampled[:, one] - self.resampled[:, other]
+            finite = bool(np.isfinite(difference))
+            p = self.boot.p_value(float(difference), resampled) if finite else None
+            shown = number(self.boot, self.sign * float(difference), self.sign * resampled) if finite else Number(None)
+            better = bool(difference > 0)
+            found.append({"method": self.rows[one].label, "other": self.rows[other].label, **shown.to_dict(), "p": p, "better": better})
+        tested = [place for place, each in enumerate(found) if each["p"] is not None]
+        adjusted = dict(zip(tested, holm([found[place]["p"] for place in tested]), strict=True))
+        return [{**each, "p_holm": adjusted.get(place)} for place, each in enumerate(found)]
+
+    def groups(self) -> tuple[dict[int, str], list[dict[str, Any]]]:
+        """Letters for the methods, and their differences."""
+        methods = [place for place in self.order() if place in self.methods]
+        pairs = list(combinations(range(len(methods)), 2))
+        tests = self.test([(methods[one], methods[other]) for one, other in pairs])
+        differ = np.zeros((len(methods), len(methods)), dtype=bool)
+        for (one, other), each in zip(pairs, tests, strict=True):
+            differ[one, other] = differ[other, one] = each["p_holm"] is not None and each["p_holm"] < LEVEL
+        return dict(zip(methods, rank_groups(differ), strict=True)), tests
+
+    def remarks(self) -> list[str]:
+        """Which controls beat which methods, and which methods cannot be told from random."""
+        tests = self.test([(control, method) for control in self.controls for method in self.methods])
+        sentences = []
+        for control in self.controls:
+            own = [each for each in tests if each["method"] == self.rows[control].label]
+            beaten = [each["other"] for each in own if each["better"] and each["p_holm"] is not None and each["p_holm"] < LEVEL]
+            if beaten:
+                every = " every method:" if len(beaten) == len(own) and len(own) > 1 else ""
+                sentences.append(f"the control {self.rows[control].label} beats{every} {', '.join(beaten)}")
+            if self.rows[control].label == REFERENCE:
+                alike = [each["other"] for each in own if each["p_holm"] is not None and each["p_holm"] >= LEVEL]
+                sentences += [f"not told apart from {REFERENCE}: {', '.join(alike)}"] if alike else []
+        return sentences

@@ -1,0 +1,191 @@
+"""Records on disk: a line is what was written, or it is named.
+
+The effect without our code: json.loads of a line with one bit flipped often succeeds and gives another number. Mutants caught: a
+checksum over the key alone, or not compared; the tail after the last line end read as a line; damage passed over in silence;
+`create_once` that overwrites; of two records that differ the later one taken.
+"""
+
+import itertools
+import json
+import random
+
+import pytest
+
+from noiser.errors import RunError
+from noiser.experiments.folder import Found, RunFolder
+from noiser.storage import Damage, Writer, create_once, decode, encode, read_once, scan
+
+RECORDS = [{"key": f"k{place}", "kind": "value", "status": "ok", "value": place / 7, "text": "a\u2028\ud800\n"} for place in range(3)]
+
+
+def read(folder):
+    return [found for _, _, found in scan(folder)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.start(tmp_path / "run", {"models": {}, "data": {}}, {})
+
+
+def put(folder, name, records):
+    folder.records.mkdir(exist_ok=True)
+    (folder.records / f"{name}.jsonl").write_bytes(b"".join(map(encode, records)))
+
+
+def test_a_line_is_strict_json_and_comes_back_as_it_was():
+    for record in RECORDS:
+        line = encode(record)
+        assert line.count(b"\n") == 1
+        assert json.loads(line)["record"] == record
+        assert decode(line[:-1]) == record
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode({"value": float("nan")})
+
+
+def test_without_a_checksum_a_flipped_bit_is_another_number():
+    line = encode({"value": 3})
+    assert json.loads(line.replace(b":3", b":2"))["record"] == {"value": 2}
+
+
+def test_a_tail_torn_at_any_byte_is_left_out_and_all_before_it_stays(tmp_path):
+    whole = b"".join(map(encode, RECORDS))
+    before = len(b"".join(map(encode, RECORDS[:2])))
+    for cut in range(before, len(whole)):
+        (tmp_path / "a.jsonl").write_bytes(whole[:cut])
+        assert read(tmp_path) == RECORDS[:2], cut
+    (tmp_path / "a.jsonl").write_bytes(whole)
+    assert read(tmp_path) == RECORDS
+
+
+def test_no_flipped_bit_passes_for_a_record(tmp_path):
+    """Every bit of three lines, one at a time: what is read as a record was written, and a bit in the middle is named."""
+    whole = b"".join(map(encode, RECORDS))
+    middle = range(len(encode(RECORDS[0])), len(encode(RECORDS[0])) + len(encode(RECORDS[1])) - 1)
+    for place, bit in itertools.product(range(len(whole)), range(8)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << bit
+        (tmp_path / "a.jsonl").write_bytes(flipped)
+        found = read(tmp_path)
+        assert all(each in RECORDS for each in found if not isinstance(each, Damage)), (place, bit)
+        if place in middle:
+            assert any(isinstance(each, Damage) and each.line >= 2 for each in found), (place, bit)
+
+
+def test_a_file_of_anything_is_named_line_by_line(tmp_path):
+    (tmp_path / "noise.jsonl").write_bytes(random.Random(0).randbytes(5000) + b"\n")
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    assert read(tmp_path)
+    assert all(isinstance(each, Damage) for each in read(tmp_path))
+    assert str(read(tmp_path)[0]).startswith("noise.jsonl, line 1: it is not a record")
+
+
+def test_every_writer_has_a_file_of_its_own_which_appears_with_its_first_record(tmp_path):
+    one, other = Writer(tmp_path / "records", "shard 0/2"), Writer(tmp_path / "records", "shard 0/2")
+    assert not (tmp_path / "records").exists()
+    one.write(RECORDS[:1])
+    other.write(RECORDS[1:])
+    assert one.path != other.path
+    assert sorted(record["key"] for record in read(tmp_path / "records")) == ["k0", "k1", "k2"]
+
+
+def test_what_is_created_once_stays_as_it_is(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    assert create_once(path, {"a": 1}) == {"a": 1}
+    assert create_once(path, {"a": 2}) == {"a": 1}
+    assert [each.name for each in path.parent.iterdir()] == ["a.json"]
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(RunError, match="is damaged"):
+        read_once(path)
+
+
+def test_whoever_is_first_has_created_it(tmp_path, monkeypatch):
+    """Somebody else writes the file after we looked and before we are done."""
+    import noiser.storage as store
+
+    path, real = tmp_path / "a.json", store.os.fsync
+
+    def late(descriptor):
+        real(descriptor)
+        if not path.exists():
+            path.write_bytes(encode({"a": "theirs"}))
+
+    monkeypatch.setattr(store.os, "fsync", late)
+    assert create_once(path, {"a": "ours"}) == {"a": "theirs"} == read_once(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_duplicates_collapse_whatever_their_order_and_a_success_counts_before_a_failure(run):
+    failed = {"key": "k1", "kind": "value", "status": "timeout", "value": None}
+    again = {**RECORDS[0], "value": RECORDS[0]["value"] + 1e-7}
+    for names in itertools.permutations("abc"):
+        for name, records in zip(names, [[*RECORDS[:1], failed], [again], [RECORDS[1], failed]], strict=True):
+            put(run, name, records)
+        found = Found(run).records
+        assert found["k1"] == RECORDS[1]
+        assert found["k0"] == min(RECORDS[0], again, key=lambda each: repr(sorted(each.items())))
+
+
+@pytest.mark.parametrize(
+    "other", [{**RECORDS[1], "value": 0.5}, {**RECORDS[1], "scores": [[1.0, 2.0]]}], ids=["another value", "scores where there were none"]
+)
+def test_records_that_contradict_each_other_are_an_error_that_names_the_line(run, other):
+    put(run, "a", RECORDS)
+    put(run, "b", [other])
+    with pytest.raises(RunError, match=r"b.jsonl, line 1: a record of .* contradicts an earlier one"):
+        Found(run)
+
+
+def test_whether_records_contradict_does_not_depend_on_their_order(run):
+    """Two steps of rounding, each small enough, are together too large, in whatever order they are read."""
+    copies = [{**RECORDS[1], "value": 0.5 + step} for step in (0.0, 0.0004, 0.0008)]
+    for order in itertools.permutations(copies):
+        put(run, "a", order)
+        with pytest.raises(RunError, match="contradicts"):
+            Found(run)
+    put(run, "a", copies[:2])
+    assert len(Found(run).records) == 1
+    put(run, "a", [RECORDS[1], {**RECORDS[1], "status": "undefined", "value": None}])
+    with pytest.raises(RunError, match="contradicts"):
+        Found(run)
+
+
+def test_what_is_no_record_of_a_run_is_named(run):
+    put(run, "a", [{"status": "ok"}, *RECORDS])
+    (run.records / "b.jsonl").mkdir()
+    found = Found(run)
+    assert [str(each) for each in found.damaged] == ["a.jsonl, line 1: it is no record of a run"]
+    assert len(found.records) == 3
+
+
+def test_a_folder_whose_run_json_was_moved_away_is_begun_anew(run, tmp_path):
+    put(run, "a", RECORDS)
+    (run.path / "run.json").unlink()
+    assert len(Found(RunFolder.start(run.path, {"models": {}, "data": {}}, {})).records) == 3
+
+
+def test_scores_may_differ_by_rounding_only(run):
+    put(run, "a", [{"key": "k", "status": "ok", "scores": [[0.5, 1e-5]]}])
+    put(run, "b", [{"key": "k", "status": "ok", "scores": [[0.5 + 1e-5, 2e-5]]}])
+    assert len(Found(run).records) == 1
+    put(run, "b", [{"key": "k", "status": "ok", "scores": [[0.51, 1e-5]]}])
+    with pytest.raises(RunError, match="contradicts"):
+        Found(run)
+    put(run, "b", [{"key": "k", "status": "ok", "scores": [[0.5, 1e-5, 0.0]]}])
+    with pytest.raises(RunError, match="contradicts"):
+        Found(run)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("everything")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        RunFolder.start(tmp_path, {}, {})
+    with pytest.raises(RunError, match="holds no run"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(RunError, match="is a file"):
+        RunFolder.start(tmp_path / "thesis.tex", {}, {})
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_killed_beginning_left_is_no_hindrance(tmp_path):
+    (tmp_path / ".run.json.1234abcd").write_bytes(b'{"sum"')
+    assert RunFolder.start(tmp_path, {"a": 1}, {}).identity == {"a": 1}
