@@ -20,9 +20,9 @@ import noiser
 from noiser.data import read, read_label_of_data
 from noiser.errors import JudgeError
 from noiser.experiments.screening import screen
-from noiser.judges.protocol import Clue, Reply
+from noiser.judges.protocol import JudgePrompt, Reply
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import CleanRun
+from noiser.lm.requests import ForwardRequest
 from noiser.results.answerability import answer_summaries
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import Example
@@ -57,24 +57,24 @@ class Reader:
     def check(self) -> None:
         """It is there."""
 
-    def answer(self, clues: Sequence[Clue]) -> list[Reply | JudgeError]:
+    def answer(self, clues: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
         """The five most probable tokens, or the first of them; nothing where there are no words."""
         self._counts["clues"] += len(clues)
         texts = dict.fromkeys(text for text in map(_text, clues) if text and text not in self._known)
         prompts = {text: self.lm.prompt(text) for text in texts}
         self._counts["calls"] += len(prompts)
-        runs = [CleanRun(prompt, (len(prompt) - 1,)) for prompt in prompts.values()]
+        runs = [ForwardRequest(prompt, (len(prompt) - 1,)) for prompt in prompts.values()]
         for text, (clean,) in zip(prompts, self.lm.beginnings(runs), strict=True):
             best = clean.probs.topk(5).indices.tolist()
             self._known[text] = tuple(self.lm.tokens.surface(token).strip() for token in best)
         return [self._reply(clue) for clue in clues]
 
-    def _reply(self, clue: Clue) -> Reply:
+    def _reply(self, clue: JudgePrompt) -> Reply:
         answers = self._known.get(_text(clue), ())
         return Reply("ok", answers[: 1 if clue.form == "top1" else 5], " ".join(answers), self.lm.name)
 
 
-def _text(clue: Clue) -> str:
+def _text(clue: JudgePrompt) -> str:
     return " ".join(clue.words)
 
 

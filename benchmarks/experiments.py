@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import noiser
-from noiser.evaluation.runner import Bench
-from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.plan import How, Plan, make_plan
+from noiser.evaluation.runner import EvaluationRunner
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.plan import ExecutionConfig, Plan, make_plan
 from noiser.experiments.report.reproduce import METHODS
 from noiser.experiments.run import outcome, prepare, run, run_here
 from noiser.experiments.trials import Work, sample_hash
@@ -71,7 +71,7 @@ def workers(options: Any, folder: Path) -> None:
         ]  # fmt: skip
         assert [process.wait() for process in started] == [0] * count
         wall = time.perf_counter() - begin
-        stands, records = outcome(RunFolder.open(out)), Found(RunFolder.open(out)).records.values()
+        stands, records = outcome(RunFolder.open(out)), RecordIndex(RunFolder.open(out)).records.values()
         costs = [record["cost"] for record in records if record.get("cost")]
         forward, backward = (sum(cost[name] for cost in costs) for name in ("forward_tokens", "backward_tokens"))
         working = sum(cost["seconds"] for cost in costs) / count
@@ -92,7 +92,7 @@ def overhead(options: Any, folder: Path) -> None:
         plan = make_plan(
             {"models": ["smollm2-135m"], "data": ["known-mini"], "methods": methods, "metrics": METRICS, "limit": options.limit}
         )
-        prepared = prepare(plan, How())
+        prepared = prepare(plan, ExecutionConfig())
         ratios = []
         for number in range(options.rounds):
             times = {}
@@ -119,7 +119,7 @@ def _bare(plan: Plan, limit: int) -> float:
 def _run(prepared: Any, out: Path) -> float:
     """Seconds in all; says what of them went into samples, and what into making their records and writing them."""
     spent = {"work": 0.0, "write": 0.0}
-    real = {"work": Bench.run, "write": Writer.write}
+    real = {"work": EvaluationRunner.run, "write": Writer.write}
 
     def timed(name: str) -> Any:
         def call(*arguments: Any) -> Any:
@@ -131,12 +131,12 @@ def _run(prepared: Any, out: Path) -> float:
 
         return call
 
-    Bench.run, Writer.write = timed("work"), timed("write")
+    EvaluationRunner.run, Writer.write = timed("work"), timed("write")
     begin = time.perf_counter()
     try:
-        assert run(prepared, out, How(), Silent(), run_here).complete
+        assert run(prepared, out, ExecutionConfig(), Silent(), run_here).complete
     finally:
-        Bench.run, Writer.write = real["work"], real["write"]
+        EvaluationRunner.run, Writer.write = real["work"], real["write"]
     print(f"  of the run, samples {spent['work']:.1f} s, encoding and flushing records {spent['write']:.3f} s", flush=True)
     return time.perf_counter() - begin
 
@@ -148,14 +148,14 @@ def resume(options: Any, folder: Path) -> None:
     data.write_text('{"prompt": "The capital of France is", "id": "0"}\n')
     base = [sys.executable, "-m", "noiser", "run", "--data", str(data), *words, "--out"]
     subprocess.run([*base, str(folder / "one")], check=True, stderr=subprocess.DEVNULL)
-    real = list(Found(RunFolder.open(folder / "one")).records.values())
+    real = list(RecordIndex(RunFolder.open(folder / "one")).records.values())
     samples = -(-options.records // len(real))
     data.write_text(
         "".join(json.dumps({"prompt": f"The capital of France is {number}", "id": str(number)}) + "\n" for number in range(samples))
     )
     out = folder / "many"
     plan = make_plan({"models": ["smollm2-135m"], "data": [str(data)], "methods": words[1].split(","), "metrics": METRICS})
-    prepared = prepare(plan, How())
+    prepared = prepare(plan, ExecutionConfig())
     made = RunFolder.start(out, prepared.identity, {**RunFolder.open(folder / "one").shown})
     rows = [{"id": row.id, "group": None, "kept": True, "target_ids": None, "prompt": row.prompt} for row in prepared.datasets["many"].rows]
     (model,) = prepared.identity["models"]
@@ -178,7 +178,7 @@ def resume(options: Any, folder: Path) -> None:
         peak = max(peak for _, peak in found)
         print(f"{what}: {statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f}), peak {peak:,.0f} MiB")
     begin = time.perf_counter()
-    found = Found(made, whole=False)
+    found = RecordIndex(made, whole=False)
     assert len(found.records) == count
     print(f"reading alone: {time.perf_counter() - begin:.1f} s")
 

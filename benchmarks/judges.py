@@ -12,7 +12,7 @@ from noiser.judges import prompting as replies
 from noiser.judges.backend import Call
 from noiser.judges.llama_server import LlamaBackend
 from noiser.judges.local import LocalBackend
-from noiser.judges.protocol import Clue
+from noiser.judges.protocol import JudgePrompt
 from noiser.results.answerability import FORMS
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     backend = LocalBackend("smollm2-135m", lm=noiser.load(dtype=given.dtype), batch=given.batch) if local else LlamaBackend("smollm2-135m")
     backend.check()
     for form in FORMS * 2:
-        clues = [Clue(words, form) for words in texts]
+        clues = [JudgePrompt(words, form) for words in texts]
         calls = [Call(replies.messages(clue, True), replies.schema(clue), replies.token_limit(clue, True)) for clue in clues]
         begin = time.perf_counter()
         backend.complete(calls, lambda *_: None)

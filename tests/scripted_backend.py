@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 from noiser.errors import JudgeError
-from noiser.judges.backend import Said
+from noiser.judges.backend import Completion
 from noiser.judges.cache import ReplyCache, reply_key
-from noiser.judges.judge import Asker
-from noiser.judges.protocol import Clue
+from noiser.judges.judge import CachedJudge
+from noiser.judges.protocol import JudgePrompt
 
 
 def words_of(messages):
@@ -76,7 +76,7 @@ class ScriptedBackend:
                 self.counts["timeout"] += 1
             elif isinstance(said, Exception):
                 raise said
-            heard(place, said if isinstance(said, Said | JudgeError) else Said(said, "stop", self.says))
+            heard(place, said if isinstance(said, Completion | JudgeError) else Completion(said, "stop", self.says))
 
 
 class Untouchable(ScriptedBackend):
@@ -100,7 +100,7 @@ class Untouchable(ScriptedBackend):
         raise AssertionError("asked")
 
 
-CLUES = [Clue((f"w{place}", "x"), "top1") for place in range(40)]
+CLUES = [JudgePrompt((f"w{place}", "x"), "top1") for place in range(40)]
 
 
 def moody(messages):
@@ -115,7 +115,7 @@ def moody(messages):
 
 def main(folder, log, seconds):
     backend = ScriptedBackend(moody, log=Path(log), seconds=float(seconds))
-    asker = Asker(backend, ReplyCache(backend.identity, Path(folder)), "use")
+    asker = CachedJudge(backend, ReplyCache(backend.identity, Path(folder)), "use")
     told = [reply for start in range(0, len(CLUES), 10) for reply in asker.answer(CLUES[start : start + 10])]
     print(json.dumps([[reply.status, reply.answers, reply.said, reply.model] for reply in told]))
     sys.stdout.flush()

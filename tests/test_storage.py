@@ -12,7 +12,7 @@ import random
 import pytest
 
 from noiser.errors import RunError
-from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.storage import Damage, Writer, create_once, decode, encode, read_once, scan
 
 RECORDS = [{"key": f"k{place}", "kind": "value", "status": "ok", "value": place / 7, "text": "a\u2028\ud800\n"} for place in range(3)]
@@ -120,7 +120,7 @@ def test_duplicates_collapse_whatever_their_order_and_a_success_counts_before_a_
     for names in itertools.permutations("abc"):
         for name, records in zip(names, [[*RECORDS[:1], failed], [again], [RECORDS[1], failed]], strict=True):
             put(run, name, records)
-        found = Found(run).records
+        found = RecordIndex(run).records
         assert found["k1"] == RECORDS[1]
         assert found["k0"] == min(RECORDS[0], again, key=lambda each: repr(sorted(each.items())))
 
@@ -132,7 +132,7 @@ def test_records_that_contradict_each_other_are_an_error_that_names_the_line(run
     put(run, "a", RECORDS)
     put(run, "b", [other])
     with pytest.raises(RunError, match=r"b.jsonl, line 1: a record of .* contradicts an earlier one"):
-        Found(run)
+        RecordIndex(run)
 
 
 def test_whether_records_contradict_does_not_depend_on_their_order(run):
@@ -141,18 +141,18 @@ def test_whether_records_contradict_does_not_depend_on_their_order(run):
     for order in itertools.permutations(copies):
         put(run, "a", order)
         with pytest.raises(RunError, match="contradicts"):
-            Found(run)
+            RecordIndex(run)
     put(run, "a", copies[:2])
-    assert len(Found(run).records) == 1
+    assert len(RecordIndex(run).records) == 1
     put(run, "a", [RECORDS[1], {**RECORDS[1], "status": "undefined", "value": None}])
     with pytest.raises(RunError, match="contradicts"):
-        Found(run)
+        RecordIndex(run)
 
 
 def test_what_is_no_record_of_a_run_is_named(run):
     put(run, "a", [{"status": "ok"}, *RECORDS])
     (run.records / "b.jsonl").mkdir()
-    found = Found(run)
+    found = RecordIndex(run)
     assert [str(each) for each in found.damaged] == ["a.jsonl, line 1: it is no record of a run"]
     assert len(found.records) == 3
 
@@ -160,19 +160,19 @@ def test_what_is_no_record_of_a_run_is_named(run):
 def test_a_folder_whose_run_json_was_moved_away_is_begun_anew(run, tmp_path):
     put(run, "a", RECORDS)
     (run.path / "run.json").unlink()
-    assert len(Found(RunFolder.start(run.path, {"models": {}, "data": {}}, {})).records) == 3
+    assert len(RecordIndex(RunFolder.start(run.path, {"models": {}, "data": {}}, {})).records) == 3
 
 
 def test_scores_may_differ_by_rounding_only(run):
     put(run, "a", [{"key": "k", "status": "ok", "scores": [[0.5, 1e-5]]}])
     put(run, "b", [{"key": "k", "status": "ok", "scores": [[0.5 + 1e-5, 2e-5]]}])
-    assert len(Found(run).records) == 1
+    assert len(RecordIndex(run).records) == 1
     put(run, "b", [{"key": "k", "status": "ok", "scores": [[0.51, 1e-5]]}])
     with pytest.raises(RunError, match="contradicts"):
-        Found(run)
+        RecordIndex(run)
     put(run, "b", [{"key": "k", "status": "ok", "scores": [[0.5, 1e-5, 0.0]]}])
     with pytest.raises(RunError, match="contradicts"):
-        Found(run)
+        RecordIndex(run)
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):

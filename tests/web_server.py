@@ -17,7 +17,7 @@ from noiser.web.app import create_app
 from noiser.web.middleware import Access
 from noiser.web.requests import Limits
 from noiser.web.server import config
-from noiser.web.session import Room
+from noiser.web.session import Session
 from tests.conftest import byte_tokenizer, tiny
 
 JSON = {"Content-Type": "application/json"}
@@ -41,7 +41,7 @@ class Served:
     """A server under test."""
 
     port: int
-    room: Room
+    room: Session
     lm: Any
 
     @property

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from noiser.evaluation import evaluate
     from noiser.evaluation.answer import answer
     from noiser.evaluation.sanity import check
-    from noiser.judges.protocol import JudgeHow
+    from noiser.judges.protocol import JudgeConfig
     from noiser.lm.load import load
     from noiser.lm.model import LanguageModel
     from noiser.methods import METHODS
@@ -32,7 +32,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "Failure",
-    "JudgeHow",
+    "JudgeConfig",
     "LanguageModel",
     "NoiserError",
     "answer",
@@ -56,7 +56,7 @@ _HOME = {
     "Evaluation": "noiser.results.evaluation",
     "Example": "noiser.results.records",
     "Failure": "noiser.attribution.attribute",
-    "JudgeHow": "noiser.judges.protocol",
+    "JudgeConfig": "noiser.judges.protocol",
     "LanguageModel": "noiser.lm.model",
     "NoiserError": "noiser.errors",
     "answer": "noiser.evaluation.answer",

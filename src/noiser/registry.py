@@ -61,7 +61,7 @@ class Method(Entry):
     family: str
     cost: str = "not stated"
     """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
-    along: Literal["margin", "goal"] | Callable[..., Any] | None = None
+    requires: Literal["margin", "goal"] | Callable[..., Any] | None = None
     """What the clean run takes along: the gradient of the top-two margin, or of what is explained; or its attention weights,
     folded by this function (see `noiser.lm.attention.Fold`)."""
     released: Released = "abs_l1"
@@ -97,7 +97,7 @@ def method(
     source: str,
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
-    along: Literal["margin", "goal"] | Callable[..., Any] | None = None,
+    requires: Literal["margin", "goal"] | Callable[..., Any] | None = None,
     released: Released = "abs_l1",
     version: int = 1,
 ) -> Callable[[Callable], Callable]:
@@ -105,7 +105,7 @@ def method(
 
     def enter(function: Callable) -> Callable:
         METHODS[name] = Method(
-            name=name, family=family, source=source, function=function, cost=cost, check=check, along=along, released=released,
+            name=name, family=family, source=source, function=function, cost=cost, check=check, requires=requires, released=released,
             version=version,
         )  # fmt: skip
         return function

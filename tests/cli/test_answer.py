@@ -18,7 +18,7 @@ from noiser.commands import answer as command
 from noiser.errors import JudgeError, OptionError, RunError
 from noiser.evaluation.answer import answer, answer_ids
 from noiser.judges.prompting import read
-from noiser.judges.protocol import JudgeHow, Reply
+from noiser.judges.protocol import JudgeConfig, Reply
 from noiser.results.answer_case import Case, Ruling
 from noiser.text.prompt import Turn
 from noiser.views.terminal.answer_case import answered, to_text
@@ -302,10 +302,10 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(url):
 
 
 def test_how_to_ask_is_handed_on():
-    assert judge_how("http://[::1]:80/v1", "only", 2, 1.5, 9.0, "cpu") == JudgeHow(
+    assert judge_how("http://[::1]:80/v1", "only", 2, 1.5, 9.0, "cpu") == JudgeConfig(
         url="http://[::1]:80/v1", cache="only", at_once=2, timeout=1.5, budget=9.0, device="cpu"
     )
-    assert judge_how(None, "use", 8, 60.0, 300.0, "auto") == JudgeHow()
+    assert judge_how(None, "use", 8, 60.0, 300.0, "auto") == JudgeConfig()
 
 
 @pytest.mark.slow

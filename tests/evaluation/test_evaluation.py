@@ -15,10 +15,10 @@ import torch
 import noiser
 from noiser.errors import NoiserError, NonFiniteError, OptionError
 from noiser.evaluation import evaluate
-from noiser.lm.perturbation import Fade, Probe
+from noiser.lm.perturbation import Interpolate, PerturbedRows
 from noiser.metrics.sample import Value
 from noiser.registry import METHODS, METRICS, method, metric, read_label
-from noiser.results.records import Contender, Example, Gauge, Record
+from noiser.results.records import Example, MethodRow, MetricColumn, Record
 from noiser.results.tables import summarise
 from tests.conftest import byte_tokenizer, tiny
 from tests.toys import BrokenLM
@@ -157,13 +157,13 @@ def test_what_cannot_be_read_is_a_record_and_costs_the_others_nothing(lm, found)
 def test_a_method_of_somebodys_that_breaks_fails_alone(lm, found):
     @method("breaks", family="perturbation", source="a test", cost="none")
     def breaks(lm, clean, goal):
-        from noiser.methods.base import Scored
+        from noiser.methods.base import MethodOutput
 
         if len(clean.prompt) == 3:
             raise ZeroDivisionError("mine")
         if len(clean.prompt) == 4:
-            return Scored(np.full(4, np.nan))
-        return Scored(np.arange(len(clean.prompt), dtype=float))
+            return MethodOutput(np.full(4, np.nan))
+        return MethodOutput(np.arange(len(clean.prompt), dtype=float))
 
     @metric("cracks", source="a test", better="higher", measures="m", fools="f")
     def cracks(lm, sample, candidate):
@@ -198,8 +198,8 @@ def asks(request):
 
 
 ODD_METRICS = {
-    "a tuple for a list": asks(lambda sample: (Probe(sample.clean, sample.zero(), sample.hellinger()),)),
-    "an edit that is too wide": asks(lambda sample: [Probe(sample.clean, Fade(0, torch.zeros(1, 50)), sample.hellinger())]),
+    "a tuple for a list": asks(lambda sample: (PerturbedRows(sample.clean, sample.zero(), sample.hellinger()),)),
+    "an edit that is too wide": asks(lambda sample: [PerturbedRows(sample.clean, Interpolate(0, torch.zeros(1, 50)), sample.hellinger())]),
     "text for a number": lambda lm, sample, candidate: Value("a"),
     "no detail": lambda lm, sample, candidate: Value(1.0, None),
     "detail that is no JSON": lambda lm, sample, candidate: Value(1.0, {"a": np.ones(2)}),
@@ -222,13 +222,13 @@ def test_whatever_a_metric_asks_or_gives_is_its_own_failure(lm, name):
 
 @pytest.mark.parametrize("wrong", ["short", "long", "nothing", "numbers"])
 def test_what_a_method_may_not_return_is_its_own_failure(lm, wrong):
-    from noiser.methods.base import Scored
+    from noiser.methods.base import MethodOutput
 
     @method("wrong", family="perturbation", source="a test", cost="none")
     def returns(lm, clean, goal):
         size = len(clean.prompt)
         made = {"short": size - 1, "long": size + 1}
-        return Scored(np.ones(made[wrong])) if wrong in made else None if wrong == "nothing" else np.ones(size)
+        return MethodOutput(np.ones(made[wrong])) if wrong in made else None if wrong == "nothing" else np.ones(size)
 
     @metric("odd", source="a test", better="higher", measures="m", fools="f")
     def odd(lm, sample, candidate):
@@ -349,8 +349,8 @@ def made(table, better="higher", relative=True, groups=None, controls=("random",
                float(value) if np.isfinite(value) else None, "" if np.isfinite(value) else "NaN")
         for label, row in table.items() for sample, value in enumerate(row)
     ]  # fmt: skip
-    contenders = [Contender(label, label, {}, label in controls) for label in table]
-    return summarise(records, contenders, [Gauge("m", "m", {}, better, relative)])[0]
+    contenders = [MethodRow(label, label, {}, label in controls) for label in table]
+    return summarise(records, contenders, [MetricColumn("m", "m", {}, better, relative)])[0]
 
 
 @pytest.mark.parametrize("better", ["higher", "lower"])
@@ -416,10 +416,10 @@ def test_a_row_without_values_is_named_and_does_not_empty_the_table():
 
 
 def test_scores_that_are_no_numbers_are_refused_by_every_metric(lm):
-    from noiser.metrics.sample import Candidate
+    from noiser.metrics.sample import ScoresToEvaluate
 
     with pytest.raises(NonFiniteError):
-        Candidate(np.array([np.nan]))
+        ScoresToEvaluate(np.array([np.nan]))
 
 
 def test_names_are_never_in_each_others_way(lm):

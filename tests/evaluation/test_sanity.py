@@ -15,7 +15,7 @@ import noiser
 from noiser.errors import OptionError
 from noiser.evaluation.sanity import CHECKS, TRIES, check
 from noiser.evaluation.sanity_models import CUE, NO, PAYLOADS, QUERY, YES, copy_circuit, ignoring, linear_model, shortcut, shuffled
-from noiser.methods.base import Scored
+from noiser.methods.base import MethodOutput
 from noiser.registry import METHODS, method
 from noiser.rng import generator
 from tests.conftest import byte_tokenizer, tiny
@@ -90,7 +90,7 @@ def broken(name, how):
     @method(name, family="perturbation", source="a test", cost="as occlusion")
     def spoiled(lm, clean, goal):
         scored = yield from METHODS["occlusion"].function(lm, clean, goal)
-        return Scored(how(scored.scores, clean))
+        return MethodOutput(how(scored.scores, clean))
 
     return spoiled
 

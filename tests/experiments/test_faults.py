@@ -80,7 +80,7 @@ def test_ctrl_c_and_sigterm_leave_whole_records_and_their_exit_status(place, for
 def test_a_second_ctrl_c_leaves_within_two_seconds_even_from_deep_inside_a_computation():
     """The main thread is in a C call that no signal handler of Python's can interrupt."""
     code = (
-        "import hashlib, sys\nfrom noiser.experiments.interrupts import Stopping\n"
+        "import hashlib, sys\nfrom noiser.experiments.interrupts import Interrupts\n"
         "with Stopping():\n    print('ready', flush=True)\n    hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

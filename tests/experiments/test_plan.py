@@ -15,10 +15,10 @@ from noiser.cli.runs import run as run_command
 from noiser.errors import OptionError, RunError
 from noiser.experiments.fingerprint import identity, key, shown
 from noiser.experiments.folder import RunFolder
-from noiser.experiments.plan import DataChoice, How, JudgeChoice, ModelChoice, Plan, make_plan, read_plan
+from noiser.experiments.plan import DataChoice, ExecutionConfig, JudgeChoice, ModelChoice, Plan, make_plan, read_plan
 from noiser.experiments.run import prepare
 from noiser.experiments.trials import make_part, sample_hash
-from noiser.judges.protocol import JudgeHow
+from noiser.judges.protocol import JudgeConfig
 from noiser.registry import METHODS, METRICS
 from tests.conftest import byte_tokenizer, tiny
 
@@ -54,7 +54,7 @@ def plain(place, **changes):
 
 
 def found(place, how=None, **changes):
-    return prepare(make_plan(plain(place, **changes)), how or How()).identity
+    return prepare(make_plan(plain(place, **changes)), how or ExecutionConfig()).identity
 
 
 def with_model(place, **more):
@@ -74,8 +74,8 @@ def test_every_setting_says_what_it_is():
     options = inspect.signature(noiser.load).parameters
     assert {name for name, each in options.items() if each.kind is inspect.Parameter.KEYWORD_ONLY} == LOAD | LOAD_ONLY
     assert set(inspect.signature(run_command).parameters) == RUN | RUN_ONLY
-    assert {each.name for each in dataclasses.fields(How)} - {"judge_how"} <= RUN_ONLY
-    assert {f"judge_{each.name}" for each in dataclasses.fields(JudgeHow)} - {"judge_device"} <= RUN_ONLY
+    assert {each.name for each in dataclasses.fields(ExecutionConfig)} - {"judge_how"} <= RUN_ONLY
+    assert {f"judge_{each.name}" for each in dataclasses.fields(JudgeConfig)} - {"judge_device"} <= RUN_ONLY
 
 
 IDENTITY = {
@@ -131,8 +131,11 @@ def test_a_version_or_revision_that_changed_refuses_to_go_on(place, tmp_path, mo
 def test_what_only_says_how_and_where_is_free(place, tmp_path):
     first = found(place)
     RunFolder.start(tmp_path / "run", first, {})
-    hows = [How(device="cpu"), How(token_budget=100, at_once=7, shard=(1, 2), max_seconds=1.0, timeout=1.0, max_errors=0.5, retry=True)]
-    hows.append(How(engine="ray", address="auto", workers=3))
+    hows = [
+        ExecutionConfig(device="cpu"),
+        ExecutionConfig(token_budget=100, at_once=7, shard=(1, 2), max_seconds=1.0, timeout=1.0, max_errors=0.5, retry=True),
+    ]
+    hows.append(ExecutionConfig(engine="ray", address="auto", workers=3))
     for how in hows:
         assert found(place, how) == first
     assert found(place, data=[{"name": "jsonl", "path": str(place / "elsewhere" / "a.jsonl")}]) == first
@@ -149,7 +152,9 @@ def test_another_judge_is_another_run_and_the_same_one_elsewhere_is_not(place, t
         RunFolder.start(tmp_path / "run", found(place, **JUDGED, judges=["openai:two"]), {})
     for url in ("http://localhost:1/v1", "https://elsewhere.example/v1"):
         assert found(place, **JUDGED, judges=[{"name": "openai:one", "url": url}]) == first
-        assert found(place, How(judge_how=JudgeHow(url=url, cache="off", at_once=1)), **JUDGED, judges=["openai:one"]) == first
+        assert (
+            found(place, ExecutionConfig(judge_how=JudgeConfig(url=url, cache="off", at_once=1)), **JUDGED, judges=["openai:one"]) == first
+        )
     two = found(place, **JUDGED, judges=["openai:one", "openai:two"])["metrics"]
     assert list(two) == ["answerability[openai:one]:forms=top1", "answerability[openai:two]:forms=top1"]
     assert set(trial_keys(first).values()) < set(trial_keys(found(place, **JUDGED, judges=["openai:one", "openai:two"])).values())

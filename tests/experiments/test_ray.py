@@ -15,7 +15,7 @@ import pytest
 
 from noiser.errors import RunError
 from noiser.experiments.folder import RunFolder
-from noiser.experiments.plan import How, make_plan
+from noiser.experiments.plan import ExecutionConfig, make_plan
 from noiser.experiments.run import prepare, run
 from noiser.storage import Damage, scan
 from tests.conftest import byte_tokenizer, tiny
@@ -25,14 +25,14 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'nois
 TOUCHY = """
 import os, signal, time
 from noiser.methods.controls import constant
-from noiser.methods.base import Scored
+from noiser.methods.base import MethodOutput
 from noiser.registry import method
 from noiser.lm.target import Goal
 from noiser.lm.kv_cache import Clean
 from noiser.lm.model import LanguageModel
 
 @method("touchy", family="control", source="here", released="none")
-def touchy(lm: LanguageModel, clean: Clean, goal: Goal) -> Scored:
+def touchy(lm: LanguageModel, clean: Clean, goal: Goal) -> MethodOutput:
     if "wait" in clean.prompt.text:
         time.sleep(float(os.environ.get("TOUCHY", "0.7")))
     if "poison" in clean.prompt.text:
@@ -116,7 +116,7 @@ def plan_of(place, data, **given):
 
 
 def ran(place, out, data="plain", watch=None, **how):
-    how = How(**{"device": "cpu", "engine": "ray", "workers": 2, **how})
+    how = ExecutionConfig(**{"device": "cpu", "engine": "ray", "workers": 2, **how})
     return run(prepare(plan_of(place, data), how), out, how, watch or Seen())
 
 
@@ -200,7 +200,7 @@ def test_the_workers_of_a_model_are_gone_before_the_next_one_is_loaded(place, cl
     there = []
     seen = Seen(lambda seen: there.append([psutil.pid_exists(worker) for worker in seen.workers()]))
     plan = plan_of(place, "plain", models=[str(place / "model"), str(place / "other")])
-    how = How(device="cpu", engine="ray", workers=1)
+    how = ExecutionConfig(device="cpu", engine="ray", workers=1)
     outcome = run(prepare(plan, how), tmp_path / "run", how, seen)
     assert outcome.complete and outcome.statuses == {"ok": 2 * TRIALS}
     assert there == [[True]] * SAMPLES + [[False, True]] * SAMPLES
@@ -222,7 +222,7 @@ def test_what_no_worker_can_load_is_said_and_nothing_is_lost(place, cluster, tmp
 
     tests/experiments/test_ray_driver.py has the mutants.
     """
-    how = How(device="cpu", engine="ray", workers=2)
+    how = ExecutionConfig(device="cpu", engine="ray", workers=2)
     prepared = prepare(plan_of(place, "plain"), how)
     model = {label: {**each, "revision": "another"} for label, each in prepared.identity["models"].items()}
     seen = Seen()

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from noiser.errors import ModelError, OptionError, RunError
-from noiser.experiments.plan import How
+from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.ray import driver
 from noiser.experiments.ray.cluster import Cluster, Shape, check, shape
-from noiser.experiments.ray.driver import LOST, _Chunk, _Crew, _TimeUpError
-from noiser.experiments.trials import VALUE, Part, Sample, Trial
+from noiser.experiments.ray.driver import LOST, WorkerPool, _Chunk, _TimeUpError
+from noiser.experiments.trials import VALUE, GridCell, Sample, Trial
 
 
 @dataclass(eq=False)
@@ -120,7 +120,7 @@ class World(Cluster):
 
 def part_of(count):
     samples = tuple(Sample("m", "d", f"p{i}", None, f"h{i}", (Trial(f"k{i}", VALUE, "a", "b"),)) for i in range(count))
-    return Part("m", "d", [{"id": sample.id} for sample in samples], samples, [])
+    return GridCell("m", "d", [{"id": sample.id} for sample in samples], samples, [])
 
 
 def worked(world, count=14, at_once=1, deadline=None):
@@ -128,7 +128,7 @@ def worked(world, count=14, at_once=1, deadline=None):
     part = part_of(count)
     world.deadline = 1e9 if deadline is None else deadline
     todo = [_Chunk(part.samples[start : start + at_once], part) for start in range(0, count, at_once)]
-    crew, found = _Crew(world, "m", deadline), {}
+    crew, found = WorkerPool(world, "m", deadline), {}
     try:
         for records in crew.work(todo):
             assert records[0]["sample"] not in found, "twice"
@@ -148,7 +148,7 @@ def test_only_what_kills_is_given_up(workers, at_once, tardy):
     """Whatever the order, and even where a result is lost with the worker that the next sample killed.
 
     Mutants: `_lost` forgets those that waited, or does not mark them as suspects; a chunk is not taken apart;
-    `chunk.lost + 1 < LIVES` without the 1; `takes` does not look for suspects; what had been finished is done again.
+    `chunk.lost + 1 < MAX_WORKER_LOSSES` without the 1; `takes` does not look for suspects; what had been finished is done again.
     """
     for seed in range(40):
         world = World(seed, workers, {"p3", "p9", "p10"}, tardy)
@@ -232,18 +232,18 @@ def test_no_more_workers_than_there_is_work_for():
 )
 def test_workers_share_the_cpus_and_each_has_a_gpu(nodes, asked, expected):
     """Mutant: the CPUs of all nodes are divided as if a worker could lie across two of them."""
-    found = shape([{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes], How(engine="ray", **asked))
+    found = shape([{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes], ExecutionConfig(engine="ray", **asked))
     assert found == expected
     assert found.threads * found.workers <= sum(cpus for cpus, _ in nodes) or any(gpus > cpus for cpus, gpus in nodes)
-    assert shape([{"CPU": 8.0}], How(engine="ray"), most=1) == Shape(1, 0, 7.92, 1)
+    assert shape([{"CPU": 8.0}], ExecutionConfig(engine="ray"), most=1) == Shape(1, 0, 7.92, 1)
 
 
 def test_what_ray_cannot_do_is_refused(monkeypatch):
     """Mutant: `check` returns before one of its questions."""
     with pytest.raises(OptionError, match="3 workers with a CPU each: the cluster has 0 GPUs and 2 CPUs"):
-        shape([{"CPU": 2.0}], How(engine="ray", workers=3))
+        shape([{"CPU": 2.0}], ExecutionConfig(engine="ray", workers=3))
     with pytest.raises(OptionError, match="a worker with a GPU each"):
-        shape([{"CPU": 2.0}], How(engine="ray", device="cuda"))
+        shape([{"CPU": 2.0}], ExecutionConfig(engine="ray", device="cuda"))
     refused = {
         "--device-map": {"device_map": "auto"},
         "HOST:PORT": {"address": "ray://head:10001"},
@@ -252,7 +252,7 @@ def test_what_ray_cannot_do_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     for said, given in refused.items():
         with pytest.raises(OptionError, match=said):
-            check(How(engine="ray", **given))
+            check(ExecutionConfig(engine="ray", **given))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"pip install 'noiser\[ray\]'"):
-        check(How(engine="ray"))
+        check(ExecutionConfig(engine="ray"))

@@ -16,8 +16,8 @@ import pytest
 from noiser.commands.report import combine, flat, rendered, save_figures
 from noiser.errors import NoiserError, OptionError, RunError
 from noiser.experiments.export import export
-from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.plan import How
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.report import paper
 from noiser.experiments.report.longra import PARTS, by_type
 from noiser.experiments.report.report import costs, report
@@ -125,7 +125,7 @@ def test_the_shares_of_the_report_are_those_of_the_scores(done):
     """Against sums over characters, by hand, for the control that has the same score everywhere."""
     folder = RunFolder.open(done)
     part = next(each for each in Work(folder).parts if each.data == "longra:match=none")
-    found = by_type(part, Found(folder), 0)
+    found = by_type(part, RecordIndex(folder), 0)
     assert set(found) == {"capital-world", "all"}
     text = "In Peru0 (Oh no). The capital,"
     (own,) = {each for each in found["all"] if each.startswith("occl")}
@@ -205,7 +205,7 @@ def test_a_page_shows_the_first_samples_as_they_were_recorded(done):
     folder = RunFolder.open(done)
     html = rendered(report(folder, examples=2), "html")
     held = re.findall(r'<script type="application/json" class="noiser-data">(.*?)</script>', html, re.DOTALL)
-    work, found = Work(folder), Found(folder)
+    work, found = Work(folder), RecordIndex(folder)
     assert len(held) == len(work.parts) == 2
     for part, text in zip(work.parts, held, strict=True):
         views = json.loads(text)
@@ -233,7 +233,7 @@ def test_samples_stay_away_where_they_are_not_asked_for_or_a_clock_has_a_say(don
 def test_costs_are_medians_and_means_of_what_was_recorded(done):
     folder = RunFolder.open(done)
     part = Work(folder).parts[0]
-    found = Found(folder)
+    found = RecordIndex(folder)
     trials = [trial.key for sample in part.samples for trial in sample.trials if (trial.kind, trial.method) == ("attribution", "occlusion")]
     own = [found.records[each]["cost"] for each in trials]
     spent = costs(part, found)["occlusion"]
@@ -258,14 +258,14 @@ def test_an_export_has_a_row_for_every_trial_and_token(done, tmp_path, form):
         return parquet.read_table(path).to_pylist()
 
     assert export(folder, "values", form, path) == trials == len(rows())
-    expected = {(each["sample"], each["data"]): each["value"] for each in Found(folder).records.values()
+    expected = {(each["sample"], each["data"]): each["value"] for each in RecordIndex(folder).records.values()
                 if each["method"] == "occlusion" and each.get("metric") == METRICS[0]}  # fmt: skip
     found = {(row["sample"], row["data"]): row["value"] for row in rows() if (row["method"], row["metric"]) == ("occlusion", METRICS[0])}
     assert found == expected
     tokens = export(folder, "scores", form, path)
     scores = [row["score"] for row in rows() if (row["data"], row["sample"], row["method"]) == ("known:match=none", "0", "occlusion")]
     named = {"data": "known:match=none", "sample": "0", "method": "occlusion", "kind": "attribution"}
-    (own,) = [each["scores"][0] for each in Found(folder).records.values() if named.items() <= each.items()]
+    (own,) = [each["scores"][0] for each in RecordIndex(folder).records.values() if named.items() <= each.items()]
     assert scores == pytest.approx(own, abs=0)
     assert tokens == len(rows())
 
@@ -319,4 +319,4 @@ def test_wrong_words_are_clear_errors(done, tmp_path):
         flat(done, "values", "csv", tmp_path / "no" / "where.csv")
     with pytest.raises(RunError, match="holds no run"):
         combine([tmp_path], tmp_path / "b")
-    assert How().max_errors == 0.01
+    assert ExecutionConfig().max_errors == 0.01

@@ -16,11 +16,11 @@ import noiser
 from noiser.commands.run import do, exit_status
 from noiser.errors import DeviceMemoryError, RunError
 from noiser.experiments.estimate import estimate
-from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.plan import How, make_plan
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.plan import ExecutionConfig, make_plan
 from noiser.experiments.run import prepare
 from noiser.experiments.trials import Work, values
-from noiser.methods.base import Scored
+from noiser.methods.base import MethodOutput
 from noiser.registry import METHODS, Method
 from tests.conftest import byte_tokenizer, tiny
 from tests.runs import PROMPTS, keys, make_place
@@ -50,11 +50,11 @@ def plan(place, **changes):
 
 
 def run(place, out, how=None, **changes):
-    return do(plan(place, **changes), out, how or How(), Quiet())
+    return do(plan(place, **changes), out, how or ExecutionConfig(), Quiet())
 
 
 def record(out, **wanted):
-    found = [each for each in Found(RunFolder.open(out)).records.values() if wanted.items() <= each.items()]
+    found = [each for each in RecordIndex(RunFolder.open(out)).records.values() if wanted.items() <= each.items()]
     (only,) = found
     return only
 
@@ -73,19 +73,19 @@ def test_the_numbers_are_those_of_the_bare_loop(place, done):
     examples = [noiser.Example(text, None, f"p{number}", f"g{number // 2}") for number, text in enumerate(PROMPTS)]
     methods = ["noiser:steps=4+samples=3", "occlusion"]
     alone = [noiser.evaluate(lm, [each], methods, METRICS, controls=["random", "permuted"]).records for each in examples]
-    ours = {(each.sample, each.method, each.metric): each.value for each in values(part, Found(folder))}
+    ours = {(each.sample, each.method, each.metric): each.value for each in values(part, RecordIndex(folder))}
     bare = {(each.sample, each.method, each.metric): each.value for records in alone for each in records}
     assert ours == bare, "to the last bit: each sample is worked on alone"
     scores = record(out, kind="attribution", sample="p3", method="occlusion")["scores"]
     np.testing.assert_array_equal(scores, noiser.attribute(lm, PROMPTS[3], "occlusion").scores)
     assert outcome.planned == sum(outcome.statuses.values()) == 8 * (4 * 2 + 3)
     assert outcome.statuses == {"ok": outcome.planned}
-    assert (outcome.complete, outcome.failed, exit_status(outcome, How())) == (True, 0, 0)
+    assert (outcome.complete, outcome.failed, exit_status(outcome, ExecutionConfig())) == (True, 0, 0)
 
 
 def test_samples_worked_on_together_agree_to_rounding(place, done, tmp_path):
-    run(place, tmp_path / "together", How(at_once=5))
-    one, other = (Found(RunFolder.open(out)).records for out in (done[0], tmp_path / "together"))
+    run(place, tmp_path / "together", ExecutionConfig(at_once=5))
+    one, other = (RecordIndex(RunFolder.open(out)).records for out in (done[0], tmp_path / "together"))
     assert one.keys() == other.keys()
     pairs = [(own["value"], other[name]["value"]) for name, own in one.items() if own["kind"] == "value"]
     np.testing.assert_allclose(*zip(*pairs, strict=True), atol=1e-5)
@@ -120,8 +120,8 @@ def test_only_what_the_model_answers_is_run_and_the_others_are_counted(place, tm
     each = 1 + len(METRICS)
     assert found.statuses == {"ok": kept * each, "skipped(not answered)": (8 - kept) * each, "error(PromptError)": each}
     assert (found.samples, found.done, found.failed) == (kept, kept, 1)
-    assert exit_status(found, How()) == 1, "one unreadable row of nine is more than one in a hundred"
-    assert exit_status(found, How(max_errors=0.5)) == 0
+    assert exit_status(found, ExecutionConfig()) == 1, "one unreadable row of nine is more than one in a hundred"
+    assert exit_status(found, ExecutionConfig(max_errors=0.5)) == 0
     limited = run(place, tmp_path / "limited", data=[data[0] | {"limit": 2}], methods=["occlusion"], controls=[])
     assert limited.samples == 2
 
@@ -143,7 +143,7 @@ def faulty(what):
         if prompt == PROMPTS[1]:
             what()
         scores = np.arange(float(len(clean.prompt)))
-        return Scored(scores * (np.nan if prompt == PROMPTS[2] and what is broken else 1.0), {})
+        return MethodOutput(scores * (np.nan if prompt == PROMPTS[2] and what is broken else 1.0), {})
 
     return Method(name="faulty", family="test", source="here", function=method)
 
@@ -165,7 +165,7 @@ def test_what_fails_in_one_sample_is_that_samples_and_is_run_again_when_asked(pl
     assert found.planned == sum(found.statuses.values()) == 8 * 3 * 3
     assert set(bad) == statuses
     assert (found.done, found.failed, found.complete) == (8, len(statuses), True)
-    assert exit_status(found, How()) == 1
+    assert exit_status(found, ExecutionConfig()) == 1
     if what is broken:
         said = record(out, kind="attribution", sample="p1", method="faulty")
         assert said["status"] == "error(ZeroDivisionError)"
@@ -175,7 +175,7 @@ def test_what_fails_in_one_sample_is_that_samples_and_is_run_again_when_asked(pl
     monkeypatch.setitem(METHODS, "faulty", replace(faulty(lambda: None)))
     before = keys(out)
     assert run(place, out, methods=["faulty", "occlusion"], controls=["random"]).statuses == found.statuses, "not asked to"
-    again = run(place, out, How(retry=True), methods=["faulty", "occlusion"], controls=["random"])
+    again = run(place, out, ExecutionConfig(retry=True), methods=["faulty", "occlusion"], controls=["random"])
     assert again.statuses == {"ok": again.planned}
     assert sum((keys(out) - before).values()) == sum(bad.values()) + len(statuses), "what failed, and what the samples are"
 
@@ -184,16 +184,16 @@ def test_a_method_that_takes_too_long_is_given_up_and_the_others_are_not(place, 
     def slow(lm, clean, goal):
         from time import sleep
 
-        from noiser.lm.perturbation import Fade
+        from noiser.lm.perturbation import Interpolate
         from noiser.lm.target import measure
 
         for _ in range(3):
             sleep(0.2)
-            yield from measure(goal, [Fade(0, torch.zeros(1, 1))])
-        return Scored(np.zeros(len(clean.prompt)), {})
+            yield from measure(goal, [Interpolate(0, torch.zeros(1, 1))])
+        return MethodOutput(np.zeros(len(clean.prompt)), {})
 
     monkeypatch.setitem(METHODS, "slow", Method(name="slow", family="test", source="here", function=slow))
-    found = run(place, tmp_path / "run", How(timeout=0.35), methods=["slow", "occlusion"], controls=[], limit=2)
+    found = run(place, tmp_path / "run", ExecutionConfig(timeout=0.35), methods=["slow", "occlusion"], controls=[], limit=2)
     assert found.statuses == {"timeout": 2 * 3, "ok": 2 * 3}
     assert record(tmp_path / "run", kind="attribution", sample="p0", method="slow")["message"] == "given up after 0.35 s"
 
@@ -227,51 +227,51 @@ def test_a_bug_of_ours_is_one_samples_error_and_a_lost_gpu_ends_the_run(place, t
     for error in (KeyError("bug"), RuntimeError("CUDA error: an illegal memory access was encountered")):
         read = fails(error)
         monkeypatch.setattr(station, "_read", read)
-        bench = station.Station._bench
+        bench = station.ModelWorker._bench
 
         def arm(self, data, bench=bench, read=read):
             found = bench(self, data)
             read.armed = True
             return found
 
-        monkeypatch.setattr(station.Station, "_bench", arm)
+        monkeypatch.setattr(station.ModelWorker, "_bench", arm)
         out = tmp_path / type(error).__name__
         if isinstance(error, KeyError):
-            found = run(place, out, How(at_once=3))
+            found = run(place, out, ExecutionConfig(at_once=3))
             assert found.statuses == {"ok": 7 * 11, "error(KeyError)": 11}
             assert "KeyError" in record(out, kind="attribution", sample="p4", method="occlusion")["trace"]
         else:
             with pytest.raises(RuntimeError, match="CUDA error"):
                 run(place, out)
             assert len(keys(out)) == 4 * 12, "what was done before stays"
-        monkeypatch.setattr(station.Station, "_bench", bench)
+        monkeypatch.setattr(station.ModelWorker, "_bench", bench)
 
 
 def test_a_run_stops_in_good_order_when_its_time_is_up(place, tmp_path):
-    found = run(place, tmp_path / "run", How(max_seconds=0.0))
-    assert (found.done, found.complete, exit_status(found, How())) == (0, False, 75)
+    found = run(place, tmp_path / "run", ExecutionConfig(max_seconds=0.0))
+    assert (found.done, found.complete, exit_status(found, ExecutionConfig())) == (0, False, 75)
     assert found.statuses == {"missing": 8 * 11}
 
 
 def test_a_model_that_changed_since_it_was_asked_who_it_is_does_not_run(place, tmp_path, monkeypatch):
     import noiser.experiments.run as runs
 
-    prepared = prepare(plan(place), How())
+    prepared = prepare(plan(place), ExecutionConfig())
     (label,) = prepared.identity["models"]
     prepared.identity["models"][label]["revision"] = "sha256:other"
     with pytest.raises(RunError, match="its revision was sha256:other when the run was planned"):
-        runs.run(prepared, tmp_path / "run", How(), Quiet())
+        runs.run(prepared, tmp_path / "run", ExecutionConfig(), Quiet())
 
 
 def test_an_estimate_counts_what_is_left_and_writes_nothing(place, done, tmp_path):
     out, _ = done
-    prepared = prepare(plan(place), How())
-    whole = estimate(prepared, None, How(), Quiet())
+    prepared = prepare(plan(place), ExecutionConfig())
+    whole = estimate(prepared, None, ExecutionConfig(), Quiet())
     assert (whole.trials, whole.calibrated) == (8 * 11, 3)
-    spent = [each["cost"]["forward_tokens"] for each in Found(RunFolder.open(out)).records.values() if each.get("cost")]
+    spent = [each["cost"]["forward_tokens"] for each in RecordIndex(RunFolder.open(out)).records.values() if each.get("cost")]
     assert whole.forward_tokens == pytest.approx(sum(spent), rel=0.35)
-    assert estimate(prepared, out, How(), Quiet()).trials == 0
-    assert estimate(prepared, tmp_path / "new", How(), Quiet()).trials == 8 * 11
+    assert estimate(prepared, out, ExecutionConfig(), Quiet()).trials == 0
+    assert estimate(prepared, tmp_path / "new", ExecutionConfig(), Quiet()).trials == 8 * 11
     assert not (tmp_path / "new").exists()
 
 
@@ -283,9 +283,9 @@ def test_retries_write_what_a_sample_is_anew_and_every_reader_sees_it(place, tmp
     data = [{"name": "jsonl", "path": str(place / "few.jsonl"), "limit": 2, "generate": 3}]
     how = {"data": data, "methods": ["occlusion"], "controls": ["random"]}
     out, into = tmp_path / "run", tmp_path / "merged"
-    assert set(run(place, out, How(timeout=0.0), **how).statuses) == {"timeout"}
+    assert set(run(place, out, ExecutionConfig(timeout=0.0), **how).statuses) == {"timeout"}
     assert set(merge([out], into).statuses) == {"timeout"}
-    assert set(run(place, out, How(retry=True), **how).statuses) == {"ok"}
+    assert set(run(place, out, ExecutionConfig(retry=True), **how).statuses) == {"ok"}
     scores = record(out, kind="attribution", sample="p1", method="occlusion")["scores"]
     assert len(record(out, kind="sample", sample="p1")["tokens"]) == len(scores[0])
     assert export(RunFolder.open(out), "scores", "csv", tmp_path / "a.csv") > 0
@@ -310,8 +310,8 @@ def test_the_time_limit_is_for_all_metrics_together(place, tmp_path, monkeypatch
     monkeypatch.setitem(ALL, "slow", Metric(name="slow", function=slow, **said))
     metrics = [f"slow:place={number}" for number in range(3)]
     how = {"methods": ["uniform"], "controls": ["constant"], "metrics": metrics, "limit": 1}
-    assert run(place, tmp_path / "quick", How(timeout=60.0), **how).statuses == {"ok": 8}
-    assert run(place, tmp_path / "run", How(timeout=0.4), **how).statuses == {"ok": 2, "timeout": 6}
+    assert run(place, tmp_path / "quick", ExecutionConfig(timeout=60.0), **how).statuses == {"ok": 8}
+    assert run(place, tmp_path / "run", ExecutionConfig(timeout=0.4), **how).statuses == {"ok": 2, "timeout": 6}
 
 
 def test_a_plan_that_does_not_fit_its_data_is_an_option_error(place, tmp_path):
@@ -336,4 +336,4 @@ def test_exit_statuses_are_shares_of_all_that_was_to_be_done(place, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "one two"}\n{"prompt": ""}\nnothing\n')
     found = run(place, tmp_path / "run", data=[str(tmp_path / "bad.jsonl")], methods=["occlusion"], controls=[])
     assert (found.samples, found.unreadable, found.failed) == (1, 2, 2)
-    assert [exit_status(found, How(max_errors=share)) for share in (0.6, 0.7, 1.0)] == [1, 0, 0]
+    assert [exit_status(found, ExecutionConfig(max_errors=share)) for share in (0.6, 0.7, 1.0)] == [1, 0, 0]

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, T5Config
 
 import noiser
 from noiser.errors import ModelError, OptionError
-from noiser.lm.restore import as_found
+from noiser.lm.restore import restore_after
 from tests.conftest import byte_tokenizer, tiny
 from tests.lm.test_restore import raise_at, same, state
 
@@ -128,7 +128,7 @@ def test_bfloat16_too():
 
 
 def test_the_real_model_and_tokenizer_of_ours(smol):
-    with as_found(smol.model, smol.tokenizer):
+    with restore_after(smol.model, smol.tokenizer):
         host = hosted(smol.model, smol.tokenizer)
         text = "The Eiffel Tower is located in the city of"
         out = host.attribute(text, text + " Paris", show_progress=False, **FEW)

@@ -21,7 +21,7 @@ import pytest
 
 from noiser.errors import JudgeError, RunError
 from noiser.judges.api import ApiBackend
-from noiser.judges.backend import Backend, Call, Said
+from noiser.judges.backend import Backend, Call, Completion
 from noiser.judges.retry import Patience, retry_after
 from tests.fault_server import Fault, FaultServer, completion, hang, page, refusal, reset, said, script, seeded
 
@@ -79,7 +79,7 @@ def test_every_call_is_accounted_for_and_the_result_is_that_without_faults():
         took = time.monotonic() - begun
     print(f"{len(calls)} questions, {backend.counts['calls']} calls, {dict(backend.counts)}, {took:.1f} s, {server.most} at once")
     assert found == wanted
-    assert all(isinstance(each, Said) for each in found)
+    assert all(isinstance(each, Completion) for each in found)
     sent_again = [messages for messages, times in Counter(server.answered).items() if times > 1]
     assert not sent_again
     log = {"429": "429", "500": "500", "hang": "timeout", "reset": "connection"}
@@ -120,10 +120,10 @@ def test_what_is_said_and_what_goes_out():
         found = heard_from(backend, [ask("a", SCHEMA), ask("b"), ask("c"), ask("d")])
         sent = [request.body for request in server.requests[1:]]
     assert found == [
-        Said("[1]", "length", "fake-7"),
-        Said("no", "refusal", "fake-1"),
-        Said("I will not", "refusal", "fake-1"),
-        Said("", "stop", "fake-1"),
+        Completion("[1]", "length", "fake-7"),
+        Completion("no", "refusal", "fake-1"),
+        Completion("I will not", "refusal", "fake-1"),
+        Completion("", "stop", "fake-1"),
     ]
     assert backend.model == "fake-1"
     for body, call in zip(sent, [ask("a", SCHEMA), ask("b"), ask("c"), ask("d")], strict=True):
@@ -148,7 +148,7 @@ def test_retry_after_is_waited_for(header):
         return Fault("503", 503, "", dict([said[header]]))
 
     with FaultServer(reply, plan) as server:
-        assert isinstance(heard_from(backend_at(server), [ask("a")])[0], Said)
+        assert isinstance(heard_from(backend_at(server), [ask("a")])[0], Completion)
         first, second = (request.at for request in server.requests if request.last == "a")
     assert 0.5 <= second - first < 2.6
 
@@ -172,7 +172,7 @@ def test_a_retry_after_beyond_the_budget_ends_the_question_at_once():
     assert isinstance(found[0], JudgeError)
     assert "it wants 90 s of waiting" in str(found[0])
     assert "of the 20 s that a question may take" in str(found[0])
-    assert found[1] == Said("to b", "stop", "fake-1")
+    assert found[1] == Completion("to b", "stop", "fake-1")
     assert backend.counts == {"calls": 3, "429": 1, "failed": 1}
 
 
@@ -219,7 +219,7 @@ def test_what_is_no_completion_is_asked_for_again(fault, kind):
     plan = lambda request: fault if request.last == "a" and not request.attempt else None  # noqa: E731
     with FaultServer(reply, plan) as server:
         backend = backend_at(server, timeout=0.8)
-        assert heard_from(backend, [ask("a")]) == [Said("to a", "stop", "fake-1")]
+        assert heard_from(backend, [ask("a")]) == [Completion("to a", "stop", "fake-1")]
     assert backend.counts == {"calls": 3, kind: 1}
 
 
@@ -229,7 +229,7 @@ def test_what_stays_wrong_is_given_up_when_the_budget_is_spent():
         found = heard_from(backend, [ask("a"), ask("b")])
     assert isinstance(found[0], JudgeError)
     assert "openai:fake gave no reply: what came is no chat completion: <html>" in str(found[0])
-    assert isinstance(found[1], Said)
+    assert isinstance(found[1], Completion)
     assert backend.counts["failed"] == 1
     assert backend.counts["calls"] == 2 + backend.counts["malformed"] == 2 + failures(backend)
 
@@ -280,7 +280,7 @@ def test_a_key_that_is_withdrawn_in_the_middle_ends_it_and_what_was_answered_was
         time.sleep(0.2)
         assert heard == there, "something was heard after the end"
     assert 46 <= len(heard) <= 50
-    assert all(isinstance(each, Said) for each in heard.values())
+    assert all(isinstance(each, Completion) for each in heard.values())
     assert len(server.requests) < 60
 
 
@@ -289,7 +289,7 @@ def test_a_question_that_alone_is_refused_fails_alone():
         found = heard_from(backend_at(server), [ask("a"), ask("b")])
     assert isinstance(found[0], JudgeError)
     assert "it answered 400: too long" in str(found[0])
-    assert isinstance(found[1], Said)
+    assert isinstance(found[1], Completion)
 
 
 def test_half_a_surrogate_pair_cannot_be_sent_and_fails_alone():
@@ -297,7 +297,7 @@ def test_half_a_surrogate_pair_cannot_be_sent_and_fails_alone():
         backend = backend_at(server)
         found = heard_from(backend, [ask("a\ud800"), ask("b")])
     assert isinstance(found[0], JudgeError)
-    assert isinstance(found[1], Said)
+    assert isinstance(found[1], Completion)
     assert backend.counts == {"calls": 2, "failed": 1}
 
 
@@ -310,7 +310,7 @@ def test_many_given_up_in_a_row_end_it(at_once, row):
         with pytest.raises(RunError, match=f"{row} questions in a row were given up.*500: down.*the same command goes on from there"):
             backend.complete(calls, heard.__setitem__)
     kinds = Counter(type(each) for each in heard.values())
-    assert kinds == {Said: 20, JudgeError: kinds[JudgeError]}
+    assert kinds == {Completion: 20, JudgeError: kinds[JudgeError]}
     assert row <= kinds[JudgeError] < row + at_once
     assert backend.counts["failed"] == kinds[JudgeError]
 
@@ -319,7 +319,7 @@ def test_given_up_now_and_then_does_not_end_it():
     calls = [ask(str(number)) for number in range(60)]
     with FaultServer(reply, lambda request: refusal(500) if request.last.isdigit() and int(request.last) % 7 else None) as server:
         found = heard_from(backend_at(server, at_once=1, budget=0.03), calls)
-    assert Counter(map(type, found)) == {JudgeError: 51, Said: 9}
+    assert Counter(map(type, found)) == {JudgeError: 51, Completion: 9}
 
 
 def test_nobody_there_is_said_soon(monkeypatch):
@@ -368,7 +368,7 @@ def test_what_a_server_refuses_is_sent_to_it_no_more(refuses, sent, structured):
     with FaultServer(reply, refuses=refuses, structured=structured) as server:
         backend = backend_at(server)
         found = heard_from(backend, [ask("a"), ask("b")])
-        assert all(isinstance(each, Said) for each in found)
+        assert all(isinstance(each, Completion) for each in found)
         assert backend.parameters(ask("a")) == sent
         assert {key: value for key, value in server.requests[-1].body.items() if key not in ("model", "messages")} == sent
         assert backend.structured is (structured == "yes")
@@ -386,7 +386,7 @@ def test_what_was_known_of_a_server_that_has_changed_is_tried_anew():
         backend = backend_at(server)
         backend.adapt({"structured": True, "tokens": "max_tokens", "temperature": True})
         found = heard_from(backend, [ask(str(number)) for number in range(20)])
-    assert all(isinstance(each, Said) for each in found)
+    assert all(isinstance(each, Completion) for each in found)
     assert backend.adapted["tokens"] == "max_completion_tokens"
     backend.adapt({})
     assert backend.adapted == {}

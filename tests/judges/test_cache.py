@@ -16,7 +16,7 @@ import pytest
 
 import noiser.storage as store
 from noiser.errors import RunError
-from noiser.judges.backend import Said
+from noiser.judges.backend import Completion
 from noiser.judges.cache import Entry, ReplyCache, judge_folder
 from noiser.storage import encode
 
@@ -25,7 +25,7 @@ LIMITS = {"temperature": 0, "max_tokens": 48}
 
 
 def said(text="Paris", model="m-1", finish="stop"):
-    return Said(text, finish, model)
+    return Completion(text, finish, model)
 
 
 def entries(folder):

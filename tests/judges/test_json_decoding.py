@@ -12,13 +12,13 @@ import torch
 import noiser
 from noiser.errors import RunError
 from noiser.judges import prompting as replies
-from noiser.judges.backend import Call, Said
-from noiser.judges.json_decoding import MOST, Speller, alphabet, spelling
+from noiser.judges.backend import Call, Completion
+from noiser.judges.json_decoding import MOST, ConstrainedDecoder, alphabet, spelling
 from noiser.judges.local import LocalBackend
-from noiser.judges.protocol import Clue
+from noiser.judges.protocol import JudgePrompt
 from tests.conftest import TINY, byte_tokenizer, tiny
 
-ONE, FIVE = (replies.schema(Clue(("a",), form)) for form in ("top1", "top5"))
+ONE, FIVE = (replies.schema(JudgePrompt(("a",), form)) for form in ("top1", "top5"))
 
 
 def call(text, schema):
@@ -47,7 +47,7 @@ def test_every_reply_is_json_of_the_schemas_shape(family, schema):
     backend = LocalBackend("tiny", lm=lm, batch=3)
     assert backend.structured
     for said in heard_from(backend, [call(text, schema) for text in ("a", "tower", "the city of", "x y z")]):
-        assert isinstance(said, Said)
+        assert isinstance(said, Completion)
         assert said.finish == "stop"
         found = json.loads(said.text)
         assert list(found) == list(schema["properties"])
@@ -86,7 +86,7 @@ def test_rows_that_end_at_different_times_do_not_disturb_each_other(smol):
 def test_a_speller_leaves_what_may_come_and_nothing_else(smol):
     known = alphabet(smol.tokens, smol.model.config.vocab_size)
     spelt = spelling(smol.tokens, known, ONE)
-    speller, ids = Speller(spelt, 1), torch.tensor([[5]])
+    speller, ids = ConstrainedDecoder(spelt, 1), torch.tensor([[5]])
     allowed = []
     while not speller.ended[0]:
         scores = speller(ids, torch.randn(1, smol.model.config.vocab_size, generator=torch.Generator().manual_seed(ids.shape[1])))

@@ -24,11 +24,11 @@ import pytest
 import noiser.storage as store
 from noiser.errors import JudgeError, OptionError, RunError
 from noiser.judges import factory as opening
-from noiser.judges.backend import Said
+from noiser.judges.backend import Completion
 from noiser.judges.cache import ReplyCache
 from noiser.judges.factory import judge_name, open_judge
-from noiser.judges.judge import Asker
-from noiser.judges.protocol import Clue, Judge, JudgeHow, Reply
+from noiser.judges.judge import CachedJudge
+from noiser.judges.protocol import Judge, JudgeConfig, JudgePrompt, Reply
 from tests.scripted_backend import CLUES, ScriptedBackend, Untouchable, moody, word, words_of
 
 
@@ -37,15 +37,15 @@ def echo(messages):
 
 
 def clue(*words, form="top1", variant="paper"):
-    return Clue(words, form, variant)
+    return JudgePrompt(words, form, variant)
 
 
 @pytest.fixture
 def asker(tmp_path):
-    """An Asker on a backend, by default with the cache of this test, opened anew as another process would."""
+    """An CachedJudge on a backend, by default with the cache of this test, opened anew as another process would."""
 
     def make(backend, mode="use"):
-        return Asker(backend, ReplyCache(backend.identity, tmp_path / "cache"), mode)
+        return CachedJudge(backend, ReplyCache(backend.identity, tmp_path / "cache"), mode)
 
     return make
 
@@ -92,10 +92,10 @@ def test_no_answer_is_asked_again_exactly_once_and_a_refusal_is_not(asker):
         ("good",): [word("yes")],
         ("late",): ["I think that it may well be the word yes.", word("yes")],
         ("never",): ["", "{", word("too late")],
-        ("cut",): [Said('{"word": "ye', "length", "m-1"), Said('{"word": "ye', "length", "m-1"), word("too late")],
+        ("cut",): [Completion('{"word": "ye', "length", "m-1"), Completion('{"word": "ye', "length", "m-1"), word("too late")],
         ("no",): ["I'm sorry, I can't help with that.", word("too late")],
-        ("filtered",): [Said("", "content_filter", "m-1"), word("too late")],
-        ("late no",): ["", Said("", "refusal", "m-1"), word("too late")],
+        ("filtered",): [Completion("", "content_filter", "m-1"), word("too late")],
+        ("late no",): ["", Completion("", "refusal", "m-1"), word("too late")],
     }
     clues = [clue(*words) for words in told]
     backend = ScriptedBackend(lambda messages: told[tuple(words_of(messages))].pop(0))
@@ -114,7 +114,7 @@ def test_no_answer_is_asked_again_exactly_once_and_a_refusal_is_not(asker):
 
 @pytest.mark.parametrize("thought", ["", "<think>The tower is", "<think>so</think>"])
 def test_a_thought_that_was_cut_off_gets_room_the_second_time(asker, thought):
-    told = [Said(thought, "length", "m-1"), word("yes")]
+    told = [Completion(thought, "length", "m-1"), word("yes")]
     backend = ScriptedBackend(lambda messages: told.pop(0))
     (found,) = asker(backend).answer([clue("a")])
     assert found.answers == ("yes",)
@@ -146,7 +146,7 @@ def test_a_call_that_failed_is_an_error_of_its_own_and_may_succeed_the_next_time
 
 def test_there_is_no_way_for_the_right_answer_into_a_question(asker):
     """A clue has no field for it, and a question holds nothing but the form and the words."""
-    assert [field.name for field in dataclasses.fields(Clue)] == ["words", "form", "variant"]
+    assert [field.name for field in dataclasses.fields(JudgePrompt)] == ["words", "form", "variant"]
     backend = ScriptedBackend(lambda messages: "no answer at all, in many words")
     asker(backend, "off").answer([clue("The", "capital", "of", "France", form=form) for form in ("top1", "top5")])
     asker(backend, "off").answer([clue("Die", "Hauptstadt", form=form) for form in ("top1", "top5")])
@@ -376,7 +376,7 @@ def test_killed_in_the_middle_of_judging_no_call_is_repeated_whose_answer_was_st
 def test_replaying_a_table_needs_neither_openai_nor_torch(asker, tmp_path):
     asker(ScriptedBackend(moody)).answer(CLUES)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom noiser.judges.judge import Asker\nfrom noiser.judges.cache import ReplyCache\n"
+        "import sys\nfrom pathlib import Path\nfrom noiser.judges.judge import CachedJudge\nfrom noiser.judges.cache import ReplyCache\n"
         "from tests.scripted_backend import CLUES, Untouchable\n"
         f"judge = Asker(Untouchable(), ReplyCache('j', Path({str(tmp_path / 'cache')!r})), 'only')\n"
         "assert all(reply.model == 'm-1' for reply in judge.answer(CLUES))\n"
@@ -424,8 +424,8 @@ def test_another_name_is_an_error_that_lists_the_three_kinds(name):
     ],
 )
 def test_an_option_out_of_its_range_is_an_error(name, how, said):
-    wrong = object.__new__(JudgeHow)  # as an unchecked caller would have it
-    for field in dataclasses.fields(JudgeHow):
+    wrong = object.__new__(JudgeConfig)  # as an unchecked caller would have it
+    for field in dataclasses.fields(JudgeConfig):
         object.__setattr__(wrong, field.name, how.get(field.name, field.default))
     with pytest.raises(OptionError, match=said):
         open_judge(name, wrong)
@@ -436,7 +436,7 @@ def test_an_opened_judge_keeps_its_replies_with_the_judges_of_that_identity(tmp_
     backend = ScriptedBackend(echo)
     monkeypatch.setitem(opening._BACKENDS, "openai", lambda model, how: backend)
     assert open_judge("openai:scripted").answer([clue("a")])[0].calls == 1
-    assert open_judge("openai:scripted", JudgeHow(cache="only")).answer([clue("a")])[0].calls == 0
-    assert open_judge("openai:scripted", JudgeHow(cache="off")).answer([clue("a")])[0].calls == 1
+    assert open_judge("openai:scripted", JudgeConfig(cache="only")).answer([clue("a")])[0].calls == 0
+    assert open_judge("openai:scripted", JudgeConfig(cache="off")).answer([clue("a")])[0].calls == 1
     (folder,) = (tmp_path / "judges").iterdir()
     assert folder.name.startswith("openai-scripted-")

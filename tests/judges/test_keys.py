@@ -19,7 +19,7 @@ import pytest
 
 from noiser.errors import JudgeError, OptionError, RunError
 from noiser.judges.api import ApiBackend
-from noiser.judges.backend import Call, Said
+from noiser.judges.backend import Call, Completion
 from noiser.judges.keys import OPENAI, Redactor, judge_key, judge_url
 from tests.fault_server import Fault, FaultServer, completion, refusal, said
 
@@ -207,11 +207,11 @@ def test_nothing_of_the_environment_goes_to_a_server_of_ones_own(environment):
     """The client reads keys, names and whole headers from the environment, and would send them to any server."""
     for name, value in OTHERS.items():
         environment.setenv(name, value)
-    heard: list[Said | JudgeError] = []
+    heard: list[Completion | JudgeError] = []
     with FaultServer() as server:
         backend_at(server).complete([CALL], lambda place, outcome: heard.append(outcome))
         headers = [request.headers for request in server.requests]
-    assert isinstance(heard[0], Said)
+    assert isinstance(heard[0], Completion)
     assert "not-for-others" not in repr(headers)
     assert {name for each in headers for name in each} <= {
         "host",

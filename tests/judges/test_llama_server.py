@@ -23,9 +23,9 @@ import pytest
 from noiser.errors import JudgeError, ModelError, OptionError, RunError
 from noiser.judges import llama_server as llama
 from noiser.judges import prompting as replies
-from noiser.judges.backend import Backend, Call, Said
+from noiser.judges.backend import Backend, Call, Completion
 from noiser.judges.llama_server import LlamaBackend
-from noiser.judges.protocol import Clue
+from noiser.judges.protocol import JudgePrompt
 
 pytest.importorskip("xllamacpp")
 WORDS = ("Catalonia", "belongs", "to", "the", "continent", "of", "Danish", "pastry", "Joseph", "worked", "religion", "city")
@@ -41,7 +41,7 @@ backend.complete([call], lambda place, said: print(type(said).__name__, flush=Tr
 
 
 def call(words, form="top1", structured=True):
-    clue = Clue(tuple(words), form)
+    clue = JudgePrompt(tuple(words), form)
     return Call(replies.messages(clue, structured), replies.schema(clue) if structured else None, replies.token_limit(clue, structured))
 
 
@@ -98,11 +98,11 @@ def test_replies_obey_their_schema(backend, form):
     assert isinstance(backend, Backend)
     assert backend.structured
     for said in heard_from(backend, [call(WORDS[:6], form), call(WORDS[6:9], form), call((), form)]):
-        assert isinstance(said, Said)
+        assert isinstance(said, Completion)
         assert said.model == backend.model
         if said.finish == "stop":
             found = json.loads(said.text)
-            assert list(found) == list(replies.schema(Clue((), form))["required"])
+            assert list(found) == list(replies.schema(JudgePrompt((), form))["required"])
             assert all(isinstance(word, str) for word in found.values())
         else:
             assert said.finish == "length"
@@ -191,7 +191,7 @@ def test_a_question_that_is_too_long_is_an_error_of_its_own():
     backend = opened()
     long, good = heard_from(backend, [brief("word " * 5000), brief("hi")])
     assert isinstance(long, JudgeError)
-    assert isinstance(good, Said)
+    assert isinstance(good, Completion)
     backend.close()
 
 

@@ -18,7 +18,7 @@ import torch
 import noiser
 from noiser.errors import JudgeError, ModelError, RunError
 from noiser.judges import local
-from noiser.judges.backend import Backend, Call, Said
+from noiser.judges.backend import Backend, Call, Completion
 from noiser.judges.local import LocalBackend
 from tests.conftest import byte_tokenizer, tiny
 
@@ -228,7 +228,7 @@ def test_a_question_that_does_not_fit_alone_is_an_error_of_its_own(monkeypatch):
     long, *rest = heard_from(backend, [call("x" * 30, 2), call("a", 2), call("b", 2)])
     assert isinstance(long, JudgeError)
     assert "memory" in str(long)
-    assert all(isinstance(each, Said) for each in rest)
+    assert all(isinstance(each, Completion) for each in rest)
     assert backend.counts == {"calls": 3, "oom": 1}
 
 
@@ -236,7 +236,7 @@ def test_a_question_without_room_for_its_reply_is_an_error_of_its_own():
     lm = byte_model()
     backend = LocalBackend("", lm=lm)
     found = heard_from(backend, [call("x" * 60, 4), call("x" * 60, 5), call("x" * 70, 1), call("\ud800"), call("ok")])
-    assert [type(each) for each in found] == [Said, JudgeError, JudgeError, JudgeError, Said]
+    assert [type(each) for each in found] == [Completion, JudgeError, JudgeError, JudgeError, Completion]
     assert "60 tokens" in str(found[1])
     assert backend.counts == {"calls": 5, "prompt": 3}
 

@@ -34,7 +34,7 @@ from noiser.lm.devices import (
     reset_peak,
     why_no_gradient,
 )
-from noiser.lm.restore import as_found
+from noiser.lm.restore import restore_after
 from tests.conftest import byte_tokenizer, tiny
 
 PROMPT = "0123456789"
@@ -306,6 +306,6 @@ def test_other_libraries_cannot_move_a_model_that_is_spread(tokenizer):
     with Devices():
         model = on_two()
         before = vars(model)["to"]
-        with as_found(model, tokenizer):
+        with restore_after(model, tokenizer):
             assert model.to(FIRST) is model
         assert (model.lm_head.weight.device, vars(model)["to"]) == (SECOND, before)

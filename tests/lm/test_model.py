@@ -10,7 +10,7 @@ import torch
 
 import noiser
 from noiser.errors import NonFiniteError, PromptError
-from noiser.lm.perturbation import Probe, Shift
+from noiser.lm.perturbation import AddNoise, PerturbedRows
 from noiser.lm.quantity import chosen
 from tests.conftest import tiny
 
@@ -127,7 +127,7 @@ def test_a_probe_reads_the_mean_of_its_rows(tokenizer):
     (clean,) = lm.clean([lm.prompt(PROMPTS[0])])
     shift = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(1))
     measure = chosen("prob", (9,), (len(PROMPTS[0]) - 1,))
-    (reading,) = lm.read([Probe(clean, Shift(2, shift, 0.5), measure, base=4, anchor=True)])
+    (reading,) = lm.read([PerturbedRows(clean, AddNoise(2, shift, 0.5), measure, base=4, anchor=True)])
     rows = clean.embeds.repeat(3, 1, 1)
     rows[:, 2:3] += 0.5 * shift
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_nan_of_one_perturbed_row_stays_there(tokenizer):
     clean = lm.clean([lm.prompt(PROMPTS[0])])[0]
     noise = torch.ones(2, 1, 64)
     measure = chosen("prob", (4,), (len(PROMPTS[0]) - 1,))
-    probes = [Probe(clean, Shift(n, noise * (torch.nan if n == 2 else 1), 0.1), measure) for n in range(5)]
+    probes = [PerturbedRows(clean, AddNoise(n, noise * (torch.nan if n == 2 else 1), 0.1), measure) for n in range(5)]
     together, apart = lm.read(probes), [lm.read([probe])[0] for probe in probes]
     assert [reading.fault for reading in together] == ["", "", "nonfinite", "", ""]
     assert [r.value for r in together if not r.fault] == pytest.approx([r.value for r in apart if not r.fault], abs=1e-6)

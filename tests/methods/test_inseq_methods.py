@@ -20,7 +20,7 @@ import torch
 
 import noiser
 from noiser.errors import DeviceMemoryError, NoiserError, OptionError
-from noiser.lm.restore import as_found, drawing_from
+from noiser.lm.restore import drawing_from, restore_after
 from noiser.methods import find
 from noiser.methods.inseq.methods import inseq_scores
 from tests.conftest import byte_tokenizer, tiny
@@ -59,7 +59,7 @@ def test_inseq_is_imported_only_when_asked_for():
 def test_scores_are_inseqs_own_for_a_target_that_is_not_the_prediction(name, options):
     model, tokenizer = tiny("llama"), byte_tokenizer(padding_side="right")
     before = state(model, tokenizer)
-    with as_found(model, tokenizer):  # this time Inseq tokenises, too
+    with restore_after(model, tokenizer):  # this time Inseq tokenises, too
         model.set_attn_implementation("eager")
         host = inseq.load_model(model, name, tokenizer=tokenizer)
         own = host.attribute(TEXT, TEXT + "Z", show_progress=False, **options).aggregate()

@@ -12,13 +12,13 @@ from benchmarks.plain import bisected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noiser.lm.kv_cache import Clean
-from noiser.lm.perturbation import Reading
+from noiser.lm.kv_cache import CleanRun
+from noiser.lm.perturbation import Readout
 from noiser.lm.quantity import chosen
-from noiser.lm.target import Branch, Goal
+from noiser.lm.target import Branch, Objective
 from noiser.methods.noiser.noise import Noise
 from noiser.methods.noiser.search import exact_minimum, fast_minimum, separate_crossings, separate_minima
-from noiser.methods.noiser.trials import Trials
+from noiser.methods.noiser.trials import NoiseEvaluations
 from noiser.results.attribution import Target
 from noiser.text.prompt import Prompt
 
@@ -26,16 +26,16 @@ LEVELS = 6
 UNIT = 2.0**-LEVELS
 
 
-def trials_of(seq: int) -> Trials:
+def trials_of(seq: int) -> NoiseEvaluations:
     prompt = Prompt("", (0,) * seq, ("",) * seq, (False,) * seq)
-    clean = Clean(prompt, torch.zeros(seq, 1), torch.tensor([0.7, 0.3]).log(), ())
-    goal = Goal(Target((0,), ("",), 0.7, 0, value=0.7), (Branch(clean, chosen("prob", (0,), (seq - 1,))),))
-    return Trials(clean, goal, Noise([(token,) for token in range(seq)], lambda _: torch.zeros(1, 1)))
+    clean = CleanRun(prompt, torch.zeros(seq, 1), torch.tensor([0.7, 0.3]).log(), ())
+    goal = Objective(Target((0,), ("",), 0.7, 0, value=0.7), (Branch(clean, chosen("prob", (0,), (seq - 1,))),))
+    return NoiseEvaluations(clean, goal, Noise([(token,) for token in range(seq)], lambda _: torch.zeros(1, 1)))
 
 
-def answer(p: float) -> Reading:
+def answer(p: float) -> Readout:
     """What the engine would read off rows in which the prediction has probability `p`, and 0.7 in the clean row."""
-    return Reading((p,), 0.7, base=p, rival=1 - p, rival_id=1, forward_tokens=1)
+    return Readout((p,), 0.7, base=p, rival=1 - p, rival_id=1, forward_tokens=1)
 
 
 def finish(steps, probability):
@@ -105,8 +105,8 @@ def test_flips_that_are_seen_not_to_be_monotone_are_counted():
 
 
 def test_a_tie_flips_only_to_a_lower_id():
-    assert Reading(base=0.4, rival=0.4, rival_id=2).flips(3)
-    assert not Reading(base=0.4, rival=0.4, rival_id=4).flips(3)
+    assert Readout(base=0.4, rival=0.4, rival_id=2).flips(3)
+    assert not Readout(base=0.4, rival=0.4, rival_id=4).flips(3)
 
 
 def test_groups_grow_so_that_a_sweep_of_many_tokens_takes_few_rounds():

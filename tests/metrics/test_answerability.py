@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import noiser
 from noiser.errors import JudgeError, OptionError
-from noiser.judges.protocol import Clue, Reply
-from noiser.lm.requests import once, together
-from noiser.lm.scheduler import side_by_side
-from noiser.lm.target import Question, pose
+from noiser.judges.protocol import JudgePrompt, Reply
+from noiser.lm.requests import deduplicate, gather
+from noiser.lm.scheduler import schedule
+from noiser.lm.target import Question, resolve_target
 from noiser.metrics import METRICS
 from noiser.metrics.answerability import CANARIES, INSTRUCTION
-from noiser.metrics.sample import Candidate, Sample
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate
 from tests.conftest import byte_tokenizer, tiny
 from tests.lookup_judge import LookupJudge, needing
 
@@ -45,12 +45,14 @@ def measured(lm, name, judge, *candidates, prompt=PROMPT, target="Paris", **opti
     entry = METRICS[name]
 
     def asking():
-        posed = yield from pose(lm.tokens, lm.prompt(prompt), Question(target), None)
-        sample = Sample(lm, *posed[0])
-        parts = [entry.function(lm, sample, Candidate(np.asarray(each, float)), judge, **entry.resolve(options)) for each in candidates]
-        return (yield from once(together(parts)))
+        posed = yield from resolve_target(lm.tokens, lm.prompt(prompt), Question(target), None)
+        sample = MetricContext(lm, *posed[0])
+        parts = [
+            entry.function(lm, sample, ScoresToEvaluate(np.asarray(each, float)), judge, **entry.resolve(options)) for each in candidates
+        ]
+        return (yield from deduplicate(gather(parts)))
 
-    (job,) = side_by_side(lm, [asking()])
+    (job,) = schedule(lm, [asking()])
     if job.error:
         raise job.error
     return job.result
@@ -211,7 +213,7 @@ def test_minimum_top_p_in_closed_form(lm, needed, search):
     found = one(lm, "minimum_top_p", judge, search=search)
     assert found.value == pytest.approx(needed / 7)
     assert found.detail["kept"] == needed
-    count, calls = sweep(lambda words: judge.knows(Clue(words, "top1")), WORDS, RANKED, "Paris")
+    count, calls = sweep(lambda words: judge.knows(JudgePrompt(words, "top1")), WORDS, RANKED, "Paris")
     assert count == needed
     assert found.also["plain_calls"] == calls
     assert found.also["calls"] == len(judge.asked) == (calls if search == "sweep" else found.also["calls"])

@@ -14,11 +14,11 @@ import torch
 
 import noiser
 from noiser.errors import OptionError
-from noiser.lm.requests import once, together
-from noiser.lm.scheduler import side_by_side
-from noiser.lm.target import Question, pose
+from noiser.lm.requests import deduplicate, gather
+from noiser.lm.scheduler import schedule
+from noiser.lm.target import Question, resolve_target
 from noiser.metrics import METRICS
-from noiser.metrics.sample import Candidate, Sample
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate
 from noiser.rng import generator
 from tests.conftest import byte_tokenizer, tiny
 
@@ -44,12 +44,12 @@ def measured(lm, name, scores, *, prompt=PROMPT, question=None, **options):
     entry = METRICS[name]
 
     def asking():
-        posed = yield from pose(lm.tokens, lm.prompt(prompt), question or Question(), None)
-        sample = Sample(lm, *posed[0], POOL)
-        parts = [entry.function(lm, sample, Candidate(np.asarray(each, float)), **entry.resolve(options)) for each in scores]
-        return (yield from once(together(parts)))
+        posed = yield from resolve_target(lm.tokens, lm.prompt(prompt), question or Question(), None)
+        sample = MetricContext(lm, *posed[0], POOL)
+        parts = [entry.function(lm, sample, ScoresToEvaluate(np.asarray(each, float)), **entry.resolve(options)) for each in scores]
+        return (yield from deduplicate(gather(parts)))
 
-    (job,) = side_by_side(lm, [asking()])
+    (job,) = schedule(lm, [asking()])
     if job.error:
         raise job.error
     return job.result
@@ -218,14 +218,14 @@ def test_a_probe_that_was_run_is_remembered(lm):
     entry = METRICS["aopc"]
 
     def asking():
-        posed = yield from pose(lm.tokens, lm.prompt(PROMPT), Question(), None)
-        sample = Sample(lm, *posed[0])
-        first = yield from entry.function(lm, sample, Candidate(SCORES))
+        posed = yield from resolve_target(lm.tokens, lm.prompt(PROMPT), Question(), None)
+        sample = MetricContext(lm, *posed[0])
+        first = yield from entry.function(lm, sample, ScoresToEvaluate(SCORES))
         before = lm.spent.forward_tokens
-        again = yield from entry.function(lm, sample, Candidate(3 * SCORES))
+        again = yield from entry.function(lm, sample, ScoresToEvaluate(3 * SCORES))
         return first, again, lm.spent.forward_tokens - before
 
-    (job,) = side_by_side(lm, [once(asking())])
+    (job,) = schedule(lm, [deduplicate(asking())])
     first, again, spent = job.result
     assert first.detail == again.detail
     assert spent == 0

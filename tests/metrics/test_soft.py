@@ -18,12 +18,12 @@ from scipy.stats import rankdata
 
 import noiser
 from noiser.errors import NonFiniteError, OptionError
-from noiser.lm.requests import once, together
-from noiser.lm.scheduler import side_by_side
-from noiser.lm.target import Question, pose
+from noiser.lm.requests import deduplicate, gather
+from noiser.lm.scheduler import schedule
+from noiser.lm.target import Question, resolve_target
 from noiser.metrics import METRICS
 from noiser.metrics.protocols import keep_probabilities, matched, proportional, shares
-from noiser.metrics.sample import Candidate, Sample
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate
 from noiser.rng import generator
 from tests.conftest import byte_tokenizer, tiny
 from tests.toys import LinearLM
@@ -44,19 +44,19 @@ def measured(lm, name, candidates, prompt=PROMPT, question=None, **options):
     entry = METRICS[name]
 
     def asking():
-        posed = yield from pose(lm.tokens, lm.prompt(prompt), question or Question(), None)
-        sample = Sample(lm, *posed[0])
+        posed = yield from resolve_target(lm.tokens, lm.prompt(prompt), question or Question(), None)
+        sample = MetricContext(lm, *posed[0])
         parts = [entry.function(lm, sample, each, **entry.resolve(options)) for each in candidates]
-        return (yield from once(together(parts)))
+        return (yield from deduplicate(gather(parts)))
 
-    (job,) = side_by_side(lm, [asking()])
+    (job,) = schedule(lm, [asking()])
     if job.error:
         raise job.error
     return job.result
 
 
 def value(lm, name, scores, **options):
-    (found,) = measured(lm, name, [Candidate(np.asarray(scores, dtype=float), "none")], **options)
+    (found,) = measured(lm, name, [ScoresToEvaluate(np.asarray(scores, dtype=float), "none")], **options)
     return found.value
 
 
@@ -89,7 +89,7 @@ def test_equals_the_formulas_by_plain_forwards(lm, protocol, name):
     if protocol == "official":
         d, d0 = np.sqrt(2) * d**2, np.sqrt(2) * d0**2
     expected = np.maximum(0, d0 - d) / d0 if name == "soft_ns" else d / d0
-    (found,) = measured(lm, name, [Candidate(SCORES, "none")], protocol=protocol, masks=5)
+    (found,) = measured(lm, name, [ScoresToEvaluate(SCORES, "none")], protocol=protocol, masks=5)
     np.testing.assert_allclose(found.detail["masks"], expected, atol=2e-5)
     assert found.value == pytest.approx(expected.mean(), abs=2e-5)
     assert found.detail["d0"] == pytest.approx(d0, abs=2e-5)
@@ -102,8 +102,8 @@ def test_the_released_distance_is_the_papers_squared(lm, scores):
     """Per sample and mask: NC_official = NC_paper^2 and NS_official = 1 - (1 - NS_paper)^2, at the same keep-probabilities."""
     share = np.maximum(scores, 0) / np.maximum(scores, 0).sum()
     for name, relation in (("soft_ns", lambda v: 1 - (1 - v) ** 2), ("soft_nc", lambda v: v**2)):
-        (paper,) = measured(lm, name, [Candidate(share, "none")], protocol="paper")
-        (official,) = measured(lm, name, [Candidate(share, "none")], protocol="official")
+        (paper,) = measured(lm, name, [ScoresToEvaluate(share, "none")], protocol="paper")
+        (official,) = measured(lm, name, [ScoresToEvaluate(share, "none")], protocol="official")
         np.testing.assert_allclose(official.detail["masks"], relation(np.array(paper.detail["masks"])), atol=1e-9)
     assert paper.value != pytest.approx(official.value, abs=1e-3), "the root makes a difference"
 
@@ -201,7 +201,7 @@ def test_all_methods_meet_the_same_masks(lm):
     try:
         type(lm).read = lambda self, probes: calls.append(len(probes)) or whole(self, probes)
         first, again, other = measured(
-            lm, "soft_nc", [Candidate(SCORES, "none"), Candidate(SCORES * 2, "none"), Candidate(-SCORES, "none")]
+            lm, "soft_nc", [ScoresToEvaluate(SCORES, "none"), ScoresToEvaluate(SCORES * 2, "none"), ScoresToEvaluate(-SCORES, "none")]
         )
     finally:
         type(lm).read = whole
@@ -211,9 +211,9 @@ def test_all_methods_meet_the_same_masks(lm):
 
 
 def test_masks_differ_and_the_seed_names_them(lm):
-    (found,) = measured(lm, "soft_nc", [Candidate(SCORES, "none")], protocol="paper", masks=8)
+    (found,) = measured(lm, "soft_nc", [ScoresToEvaluate(SCORES, "none")], protocol="paper", masks=8)
     assert len(set(found.detail["masks"])) == 8
-    (longer,) = measured(lm, "soft_nc", [Candidate(SCORES, "none")], protocol="paper", masks=12)
+    (longer,) = measured(lm, "soft_nc", [ScoresToEvaluate(SCORES, "none")], protocol="paper", masks=12)
     np.testing.assert_allclose(longer.detail["masks"][:8], found.detail["masks"], atol=1e-6)
     assert value(lm, "soft_nc", SCORES, protocol="paper", masks=8, seed=1) != pytest.approx(found.value, abs=1e-6)
     drawn = [generator(0, PROMPT, "mask", mask).random(1000) for mask in range(2)]
@@ -244,7 +244,9 @@ def test_the_probability_form_is_the_papers_equations(lm):
 def test_a_model_that_ignores_its_input_is_undefined():
     model = LinearLM(6)
     model.slope.zero_()
-    (found,) = measured(noiser.LanguageModel(model, byte_tokenizer()), "soft_ns", [Candidate(SCORES, "none")], prompt=[0, 1, 1, 0, 1, 0])
+    (found,) = measured(
+        noiser.LanguageModel(model, byte_tokenizer()), "soft_ns", [ScoresToEvaluate(SCORES, "none")], prompt=[0, 1, 1, 0, 1, 0]
+    )
     assert found.value is None
     assert "d0 = 0" in found.reason
 
@@ -256,10 +258,10 @@ def test_all_protocols_agree_on_what_is_undefined(lm):
         model.lm_head.weight.mul_(2e-4)
     flat = noiser.LanguageModel(model, byte_tokenizer())
     share = np.maximum(SCORES, 0) / np.maximum(SCORES, 0).sum()
-    (paper,), (official,) = (measured(flat, "soft_nc", [Candidate(share)], protocol=protocol) for protocol in ("paper", "official"))
+    (paper,), (official,) = (measured(flat, "soft_nc", [ScoresToEvaluate(share)], protocol=protocol) for protocol in ("paper", "official"))
     assert 1e-5 < paper.detail["d0"] < 1e-3
     assert official.value == pytest.approx(np.mean(np.square(paper.detail["masks"])), rel=1e-6)
-    (up,) = measured(lm, "soft_nc", [Candidate(SCORES)], question=Question(_rising(lm)), distance="probability")
+    (up,) = measured(lm, "soft_nc", [ScoresToEvaluate(SCORES)], question=Question(_rising(lm)), distance="probability")
     assert up.value is None
     assert "no less probable without any input" in up.reason
 
@@ -284,7 +286,7 @@ def test_scores_of_any_span_of_sizes_keep_the_budget():
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_no_numbers_are_refused(wrong):
     with pytest.raises(NonFiniteError, match="nothing to judge"):
-        Candidate(np.array([0.1, wrong]), "none")
+        ScoresToEvaluate(np.array([0.1, wrong]), "none")
 
 
 def test_options_are_checked():

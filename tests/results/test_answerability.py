@@ -25,7 +25,7 @@ from noiser.experiments.trials import VALUE, Work
 from noiser.results.answer_comparison import faithfulness_against, judge_agreements, kappa, least_summaries, spearman
 from noiser.results.answerability import answer_summaries, answerers
 from noiser.results.evaluation import Evaluation
-from noiser.results.records import Contender, Gauge, Record
+from noiser.results.records import MethodRow, MetricColumn, Record
 from noiser.results.tables import summarise
 from noiser.storage import create_once, encode, read_once
 from noiser.views.plots import broken, spread
@@ -35,8 +35,8 @@ from tests.experiments.test_runs import run
 from tests.runs import make_place
 
 OPTIONS = {"share": 0.5, "forms": "top1,top5", "variant": "paper", "words": "unicode", "checks": True, "seed": 0}
-GAUGE = Gauge("answerability", "answerability", OPTIONS, "higher", False, "local:a")
-GOOD, BAD, RANDOM = Contender("good", "good", {}, False), Contender("bad", "bad", {}, False), Contender("random", "random", {}, True)
+GAUGE = MetricColumn("answerability", "answerability", OPTIONS, "higher", False, "local:a")
+GOOD, BAD, RANDOM = MethodRow("good", "good", {}, False), MethodRow("bad", "bad", {}, False), MethodRow("random", "random", {}, True)
 
 
 def record(sample, method, right, *, mass=0.5, status="ok", metric="answerability", group=None, ceiling=1.0, top5=1.0, steps=()):
@@ -141,8 +141,8 @@ def test_kappa_is_that_of_a_table_by_hand():
 
 
 def test_judges_agree_as_often_as_their_verdicts_are_equal():
-    two = [Gauge(f"answerability[{name}]", "answerability", OPTIONS, "higher", False, name) for name in ("a", "b")]
-    others = Gauge("answerability[c]:forms=top1", "answerability", {**OPTIONS, "forms": "top1"}, "higher", False, "c")
+    two = [MetricColumn(f"answerability[{name}]", "answerability", OPTIONS, "higher", False, name) for name in ("a", "b")]
+    others = MetricColumn("answerability[c]:forms=top1", "answerability", {**OPTIONS, "forms": "top1"}, "higher", False, "c")
     records = [record(n, "good", 1.0, metric=two[0].label, top5=1.0) for n in range(10)]
     records += [record(n, "good", float(n < 7), metric=two[1].label, top5=1.0) for n in range(10)]
     records.append(record(10, "good", 1.0, metric=two[0].label))
@@ -153,7 +153,7 @@ def test_judges_agree_as_often_as_their_verdicts_are_equal():
 
 
 def test_minimum_top_p_counts_who_is_out_and_what_was_saved():
-    gauge = Gauge("minimum_top_p", "minimum_top_p", {"form": "top1", "search": "bisection"}, "lower", False, "local:a")
+    gauge = MetricColumn("minimum_top_p", "minimum_top_p", {"form": "top1", "search": "bisection"}, "lower", False, "local:a")
     records = [
         Record(str(n), None, method, gauge.label, "ok", share, also={"calls": 3.0, "plain_calls": 8.0})
         for n in range(4)
@@ -170,8 +170,8 @@ def test_minimum_top_p_counts_who_is_out_and_what_was_saved():
 
 def test_ranks_correlate_over_the_methods_alone():
     assert spearman(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])).tolist() == [1.0, -1.0]
-    soft = [Gauge(name, name, {"masks": 2}, "higher", True) for name in ("soft_ns", "soft_nc")]
-    rows = [Contender(name, name, {}, name == "random") for name in ("a", "b", "c", "random")]
+    soft = [MetricColumn(name, name, {"masks": 2}, "higher", True) for name in ("soft_ns", "soft_nc")]
+    rows = [MethodRow(name, name, {}, name == "random") for name in ("a", "b", "c", "random")]
     faith, rate = {"a": 0.3, "b": 0.6, "c": 0.9, "random": 0.1}, {"a": 0.2, "b": 0.4, "c": 0.6, "random": 1.0}
     records = [record(n, name, float(n < 20 * share)) for n in range(20) for name, share in rate.items()]
     records += [Record(str(n), None, name, gauge.label, "ok", value) for n in range(20) for name, value in faith.items() for gauge in soft]
@@ -194,7 +194,7 @@ def test_the_models_that_answered_are_found_in_the_steps():
 
 @pytest.mark.parametrize("width", [100, 120])
 def test_a_terminal_shows_every_row_and_condition_within_its_width(width):
-    rows = [Contender("sequential_integrated_gradients:steps=16", "s", {}, False), GOOD, RANDOM]
+    rows = [MethodRow("sequential_integrated_gradients:steps=16", "s", {}, False), GOOD, RANDOM]
     said = {"forms": {"top1": {"kept": {"model": "m\u202e"}}}}
     records = [record(n, row.label, float(n % 2), steps=[said], status="refused" if n == 2 else "ok") for n in range(20) for row in rows]
     evaluation = Evaluation("m", "r", 0, tuple(rows), (GAUGE,), 20, tuple(records), summarise(records, rows, [GAUGE]))
@@ -203,7 +203,7 @@ def test_a_terminal_shows_every_row_and_condition_within_its_width(width):
     assert "top-1, judge local:a, answered by m\\u202e; 20 compared" in shown.replace("\n", " ")
     for word in ("good", "all words", "random words", "no words", "hidden instruction", "1/0/0", "A 0.50", "W [0.30, 0.70]"):
         assert word in shown, word
-    plain = Evaluation("m", "r", 0, tuple(rows), (Gauge("x", "x", {}, "higher", False),), 0, (), summarise([], rows, [GAUGE]))
+    plain = Evaluation("m", "r", 0, tuple(rows), (MetricColumn("x", "x", {}, "higher", False),), 0, (), summarise([], rows, [GAUGE]))
     assert "Wilson" not in to_text(plain)
 
 

@@ -21,8 +21,9 @@ from noiser.methods import METHODS
 from noiser.registry import Method
 from noiser.web.errors import Refusal
 from noiser.web.page import EXAMPLES
-from noiser.web.queue import Cache, Desk, Estimates
+from noiser.web.queue import Cache, JobQueue
 from noiser.web.requests import Limits
+from noiser.web.worker import Estimates
 from tests.web_server import Gate, head, serving, small, until
 
 
@@ -318,7 +319,7 @@ def test_a_desk_that_closes_lets_everybody_go():
         assert served.room.desk.join(5.0)
         assert served.attribute(**ask("too late")).status_code == 503
     with pytest.raises(Refusal):
-        Desk(1, Cache(10)).submit("key", lambda job: b"", lambda job: None)
+        JobQueue(1, Cache(10)).submit("key", lambda job: b"", lambda job: None)
 
 
 def test_the_cache_is_bounded_and_forgets_the_oldest():

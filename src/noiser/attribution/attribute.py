@@ -11,11 +11,11 @@ import numpy as np
 import noiser.methods
 from noiser.errors import ForeignError, NoiserError, OptionError
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import Cleans, Steps, sharing, together
-from noiser.lm.scheduler import Job, side_by_side
-from noiser.lm.target import Posed, Question, Words, check_words, pose, spacing_advice
+from noiser.lm.requests import Cleans, Steps, cached, gather
+from noiser.lm.scheduler import Job, schedule
+from noiser.lm.target import Question, ResolvedTarget, Words, check_words, resolve_target, spacing_advice
 from noiser.lm.tokenizer import Source
-from noiser.methods.base import Scored
+from noiser.methods.base import MethodOutput
 from noiser.registry import Method
 from noiser.results.attribution import Attribution, Target
 from noiser.text.prompt import Prompt
@@ -118,7 +118,7 @@ def attribute_each(
             under_way.append(source)
             yield _explain(lm, source, method, question, options, *shared)
 
-    for index, job in enumerate(side_by_side(lm, work(), limit=limit)):
+    for index, job in enumerate(schedule(lm, work(), limit=limit)):
         source = under_way.popleft()
         if job.result is not None:
             yield _attribution(lm, job, method, options)
@@ -134,7 +134,7 @@ class _Explained:
     prompt: Prompt
     """The last row's: the given one, and what of a continuation stands before its last token."""
     targets: tuple[Target, ...]
-    scored: list[Scored]
+    scored: list[MethodOutput]
     advice: list[str]
 
 
@@ -143,18 +143,18 @@ def _explain(
 ) -> Steps[_Explained]:
     """One prompt: the clean runs that the question needs, then the method on every row's goal, all rows at a time."""
     prompt = lm.prompt(source)
-    posed = yield from sharing(pose(lm.tokens, prompt, question, method.along), cleans, method.along)
+    posed = yield from cached(resolve_target(lm.tokens, prompt, question, method.requires), cleans, method.requires)
     advice = spacing_advice(lm.tokens, question, posed[0])
-    scored = yield from together([_scored(lm, method, row, options) for row in posed])
+    scored = yield from gather([_scored(lm, method, row, options) for row in posed])
     return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored, advice)
 
 
-def _scored(lm: LanguageModel, method: Method, posed: Posed, options: Mapping[str, Any]) -> Steps[Scored]:
+def _scored(lm: LanguageModel, method: Method, posed: ResolvedTarget, options: Mapping[str, Any]) -> Steps[MethodOutput]:
     clean, goal = posed
     found = method.function(lm, clean, goal, **options)
-    scored = (yield from cast(Steps[Scored], found)) if isgenerator(found) else found
-    if not isinstance(scored, Scored) or not isinstance(scored.notes, Mapping) or not _fits(scored.scores, len(clean.prompt)):
-        came = f"scores of shape {np.shape(scored.scores)}" if isinstance(scored, Scored) else type(scored).__name__
+    scored = (yield from cast(Steps[MethodOutput], found)) if isgenerator(found) else found
+    if not isinstance(scored, MethodOutput) or not isinstance(scored.notes, Mapping) or not _fits(scored.scores, len(clean.prompt)):
+        came = f"scores of shape {np.shape(scored.scores)}" if isinstance(scored, MethodOutput) else type(scored).__name__
         raise ForeignError(f"{method.name} has to return a Scored with one score for each of {len(clean.prompt)} tokens; it gave {came}")
     return scored
 
@@ -187,7 +187,7 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, option
     )
 
 
-def _notes(scored: Sequence[Scored], advice: list[str]) -> dict[str, Any]:
+def _notes(scored: Sequence[MethodOutput], advice: list[str]) -> dict[str, Any]:
     """One row's notes as they are; of several, each row's, and their warnings once each."""
     rows = [{"warnings": [], **one.notes} for one in scored]
     warnings = list(dict.fromkeys([*advice, *(sentence for row in rows for sentence in row["warnings"])]))

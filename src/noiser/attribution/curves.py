@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 
 from noiser.errors import NoiserError, OptionError
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Edit, Fade
-from noiser.lm.requests import Steps, once, together
-from noiser.lm.scheduler import side_by_side
-from noiser.lm.target import Goal, Question, measure, pose
+from noiser.lm.perturbation import Edit, Interpolate
+from noiser.lm.requests import Steps, deduplicate, gather
+from noiser.lm.scheduler import schedule
+from noiser.lm.target import Objective, Question, measure, resolve_target
 from noiser.results.attribution import Attribution, Comparison, Curve
 
 ROUNDING = 0.02
@@ -45,7 +45,7 @@ def with_curves(lm: LanguageModel, result: R) -> R:
 def _made(lm: LanguageModel, each: Sequence[Attribution]) -> tuple[Attribution, ...]:
     if each[0].target.quantity.startswith("function"):
         return tuple(_without(one, "what a function of the logits gives is not computed again") for one in each)
-    (job,) = side_by_side(lm, [_curves(lm, each)])
+    (job,) = schedule(lm, [_curves(lm, each)])
     if isinstance(job.error, OptionError):
         raise job.error
     if job.result is None:
@@ -61,14 +61,14 @@ def _without(attribution: Attribution, reason: str | NoiserError) -> Attribution
 def _curves(lm: LanguageModel, each: Sequence[Attribution]) -> Steps[list[tuple[Curve, ...]]]:
     """For each method the curves of all targets; what is asked of the model twice runs once."""
     first = each[0]
-    posed = yield from pose(lm.tokens, first.prompt.cropped(_length(first)), _question(first), None)
+    posed = yield from resolve_target(lm.tokens, first.prompt.cropped(_length(first)), _question(first), None)
     for (_, goal), target in zip(posed, first.targets, strict=True):
         explained = target.prob if target.value is None else target.value
         if abs(goal.value - explained) > ROUNDING * max(1.0, abs(explained)):
             raise OptionError(f"the model given holds {goal.target.tokens} for {goal.value:.4g}, what was explained is {explained:.4g}")
     edits: dict[bytes, Edit] = {}
     parts = [_curve(goal, one.scores[row, : len(clean.prompt)], edits) for one in each for row, (clean, goal) in enumerate(posed)]
-    found = yield from once(together(parts))
+    found = yield from deduplicate(gather(parts))
     return [tuple(found[start : start + len(posed)]) for start in range(0, len(found), len(posed))]
 
 
@@ -87,7 +87,7 @@ def _question(attribution: Attribution) -> Question:
     return Question(own, target.foil.token_ids if target.foil else None, quantity=target.quantity)
 
 
-def _curve(goal: Goal, scores: Float[np.ndarray, " seq"], edits: dict[bytes, Edit]) -> Steps[Curve]:
+def _curve(goal: Objective, scores: Float[np.ndarray, " seq"], edits: dict[bytes, Edit]) -> Steps[Curve]:
     seq = len(scores)
     order = np.argsort(-scores, kind="stable").tolist()
     counts = _counts(seq)
@@ -118,5 +118,5 @@ def _erased(kept: Kept, edits: dict[bytes, Any]) -> Edit:
     key = kept.tobytes()
     if key not in edits:
         start = int(np.argmin(kept))
-        edits[key] = Fade(start, torch.from_numpy(kept[start:].astype(np.float32))[None])
+        edits[key] = Interpolate(start, torch.from_numpy(kept[start:].astype(np.float32))[None])
     return edits[key]

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import typer
 
 from noiser.errors import OptionError
-from noiser.judges.protocol import CACHES, JudgeHow
+from noiser.judges.protocol import CACHES, JudgeConfig
 
 Judges = Annotated[
     str | None,
@@ -24,7 +24,7 @@ JudgeTimeout = Annotated[float, typer.Option(help="Seconds that a call to a judg
 JudgeBudget = Annotated[float, typer.Option(help="Seconds that a question to a judge may take, with all its retries.")]
 
 
-def judge_how(url: str | None, cache: str, at_once: int, timeout: float, budget: float, device: str) -> JudgeHow:
+def judge_how(url: str | None, cache: str, at_once: int, timeout: float, budget: float, device: str) -> JudgeConfig:
     """How judges are asked. Raises OptionError for a value that does not exist or fit."""
     if cache not in CACHES:
         raise OptionError(f"--judge-cache must be one of {', '.join(CACHES)}; got {cache!r}")
@@ -35,7 +35,7 @@ def judge_how(url: str | None, cache: str, at_once: int, timeout: float, budget:
             raise OptionError(f"--judge-{name} is a number of seconds above 0; got {seconds:g}")
     if url is not None:
         _check_url(url)
-    return JudgeHow(url=url, cache=cast("str", cache), at_once=at_once, timeout=timeout, budget=budget, device=device)  # pyright: ignore[reportArgumentType]
+    return JudgeConfig(url=url, cache=cast("str", cache), at_once=at_once, timeout=timeout, budget=budget, device=device)  # pyright: ignore[reportArgumentType]
 
 
 def _check_url(url: str) -> None:

@@ -10,7 +10,7 @@ from noiser.commands.progress import progress
 from noiser.commands.wanted import read_judges, read_settings, read_words
 from noiser.evaluation.answer import METRIC, answer
 from noiser.evaluation.spec import chosen_judges
-from noiser.judges.protocol import Judge, JudgeHow, tally
+from noiser.judges.protocol import Judge, JudgeConfig, tally
 from noiser.lm.load import load
 from noiser.metrics import find_metric
 
@@ -30,7 +30,12 @@ class Wanted:
 
     @classmethod
     def checked(
-        cls, prompt: str, target: str | None, how: tuple[str, Sequence[str]], asked: tuple[str | None, JudgeHow], metric: Mapping[str, Any]
+        cls,
+        prompt: str,
+        target: str | None,
+        how: tuple[str, Sequence[str]],
+        asked: tuple[str | None, JudgeConfig],
+        metric: Mapping[str, Any],
     ) -> "Wanted":
         """From a method with its settings, judges with how to ask them, and the metric's options. Raises OptionError for what
         does not exist or fit."""

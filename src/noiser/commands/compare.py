@@ -85,10 +85,10 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
                     plain["normalized"] = {"how": wanted.normalize, "scores": each.normalized(wanted.normalize).tolist()}
             output.write_json(record, sink)
         else:
-            from noiser.views.terminal.comparison import side_by_side
+            from noiser.views.terminal.comparison import schedule
 
             screen = console(sink)
             if not sink.isatty():
                 screen.width = max(screen.width, 24 + 30 * len(found.attributions))
-            screen.print(side_by_side(found, wanted.normalize, wanted.by))
+            screen.print(schedule(found, wanted.normalize, wanted.by))
     return 1 if found.failures else 0

@@ -13,7 +13,7 @@ from noiser.commands.wanted import assigned, decoded, read_judges, read_lines, r
 from noiser.errors import OptionError, PromptError
 from noiser.evaluation import evaluate
 from noiser.evaluation.spec import as_examples, chosen_judges, entrants, free_name, measurings
-from noiser.judges.protocol import JudgeHow, tally
+from noiser.judges.protocol import JudgeConfig, tally
 from noiser.lm.load import load
 from noiser.metrics import METRICS, find_metric
 from noiser.registry import read_label
@@ -38,7 +38,7 @@ class Wanted:
     seed: int
     plots: Path | None
     judges: list[str]
-    judge_how: JudgeHow
+    judge_how: JudgeConfig
 
     @classmethod
     def checked(
@@ -49,7 +49,7 @@ class Wanted:
         shared: Mapping[str, Any],
         numbers: tuple[int | None, int | None, int],
         plots: Path | None,
-        judging: tuple[str | None, JudgeHow],
+        judging: tuple[str | None, JudgeConfig],
     ) -> "Wanted":
         """From names of methods, controls and metrics, and what is set for them. Raises OptionError for what does not fit."""
         if prompts is None:

@@ -12,7 +12,7 @@ from noiser.commands.run import exit_status, standing
 from noiser.commands.run_progress import run_progress
 from noiser.experiments.fingerprint import key
 from noiser.experiments.folder import RunFolder
-from noiser.experiments.plan import How
+from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.report.report import report
 from noiser.experiments.report.reproduce import present_sets, published, reproduction
 from noiser.experiments.run import prepare, run, run_here
@@ -26,7 +26,7 @@ def reproduce(
     model: Mapping[str, Any],
     given: tuple[Sequence[str], Sequence[str]],
     numbers: tuple[int | None, int],
-    how: How,
+    how: ExecutionConfig,
     out: Path | None,
     output: Output,
 ) -> int:

@@ -10,7 +10,7 @@ from noiser.commands.output import Output, console
 from noiser.commands.run_progress import duration, run_progress
 from noiser.commands.wanted import read_judges
 from noiser.errors import OptionError
-from noiser.experiments.plan import How, Plan, make_plan, read_plan
+from noiser.experiments.plan import ExecutionConfig, Plan, make_plan, read_plan
 from noiser.experiments.run import Outcome, prepare, run, run_here
 from noiser.experiments.schedule import Executor, Watch
 from noiser.experiments.shards import local_device, read_shard
@@ -57,7 +57,7 @@ def _with(label: str, options: Mapping[str, Any]) -> Any:
     return {"name": name, **({} if path is None else {"path": path}), **options, **own}
 
 
-def how_to_run(*, device: str, shard: str | None, engine: str, address: str | None, workers: int | None, **rest: Any) -> How:
+def how_to_run(*, device: str, shard: str | None, engine: str, address: str | None, workers: int | None, **rest: Any) -> ExecutionConfig:
     """The settings that change no number, checked; the share of the work and the GPU as the launcher has them."""
     if engine not in ("local", "ray"):
         raise OptionError(f"--engine must be local or ray; got {engine!r}")
@@ -66,13 +66,13 @@ def how_to_run(*, device: str, shard: str | None, engine: str, address: str | No
     if engine == "ray":
         if shard is not None:
             raise OptionError("--engine ray shares out the work itself: leave out --shard")
-        return How(device=device, engine=engine, address=address, workers=workers, **rest)
+        return ExecutionConfig(device=device, engine=engine, address=address, workers=workers, **rest)
     share = read_shard(shard)
     placed = device if rest["device_map"] is not None else local_device(device)
-    return How(device=placed, shard=share, engine=engine, **rest)
+    return ExecutionConfig(device=placed, shard=share, engine=engine, **rest)
 
 
-def carry_out(plan: Plan, out: Path | None, how: How) -> int:
+def carry_out(plan: Plan, out: Path | None, how: ExecutionConfig) -> int:
     """Run, and say how it ended; the exit status: 0, 1 where too many samples failed, 75 where it was stopped before its end."""
     if out is None:
         raise OptionError("give --out FOLDER: what is done is kept there, and the same command goes on from it")
@@ -82,7 +82,7 @@ def carry_out(plan: Plan, out: Path | None, how: How) -> int:
     return exit_status(found, how)
 
 
-def do(plan: Plan, out: Path, how: How, watch: Watch) -> Outcome:
+def do(plan: Plan, out: Path, how: ExecutionConfig, watch: Watch) -> Outcome:
     """Find models and data, and run."""
     if how.shard != (0, 1):
         watch.say(f"this is shard {how.shard[0]}/{how.shard[1]}, counted from 0: it does every {how.shard[1]}th sample", keep=True)
@@ -90,7 +90,7 @@ def do(plan: Plan, out: Path, how: How, watch: Watch) -> Outcome:
     return run(prepare(plan, how), out, how, watch, executor_of(how))
 
 
-def executor_of(how: How) -> Executor:
+def executor_of(how: ExecutionConfig) -> Executor:
     """What does the work: this process, or a Ray cluster."""
     if how.engine == "local":
         return run_here
@@ -99,7 +99,7 @@ def executor_of(how: How) -> Executor:
     return run_on_ray
 
 
-def exit_status(found: Outcome, how: How) -> int:
+def exit_status(found: Outcome, how: ExecutionConfig) -> int:
     """0: done; 1: done, but more samples failed than may; 75: not done yet."""
     if found.failed > how.max_errors * (found.samples + found.unreadable):
         return 1
@@ -122,12 +122,12 @@ def standing(found: Outcome, out: Path) -> Any:
 
 def status(out: Path, output: Output) -> int:
     """How the run in a folder stands; the exit status is 1 where it is not complete."""
-    from noiser.experiments.folder import Found, RunFolder
+    from noiser.experiments.folder import RecordIndex, RunFolder
     from noiser.experiments.run import outcome
     from noiser.experiments.trials import Work, row_status, statuses, unfinished
 
     folder = RunFolder.open(out)
-    found, work = Found(folder, whole=False), Work(folder)
+    found, work = RecordIndex(folder, whole=False), Work(folder)
     whole = outcome(folder, found, work)
     parts = []
     for part in work.parts:
@@ -168,7 +168,7 @@ def _files(files: Mapping[str, int], strangers: int) -> list[str]:
     return [*said, f"{strangers:,} records are of no trial of this run and are not counted"] if strangers else said
 
 
-def dry_run(plan: Plan, out: Path | None, how: How, output: Output) -> int:
+def dry_run(plan: Plan, out: Path | None, how: ExecutionConfig, output: Output) -> int:
     """What a run would take."""
     from noiser.experiments.estimate import estimate
 

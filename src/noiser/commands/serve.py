@@ -18,7 +18,7 @@ from noiser.errors import OptionError
 
 if TYPE_CHECKING:
     from noiser.lm.model import LanguageModel
-    from noiser.web.queue import Desk
+    from noiser.web.queue import JobQueue
 
 PATIENCE = 0.5
 """Seconds for the job under way to stop at its next batch, once the server has ended."""
@@ -110,7 +110,7 @@ def _serve(app: Any, listening: socket.socket) -> NoReturn:
 
     from noiser.web.server import config
 
-    desk: Desk = app.state.room.desk
+    desk: JobQueue = app.state.room.desk
 
     class Closing(Server):
         """A server that lets go of its job as soon as it is told to end, so that the clients who wait for it are told too."""

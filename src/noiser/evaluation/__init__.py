@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from noiser.errors import NoiserError, OptionError
-from noiser.evaluation.runner import Bench, Judged
+from noiser.evaluation.runner import EvaluationRunner, Judged
 from noiser.evaluation.spec import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, as_examples, chosen_judges, entrants, measurings
-from noiser.judges.protocol import Judge, JudgeHow
+from noiser.judges.protocol import Judge, JudgeConfig
 from noiser.lm.model import LanguageModel
-from noiser.lm.scheduler import SIDE_BY_SIDE
+from noiser.lm.scheduler import MAX_CONCURRENT
 from noiser.results.attribution import Attribution, Cost
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import Example, Record
@@ -31,7 +31,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     judges: Sequence[str | Judge] = (),
-    judge_how: JudgeHow | None = None,
+    judge_how: JudgeConfig | None = None,
     on_sample: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """How faithful are these methods to this model, on the same samples and the same masks?
@@ -48,7 +48,7 @@ def evaluate(
     seed       of everything drawn at random, where its own options do not say otherwise.
     judges     whom answerability and minimum_top_p ask: `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge of your own;
                the default model where there is none. With several each metric stands there once for each.
-    judge_how  where an `openai:` judge is, what becomes of its replies, how many calls at a time: see `noiser.JudgeHow`.
+    judge_how  where an `openai:` judge is, what becomes of its replies, how many calls at a time: see `noiser.JudgeConfig`.
     on_sample  called with each example's id when it is done.
 
     Every example, method and metric ends as one record with a status. Raises OptionError for what does not exist or fit;
@@ -59,15 +59,15 @@ def evaluate(
             raise OptionError(f"generate and limit are whole numbers from 1 on; got {number!r}")
     chosen = as_examples(examples)
     rows = entrants(methods, controls, seed, len(chosen[:limit]))
-    columns = measurings(metrics, seed, asked := chosen_judges(judges, metrics, judge_how or JudgeHow()))
+    columns = measurings(metrics, seed, asked := chosen_judges(judges, metrics, judge_how or JudgeConfig()))
     prompts = [_read(lm, example) for example in chosen]
-    bench = Bench(lm, rows, columns, prompts, seed)
+    bench = EvaluationRunner(lm, rows, columns, prompts, seed)
     bench.check()
     work = list(zip(chosen, prompts, strict=True))[:limit]
     records: list[Record] = []
     costs: dict[str, Cost] = {}
-    for start in range(0, len(work), SIDE_BY_SIDE):
-        for found in bench.run(work[start : start + SIDE_BY_SIDE], start, generate):
+    for start in range(0, len(work), MAX_CONCURRENT):
+        for found in bench.run(work[start : start + MAX_CONCURRENT], start, generate):
             records += found.records
             _add(costs, found)
             if on_sample is not None:

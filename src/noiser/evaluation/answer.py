@@ -8,7 +8,7 @@ from noiser.attribution.attribute import attribute
 from noiser.errors import OptionError
 from noiser.evaluation import evaluate
 from noiser.evaluation.spec import chosen_judges
-from noiser.judges.protocol import LOCAL, Judge, JudgeHow
+from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.lm.model import LanguageModel
 from noiser.lm.target import Words
 from noiser.lm.tokenizer import Source
@@ -27,7 +27,7 @@ def answer(
     options: Mapping[str, Any] | None = None,
     *,
     judges: Sequence[str | Judge] = (LOCAL,),
-    how: JudgeHow | None = None,
+    how: JudgeConfig | None = None,
     share: float = 0.5,
     forms: str = "top1,top5",
     variant: str = "paper",
@@ -50,7 +50,7 @@ def answer(
     A judge that gave no reply is in the case with its status. Raises OptionError for what does not exist or fit, RunError where
     a judge cannot be asked, and what `attribute` raises.
     """
-    asked = chosen_judges(judges, [METRIC], how or JudgeHow())
+    asked = chosen_judges(judges, [METRIC], how or JudgeConfig())
     for judge in asked:  # before the model works for nothing
         judge.check()
     read = lm.prompt(prompt)

@@ -14,23 +14,23 @@ from noiser.errors import DeviceMemoryError, ForeignError, JudgeError, NoiserErr
 from noiser.evaluation.spec import Measuring
 from noiser.lm.devices import memory_told_apart
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import Cleans, Steps, once, sharing, together
-from noiser.lm.scheduler import SIDE_BY_SIDE, Job, side_by_side
-from noiser.lm.target import Question, pose
-from noiser.metrics.sample import Candidate, Sample, Value
+from noiser.lm.requests import Cleans, Steps, cached, deduplicate, gather
+from noiser.lm.scheduler import MAX_CONCURRENT, Job, schedule
+from noiser.lm.target import Question, resolve_target
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
 from noiser.results.records import OK, Record
 from noiser.text.prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class ExampleTask:
     """One example with every method's scores, ready to be judged."""
 
     name: str
     group: str | None
     prompt: Prompt
     question: Question
-    candidates: Mapping[str, Sequence[Candidate]]
+    candidates: Mapping[str, Sequence[ScoresToEvaluate]]
     """By the method's label; one for each explained token."""
     explained: Mapping[str, Sequence[tuple[int, ...]]]
     """By the method's label: what its scores explain, the ids of each target."""
@@ -42,12 +42,12 @@ class Case:
 
 RESIDENT = 1 << 30
 """Bytes of uniform draws that are held at a time."""
-Task = tuple[Case, tuple[str, ...], tuple[Measuring, ...]]
+Task = tuple[ExampleTask, tuple[str, ...], tuple[Measuring, ...]]
 """An example, and which methods and metrics of it."""
 
 
 def judged(
-    lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measuring], limit: float | None = None
+    lm: LanguageModel, cases: Sequence[ExampleTask], measurings: Sequence[Measuring], limit: float | None = None
 ) -> Iterator[tuple[list[Record], Job]]:
     """The records of each case, in order, and the job that made them; one that takes more than `limit` seconds failed.
 
@@ -55,26 +55,26 @@ def judged(
     time was up, which is all of theirs.
     """
     tasks: list[Task] = [(case, tuple(case.candidates), tuple(measurings)) for case in cases]
-    running = side_by_side(lm, (_judge(lm, *task) for task in tasks), _at_once(lm, cases, measurings), limit)
+    running = schedule(lm, (_judge(lm, *task) for task in tasks), _at_once(lm, cases, measurings), limit)
     for (case, labels, columns), job in zip(tasks, running, strict=True):
         if job.error is None or isinstance(job.error, TimeLimitError):
             yield list(_records((case, labels, columns), job)), job
             continue
         alone: list[Task] = [(case, (label,), (column,)) for label in labels for column in columns]
-        jobs = list(side_by_side(lm, (_judge(lm, *task) for task in alone), limit=limit))
+        jobs = list(schedule(lm, (_judge(lm, *task) for task in alone), limit=limit))
         for each in jobs:
             job.seconds += each.seconds
             job.forward_tokens += each.forward_tokens
         yield [record for task, each in zip(alone, jobs, strict=True) for record in _records(task, each)], job
 
 
-def _at_once(lm: LanguageModel, cases: Sequence[Case], measurings: Sequence[Measuring]) -> int:
+def _at_once(lm: LanguageModel, cases: Sequence[ExampleTask], measurings: Sequence[Measuring]) -> int:
     """How many cases may keep their masks' draws at a time: as many as fit into RESIDENT bytes, at least one."""
     drawn = {(column.gauge.options.get("masks", 0), column.gauge.options.get("seed", 0)) for column in measurings}
     masks = sum(count for count, _ in drawn)
     width = lm.model.get_input_embeddings().weight.shape[-1]
     scored = max((sum(len(each.scores) for each in next(iter(case.candidates.values()), ())) for case in cases), default=1)
-    return max(1, min(SIDE_BY_SIDE, RESIDENT // max(1, 4 * masks * width * scored)))
+    return max(1, min(MAX_CONCURRENT, RESIDENT // max(1, 4 * masks * width * scored)))
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,10 +110,10 @@ def trace_of(error: NoiserError) -> str:
     return "".join(traceback.format_exception(error.__cause__)) if isinstance(error, ForeignError) and error.__cause__ else ""
 
 
-def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequence[Measuring]) -> Steps[list[Value]]:
+def _judge(lm: LanguageModel, case: ExampleTask, labels: Sequence[str], columns: Sequence[Measuring]) -> Steps[list[Value]]:
     """The values of every method, metric and explained token, in this order."""
-    posed = yield from sharing(pose(lm.tokens, case.prompt, case.question, None), case.cleans, None)
-    samples = [Sample(lm, clean, goal, case.pool) for clean, goal in posed]
+    posed = yield from cached(resolve_target(lm.tokens, case.prompt, case.question, None), case.cleans, None)
+    samples = [MetricContext(lm, clean, goal, case.pool) for clean, goal in posed]
     for label in labels:
         if list(case.explained[label]) != [goal.target.token_ids for _, goal in posed]:
             raise OptionError(f"{label}: the scores given explain other tokens than the example asks for")
@@ -123,10 +123,10 @@ def _judge(lm: LanguageModel, case: Case, labels: Sequence[str], columns: Sequen
         for column in columns
         for sample, candidate in zip(samples, case.candidates[label], strict=True)
     ]
-    return (yield from once(together(parts)))
+    return (yield from deduplicate(gather(parts)))
 
 
-def _measured(lm: LanguageModel, column: Measuring, sample: Sample, candidate: Candidate) -> Steps[Value]:
+def _measured(lm: LanguageModel, column: Measuring, sample: MetricContext, candidate: ScoresToEvaluate) -> Steps[Value]:
     asked = () if column.judge is None else (column.judge,)
     try:
         found = yield from guarded(column.metric.function)(lm, sample, candidate, *asked, **column.gauge.options)

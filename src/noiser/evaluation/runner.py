@@ -8,13 +8,13 @@ import numpy as np
 
 from noiser.attribution.attribute import Failure, attribute_each
 from noiser.errors import NoiserError, NonFiniteError, OptionError
-from noiser.evaluation.example import Case, guarded, judged, status_of, trace_of
+from noiser.evaluation.example import ExampleTask, guarded, judged, status_of, trace_of
 from noiser.evaluation.spec import Entrant, Measuring
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Cleans, Generation, Steps
-from noiser.lm.scheduler import side_by_side
+from noiser.lm.scheduler import schedule
 from noiser.lm.target import Question
-from noiser.metrics.sample import Candidate
+from noiser.metrics.sample import ScoresToEvaluate
 from noiser.registry import METHODS, Released
 from noiser.results.attribution import Attribution, Cost
 from noiser.results.records import Example, Record
@@ -38,7 +38,7 @@ class Judged:
     """What all metrics took together."""
 
 
-class Bench:
+class EvaluationRunner:
     """The rows and columns, run on some examples at a time.
 
     The prompts are all that tokens may be drawn from for operator=resample; a method on a prompt, and the metrics of all methods
@@ -84,7 +84,7 @@ class Bench:
             own = {label: found[turn] for label, found in results.items()}
             scores, failures[place] = self._scores(example, own)
             explained = {row.contender.label: _targets(own[row.of or row.contender.label]) for row in self.rows}
-            cases.append(Case(str(example.id), example.group, prompt, question, scores, explained, self._pool(prompt), cleans))
+            cases.append(ExampleTask(str(example.id), example.group, prompt, question, scores, explained, self._pool(prompt), cleans))
         done = judged(self.lm, cases, self.columns, self.limit)
         turns = iter(range(len(readable)))
         for place, (example, prompt) in enumerate(work):
@@ -105,7 +105,7 @@ class Bench:
     ) -> list[tuple[Prompt, Question] | NoiserError]:
         """What is explained of each example; the model's own continuation is generated once, for all methods."""
         prompts = [prompt for _, prompt in work if isinstance(prompt, Prompt)]
-        made = iter(side_by_side(self.lm, (_continued(prompt, generate) for prompt in prompts)) if generate else ())
+        made = iter(schedule(self.lm, (_continued(prompt, generate) for prompt in prompts)) if generate else ())
         found: list[tuple[Prompt, Question] | NoiserError] = []
         for example, prompt in work:
             if isinstance(prompt, NoiserError):
@@ -126,9 +126,9 @@ class Bench:
         asked = [(prompt, question, cleans) for _, prompt, question, cleans in readable]
         return list(attribute_each(self.lm, asked, method, row.contender.options, "return", self.limit))
 
-    def _scores(self, example: Example, results: Mapping[str, Result]) -> tuple[dict[str, list[Candidate]], list[Record]]:
+    def _scores(self, example: Example, results: Mapping[str, Result]) -> tuple[dict[str, list[ScoresToEvaluate]], list[Record]]:
         """Every row's scores, and the records of those that have none."""
-        scores: dict[str, list[Candidate]] = {}
+        scores: dict[str, list[ScoresToEvaluate]] = {}
         failures: list[Record] = []
         for row in self.rows:
             label = row.contender.label
@@ -168,7 +168,7 @@ def _targets(found: Result) -> list[tuple[int, ...]]:
     return [target.token_ids for target in found.targets] if isinstance(found, Attribution) else []
 
 
-def _candidates(attribution: Attribution, permuted: int | None) -> list[Candidate]:
+def _candidates(attribution: Attribution, permuted: int | None) -> list[ScoresToEvaluate]:
     """The scores before each target, as the metrics take them; in a random order where a seed for that is given."""
     entry = METHODS.get(attribution.method)
     once_more: Released = "none" if attribution.options.get("variant") == "official" else entry.released if entry else "abs_l1"
@@ -180,5 +180,5 @@ def _candidates(attribution: Attribution, permuted: int | None) -> list[Candidat
             scores = generator(permuted, attribution.prompt.input_ids[:length], "permuted").permutation(scores)
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{attribution.method} gave scores that are NaN or infinite")
-        found.append(Candidate(scores, once_more))
+        found.append(ScoresToEvaluate(scores, once_more))
     return found

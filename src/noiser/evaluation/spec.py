@@ -7,11 +7,11 @@ from typing import Any
 
 import noiser.methods
 from noiser.errors import OptionError
-from noiser.judges.protocol import LOCAL, Judge, JudgeHow
+from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.metrics import find_metric
 from noiser.registry import Method, Metric, read_label
 from noiser.results.attribution import Attribution
-from noiser.results.records import Contender, Example, Gauge
+from noiser.results.records import Example, MethodRow, MetricColumn
 
 DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
 DEFAULT_METRICS = ("soft_ns", "soft_nc")
@@ -25,7 +25,7 @@ Chosen = Sequence[str] | Mapping[str, Any]
 class Entrant:
     """A row of the table, and where its scores come from."""
 
-    contender: Contender
+    contender: MethodRow
     method: Method | None
     """None where they come from another row, or were given."""
     of: str = ""
@@ -38,7 +38,7 @@ class Entrant:
 class Measuring:
     """A column of the table, and what measures it."""
 
-    gauge: Gauge
+    gauge: MetricColumn
     metric: Metric
     judge: Judge | None = None
     """Who is asked, where the metric asks anybody."""
@@ -69,10 +69,10 @@ def measurings(metrics: Chosen, seed: int, judges: Sequence[Judge] = (), *, empt
         metric = find_metric(name)
         options = metric.resolve(_seeded(metric.options, _merged(label, own, given), seed))
         if not metric.judged:
-            found.append(Measuring(Gauge(label, name, options, metric.better, metric.relative), metric))
+            found.append(Measuring(MetricColumn(label, name, options, metric.better, metric.relative), metric))
         for judge in judges if metric.judged else ():
             own_label = label if len(judges) == 1 else label.replace(name, f"{name}[{judge.name}]", 1)
-            found.append(Measuring(Gauge(own_label, name, options, metric.better, metric.relative, judge.name), metric, judge))
+            found.append(Measuring(MetricColumn(own_label, name, options, metric.better, metric.relative, judge.name), metric, judge))
     return found
 
 
@@ -81,7 +81,7 @@ def asks_a_judge(metrics: Chosen) -> bool:
     return any(find_metric(read_label(label)[0]).judged for label in _mapping(metrics, "metrics", empty=True))
 
 
-def chosen_judges(judges: Sequence[str | Judge], metrics: Chosen, how: JudgeHow, urls: Mapping[str, str] | None = None) -> list[Judge]:
+def chosen_judges(judges: Sequence[str | Judge], metrics: Chosen, how: JudgeConfig, urls: Mapping[str, str] | None = None) -> list[Judge]:
     """Those who are asked, each once: the given ones, or the default; none where no metric asks any. Nobody is loaded or called.
     `urls` says of single ones where they are.
 
@@ -105,7 +105,7 @@ def chosen_judges(judges: Sequence[str | Judge], metrics: Chosen, how: JudgeHow,
     return found
 
 
-def _opened(name: str, how: JudgeHow) -> Judge:
+def _opened(name: str, how: JudgeConfig) -> Judge:
     from noiser.judges.factory import open_judge
 
     return open_judge(name, how)
@@ -184,13 +184,13 @@ def _entrant(label: str, given: Any, seed: int, examples: int, *, control: bool 
                 else "Attributions that are there already do not fit here"
             )
             raise OptionError(f"{label}: {wanted}; got {len(given)}" + (f", a {wrong} among them" if wrong else ""))
-        return Entrant(Contender(label, given[0].method, dict(given[0].options), control), None, given=given)
+        return Entrant(MethodRow(label, given[0].method, dict(given[0].options), control), None, given=given)
     if given is not None and not isinstance(given, Mapping):
         raise OptionError(f"{label}: wanted its options by name, or a list of Attributions; got {type(given).__name__}")
     name, own = read_label(label)
     method = noiser.methods.find(name)
     options = method.resolve(_seeded(method.options, _merged(label, own, given), seed))
-    return Entrant(Contender(label, name, options, control or method.family == "control"), method)
+    return Entrant(MethodRow(label, name, options, control or method.family == "control"), method)
 
 
 def _merged(label: str, own: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _permuted(label: str, methods: Sequence[str]) -> Entrant:
     of = label.partition(":")[2] or methods[0]
     if of not in methods:
         raise OptionError(f"{label} permutes the scores of {of!r}, which is not among the methods")
-    return Entrant(Contender(f"{PERMUTED}:{of}", PERMUTED, {}, True), None, of=of)
+    return Entrant(MethodRow(f"{PERMUTED}:{of}", PERMUTED, {}, True), None, of=of)
 
 
 def _seeded(has: Mapping[str, Any], given: Mapping[str, Any], seed: int) -> dict[str, Any]:

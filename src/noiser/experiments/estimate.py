@@ -7,11 +7,11 @@ from time import perf_counter
 from typing import Any
 
 from noiser.experiments.fingerprint import shown
-from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.plan import How
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.schedule import Prepared, Watch
-from noiser.experiments.trials import ATTRIBUTION, SAMPLE, Part, make_part
-from noiser.experiments.worker import Records, Station
+from noiser.experiments.trials import ATTRIBUTION, SAMPLE, GridCell, make_part
+from noiser.experiments.worker import ModelWorker, Records
 from noiser.lm.devices import peak_bytes
 
 CALIBRATED = 3
@@ -85,16 +85,16 @@ class Estimate:
         }
 
 
-def estimate(prepared: Prepared, out: Path | None, how: How, watch: Watch) -> Estimate:
+def estimate(prepared: Prepared, out: Path | None, how: ExecutionConfig, watch: Watch) -> Estimate:
     """Screen, run up to three samples of each part, and scale up by how many there are. What a folder has already is not
     counted again. Nothing is written, but for the replies of judges, who are asked as in a run."""
     begun, calibrated, peak = perf_counter(), 0, 0
     there = RunFolder.start(out, prepared.identity, shown(prepared.plan)) if out is not None and (out / "run.json").exists() else None
-    found = Found(there, whole=False) if there else None
+    found = RecordIndex(there, whole=False) if there else None
     parts = []
     for model in prepared.identity["models"]:
         watch.say(f"loading {model}")
-        station = Station(prepared.plan, prepared.identity, model, prepared.datasets, replace(how, timeout=None))
+        station = ModelWorker(prepared.plan, prepared.identity, model, prepared.datasets, replace(how, timeout=None))
         for data in prepared.identity["data"]:
             watch.say(f"trying {model} on {data}")
             part = make_part(prepared.identity, model, data, station.screen(data)["rows"])
@@ -106,7 +106,7 @@ def estimate(prepared: Prepared, out: Path | None, how: How, watch: Watch) -> Es
     return Estimate(parts, peak, calibrated, perf_counter() - begun)
 
 
-def _try(station: Station, part: Part, left: Sequence[Any]) -> tuple[int, PartEstimate]:
+def _try(station: ModelWorker, part: GridCell, left: Sequence[Any]) -> tuple[int, PartEstimate]:
     spread = sorted({round(place * (len(left) - 1) / max(1, CALIBRATED - 1)) for place in range(CALIBRATED)}) if left else []
     rows = {row["id"]: row for row in part.rows or ()}
     begun, seconds, tokens, asked = perf_counter(), [], [0, 0], _clues(station)
@@ -125,7 +125,7 @@ def _try(station: Station, part: Part, left: Sequence[Any]) -> tuple[int, PartEs
     return len(seconds), PartEstimate(part.model, part.data, len(rows), 0, 0, sum(seconds) * scale, *counts)
 
 
-def _clues(station: Station) -> int:
+def _clues(station: ModelWorker) -> int:
     return sum(judge.counts.get("clues", 0) for judge in station.judges)
 
 

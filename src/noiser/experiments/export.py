@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError, RunError
-from noiser.experiments.folder import OK, Found, RunFolder
+from noiser.experiments.folder import OK, RecordIndex, RunFolder
 from noiser.experiments.trials import ATTRIBUTION, VALUE, Work, row_status
 
 FORMS = ("parquet", "csv", "jsonl")
@@ -26,7 +26,7 @@ each explained target and each method."""
 def export(folder: RunFolder, what: str, form: str, path: Path) -> int:
     """Write the table to a file, and return how many rows it has. Raises OptionError where pyarrow is missing for Parquet, and
     RunError where the file cannot be written."""
-    found, work = Found(folder), Work(folder)
+    found, work = RecordIndex(folder), Work(folder)
     rows = list(_values(work, found) if what == "values" else _scores(work, found))
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -39,7 +39,7 @@ def export(folder: RunFolder, what: str, form: str, path: Path) -> int:
     return len(rows)
 
 
-def _values(work: Work, found: Found) -> Iterator[dict[str, Any]]:
+def _values(work: Work, found: RecordIndex) -> Iterator[dict[str, Any]]:
     for part in work.parts:
         for row in part.rows or ():
             named = {"model": part.model, "data": part.data, "sample": row["id"], "group": row["group"]}
@@ -57,7 +57,7 @@ def _values(work: Work, found: Found) -> Iterator[dict[str, Any]]:
                 yield {**named, "method": trial.method, "metric": trial.metric, **said}
 
 
-def _scores(work: Work, found: Found) -> Iterator[dict[str, Any]]:
+def _scores(work: Work, found: RecordIndex) -> Iterator[dict[str, Any]]:
     for sample in work.samples():
         tokens = found.records.get(sample.key, {}).get("tokens", ())
         for trial in sample.trials:

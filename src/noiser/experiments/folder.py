@@ -86,7 +86,7 @@ def files(folders: Sequence["RunFolder"]) -> list[tuple[str, int]]:
     return [(str(path), path.stat().st_size) for folder in folders for path in sorted(folder.records.glob("*.jsonl"))]
 
 
-class Found:
+class RecordIndex:
     """What the records of one or more folders say, each trial once, whatever the order and number of the files.
 
     `whole=False` keeps of each record its status and value only, which is all that going on needs; `without` leaves fields out,

@@ -14,7 +14,7 @@ GRACE = 1.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopping:
+class Interrupts:
     """While entered, the first signal raises in the main thread (KeyboardInterrupt, or SystemExit(143) for SIGTERM), but never
     inside `whole`; a second one ends the process, even where the main thread is deep in a computation."""
 
@@ -24,7 +24,7 @@ class Stopping:
         self._before: dict[int, object] = {}
         self._pipe: tuple[int, int] | None = None
 
-    def __enter__(self) -> "Stopping":
+    def __enter__(self) -> "Interrupts":
         if threading.current_thread() is not threading.main_thread():
             return self  # a program that runs us in a thread has its own way of stopping
         reader, writer = os.pipe()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from noiser.errors import RunError
 from noiser.experiments.fingerprint import differences
-from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.run import Outcome, outcome
 from noiser.experiments.trials import Work
 from noiser.storage import Writer, create_once, read_once
@@ -29,7 +29,7 @@ def merge(paths: Sequence[Path], out: Path) -> Outcome:
             raise RunError(f"{other.path} is of another run than {first.path}:\n  " + "\n  ".join(changed))
     into = RunFolder.start(out, first.identity, first.shown)
     _screened(folders, into)
-    work, found = Work(into), Found(*folders, into)
+    work, found = Work(into), RecordIndex(*folders, into)
     unscreened = [f"{part.model} on {part.data}" for part in work.parts if part.rows is None]
     if unscreened and found.records:
         raise RunError(f"none of the folders says which prompts were kept of {', '.join(unscreened)}: their screened/ is missing")
@@ -37,7 +37,7 @@ def merge(paths: Sequence[Path], out: Path) -> Outcome:
     strangers = found.records.keys() - wanted
     if strangers:
         raise RunError(f"{len(strangers):,} records are of no trial of this run; noiser status names the folder that has them")
-    there = Found(into, whole=False).records
+    there = RecordIndex(into, whole=False).records
     writer = Writer(into.records, "merged")
     missing = [record for key, record in sorted(found.records.items()) if key not in there or there[key]["status"] != record["status"]]
     for start in range(0, len(missing), AT_ONCE):

@@ -18,7 +18,7 @@ from noiser.evaluation.spec import (
     entrants,
     measurings,
 )
-from noiser.judges.protocol import LOCAL, Judge, JudgeHow
+from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.registry import read_label
 
 IDENTITY, TRANSPORT = "identity", "transport"
@@ -130,16 +130,16 @@ class Plan:
         if not self.judges and not asks_a_judge(self.metrics):
             return []
         names = [judge_name(choice.name) for choice in self.judges or (JudgeChoice(name=LOCAL),)]
-        return chosen_judges([Named(name) for name in names], self.metrics, JudgeHow())
+        return chosen_judges([Named(name) for name in names], self.metrics, JudgeConfig())
 
-    def open_judges(self, how: JudgeHow) -> list[Judge]:
+    def open_judges(self, how: JudgeConfig) -> list[Judge]:
         """Those whom the metrics ask. Nobody is loaded or called yet."""
         urls = {choice.name: choice.url for choice in self.judges if choice.url is not None}
         return chosen_judges([choice.name for choice in self.judges], self.metrics, how, urls)
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class ExecutionConfig:
     """How and where a run is computed: nothing of it changes a number."""
 
     device: str = "auto"
@@ -158,7 +158,7 @@ class How:
     engine: str = "local"
     address: str | None = None
     workers: int | None = None
-    judge_how: JudgeHow = field(default_factory=JudgeHow)
+    judge_how: JudgeConfig = field(default_factory=JudgeConfig)
 
 
 def read_plan(path: Path) -> Plan:

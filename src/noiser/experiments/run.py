@@ -10,12 +10,12 @@ from typing import Any
 from noiser.data import Dataset, read
 from noiser.errors import OptionError
 from noiser.experiments.fingerprint import identity, shown
-from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.interrupts import Stopping
-from noiser.experiments.plan import DataChoice, How, Plan
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.interrupts import Interrupts
+from noiser.experiments.plan import DataChoice, ExecutionConfig, Plan
 from noiser.experiments.schedule import Executor, Prepared, Watch, chunks, failures, fresh, screened, to_do
 from noiser.experiments.trials import Work, failed, row_status, statuses, unfinished
-from noiser.experiments.worker import Station
+from noiser.experiments.worker import ModelWorker
 from noiser.judges.protocol import tally
 from noiser.lm.load import identify
 from noiser.storage import Writer
@@ -46,7 +46,7 @@ class Outcome:
         return sum(self.statuses.values())
 
 
-def prepare(plan: Plan, how: How) -> Prepared:
+def prepare(plan: Plan, how: ExecutionConfig) -> Prepared:
     """Read the data and ask the models who they are, before any weights are read. Raises NoiserError for what is not there."""
     datasets = {choice.label: read(choice.name, choice.path) for choice in plan.data}
     models = {}
@@ -71,22 +71,28 @@ def _asked(choice: DataChoice, data: Dataset) -> dict[str, Any]:
     return {**said, "match": match, "generate": generate, "limit": choice.limit}
 
 
-def run(prepared: Prepared, out: Path, how: How, watch: Watch, executor: Executor) -> Outcome:
+def run(prepared: Prepared, out: Path, how: ExecutionConfig, watch: Watch, executor: Executor) -> Outcome:
     """Do what is left to do of a run in its folder, and say how it stands. Raises RunError where the folder holds another run,
     or cannot be written."""
     folder = RunFolder.start(out, prepared.identity, shown(prepared.plan))
-    found = Found(folder, whole=False)
+    found = RecordIndex(folder, whole=False)
     for damage in found.damaged:
         folder.quarantine(damage)
         watch.say(f"damaged and run again: {damage}; a copy is in {folder.path.name}/quarantine", keep=True)
     deadline = time.monotonic() + how.max_seconds if how.max_seconds is not None else None
-    with Stopping() as stopping:
+    with Interrupts() as stopping:
         stopped = executor(prepared, folder, found, how, watch, stopping, deadline)
     return replace(outcome(folder, found if found.fresh else None), stopped=stopped)
 
 
 def run_here(
-    prepared: Prepared, folder: RunFolder, found: Found, how: How, watch: Watch, stopping: Stopping, deadline: float | None
+    prepared: Prepared,
+    folder: RunFolder,
+    found: RecordIndex,
+    how: ExecutionConfig,
+    watch: Watch,
+    stopping: Interrupts,
+    deadline: float | None,
 ) -> bool:
     """Whether time was up before all was done."""
     writer = Writer(folder.records, f"shard-{how.shard[0]}-of-{how.shard[1]}")
@@ -115,16 +121,16 @@ def run_here(
 class _Lazy:
     """A model that is loaded when there is something to do for it."""
 
-    def __init__(self, prepared: Prepared, model: str, how: How, watch: Watch) -> None:
+    def __init__(self, prepared: Prepared, model: str, how: ExecutionConfig, watch: Watch) -> None:
         self._given = prepared.plan, prepared.identity, model, prepared.datasets, how
         self._watch = watch
-        self._station: Station | None = None
+        self._station: ModelWorker | None = None
 
     @property
-    def station(self) -> Station:
+    def station(self) -> ModelWorker:
         if self._station is None:
             self._watch.say(f"loading {self._given[2]}")
-            self._station = Station(*self._given)
+            self._station = ModelWorker(*self._given)
         return self._station
 
     def close(self) -> None:
@@ -136,9 +142,9 @@ class _Lazy:
             gc.collect()
 
 
-def outcome(folder: RunFolder, found: Found | None = None, work: Work | None = None) -> Outcome:
+def outcome(folder: RunFolder, found: RecordIndex | None = None, work: Work | None = None) -> Outcome:
     """How the run in a folder stands."""
-    found, work = found or Found(folder, whole=False), work or Work(folder)
+    found, work = found or RecordIndex(folder, whole=False), work or Work(folder)
     samples = list(work.samples())
     counts = statuses(samples, found)
     unreadable = 0

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from noiser.data import Dataset
-from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.interrupts import Stopping
-from noiser.experiments.plan import How, Plan
-from noiser.experiments.trials import Part, Sample, Work, due_again, failed, unfinished
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.interrupts import Interrupts
+from noiser.experiments.plan import ExecutionConfig, Plan
+from noiser.experiments.trials import GridCell, Sample, Work, due_again, failed, unfinished
 from noiser.experiments.worker import Records
 from noiser.storage import create_once
 
@@ -40,11 +40,11 @@ class Prepared:
     """By the data choice's label."""
 
 
-Executor = Callable[[Prepared, RunFolder, Found, How, Watch, Stopping, float | None], bool]
+Executor = Callable[[Prepared, RunFolder, RecordIndex, ExecutionConfig, Watch, Interrupts, float | None], bool]
 """Does what is left of a run and writes its records. Returns True if the deadline (on the monotonic clock) came first."""
 
 
-def screened(prepared: Prepared, folder: RunFolder, model: str, bench: Any, watch: Watch) -> list[Part]:
+def screened(prepared: Prepared, folder: RunFolder, model: str, bench: Any, watch: Watch) -> list[GridCell]:
     """The model's parts, all of them screened: what nobody has screened yet now is."""
     for data in prepared.identity["data"]:
         path = folder.screened(model, data)
@@ -54,14 +54,14 @@ def screened(prepared: Prepared, folder: RunFolder, model: str, bench: Any, watc
     return [part for part in Work(folder).parts if part.model == model]
 
 
-def to_do(parts: Sequence[Part], found: Found, how: How) -> list[Sample]:
+def to_do(parts: Sequence[GridCell], found: RecordIndex, how: ExecutionConfig) -> list[Sample]:
     """This process's share of what is not finished, in the order of the plan."""
     which, of = how.shard
     mine = [sample for part in parts for sample in part.samples][which::of]
     return unfinished(mine, found, lambda status: due_again(status, retry=how.retry))
 
 
-def chunks(samples: Sequence[Sample], parts: Sequence[Part], size: int) -> Iterator[tuple[list[Sample], Part]]:
+def chunks(samples: Sequence[Sample], parts: Sequence[GridCell], size: int) -> Iterator[tuple[list[Sample], GridCell]]:
     """At most so many samples of one part at a time."""
     for part in parts:
         own = [sample for sample in samples if sample.data == part.data]
@@ -69,7 +69,7 @@ def chunks(samples: Sequence[Sample], parts: Sequence[Part], size: int) -> Itera
             yield own[start : start + size], part
 
 
-def fresh(records: Records, found: Found, how: How) -> Records:
+def fresh(records: Records, found: RecordIndex, how: ExecutionConfig) -> Records:
     """The records that the folder did not have when the run was started, and those of trials that are run again."""
 
     def wanted(record: Mapping[str, Any]) -> bool:

@@ -6,10 +6,10 @@ from typing import cast
 
 from noiser.data import MATCHES, Match, Row
 from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError, OptionError, PromptError
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import CleanRun, Steps
-from noiser.lm.scheduler import side_by_side
+from noiser.lm.requests import ForwardRequest, Steps
+from noiser.lm.scheduler import schedule
 from noiser.text.prompt import Prompt
 
 OTHERWISE = "said otherwise"
@@ -68,7 +68,7 @@ def _screened(
     lm: LanguageModel, rows: list[Row], match: Match, limit: int | None, on_row: Callable[[Screened], None] | None
 ) -> Iterator[Screened]:
     answered = 0
-    for row, job in zip(rows, side_by_side(lm, (_asking(lm, row, match) for row in rows)), strict=True):
+    for row, job in zip(rows, schedule(lm, (_asking(lm, row, match) for row in rows)), strict=True):
         found = job.result or Screened(row, False, "", 0.0, None, _reason(job.error))
         answered += found.answered
         if on_row is not None:
@@ -113,7 +113,7 @@ def _continued(lm: LanguageModel, prompt: Prompt, count: int) -> Steps[Said]:
     prob = 1.0
     while len(ids) < count and lm.tokenizer.eos_token_id not in ids:
         sequence = lm.tokens.extended(prompt, ids)
-        (clean,) = cast(list[Clean], (yield CleanRun(sequence, (len(sequence) - 1,))))
+        (clean,) = cast(list[CleanRun], (yield ForwardRequest(sequence, (len(sequence) - 1,))))
         ids.append(clean.prediction)
         prob *= float(clean.probs[clean.prediction])
     return tuple(ids), prob

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noiser.experiments.fingerprint import key, trial_key
-from noiser.experiments.folder import Found, RunFolder, failed
+from noiser.experiments.folder import RecordIndex, RunFolder, failed
 from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE
 from noiser.results.records import Record
 from noiser.storage import read_once
@@ -49,7 +49,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Part:
+class GridCell:
     """One model on one data set."""
 
     model: str
@@ -81,14 +81,14 @@ class Work:
         for part in self.parts:
             yield from part.samples
 
-    def _part(self, folder: RunFolder, model: str, data: str) -> Part:
+    def _part(self, folder: RunFolder, model: str, data: str) -> GridCell:
         path = folder.screened(model, data)
         return make_part(self.identity, model, data, read_once(path)["rows"] if path.exists() else None, self.trials)
 
 
 def make_part(
     identity: Mapping[str, Any], model: str, data: str, rows: Sequence[Mapping[str, Any]] | None, trials: Sequence[Any] = ()
-) -> Part:
+) -> GridCell:
     """A part from what its screening found; None where it was not screened yet."""
     trials = trials or asked_of_each(identity)
     samples = []
@@ -96,7 +96,7 @@ def make_part(
         if row["kept"]:
             own = tuple(Trial(trial_key(row["hash"], asked), *what) for asked, what in trials)
             samples.append(Sample(model, data, row["id"], row["group"], row["hash"], own))
-    return Part(model, data, rows, tuple(samples), trials)
+    return GridCell(model, data, rows, tuple(samples), trials)
 
 
 def asked_of_each(identity: Mapping[str, Any]) -> list[tuple[str, tuple[str, str, str]]]:
@@ -134,7 +134,7 @@ def due_again(status: str, *, retry: bool) -> bool:
     return status == UNJUDGED or (retry and failed(status))
 
 
-def unfinished(samples: Sequence[Sample], found: Found, again: Callable[[str], bool] = lambda _: False) -> list[Sample]:
+def unfinished(samples: Sequence[Sample], found: RecordIndex, again: Callable[[str], bool] = lambda _: False) -> list[Sample]:
     """The samples that lack a record, or have one whose status is to be run again."""
 
     def done(name: str) -> bool:
@@ -144,7 +144,7 @@ def unfinished(samples: Sequence[Sample], found: Found, again: Callable[[str], b
     return [sample for sample in samples if not all(map(done, sample.record_keys()))]
 
 
-def statuses(samples: Sequence[Sample], found: Found) -> dict[str, int]:
+def statuses(samples: Sequence[Sample], found: RecordIndex) -> dict[str, int]:
     """How many trials ended how, `missing` among them: they add up to all trials."""
     counts: dict[str, int] = {}
     for sample in samples:
@@ -155,7 +155,7 @@ def statuses(samples: Sequence[Sample], found: Found) -> dict[str, int]:
     return counts
 
 
-def values(part: Part, found: Found) -> list[Record]:
+def values(part: GridCell, found: RecordIndex) -> list[Record]:
     """The part's values as an evaluation has them; what is missing is left out."""
     records = []
     for sample in part.samples:

@@ -12,8 +12,8 @@ from noiser.attribution.attribute import Failure
 from noiser.data import Dataset, Row
 from noiser.errors import NoiserError, PromptError, RunError
 from noiser.evaluation.example import status_of, trace_of
-from noiser.evaluation.runner import Bench, Judged, Result
-from noiser.experiments.plan import How, ModelChoice, Plan
+from noiser.evaluation.runner import EvaluationRunner, Judged, Result
+from noiser.experiments.plan import ExecutionConfig, ModelChoice, Plan
 from noiser.experiments.screening import Screened, screen
 from noiser.experiments.trials import ATTRIBUTION, SAMPLE, VALUE, Sample, failed, sample_hash
 from noiser.lm.load import load
@@ -25,10 +25,10 @@ from noiser.text.prompt import Prompt
 Records = list[dict[str, Any]]
 
 
-class Station:
+class ModelWorker:
     """A model of the plan, loaded, with the plan's data sets."""
 
-    def __init__(self, plan: Plan, identity: Mapping[str, Any], model: str, datasets: Mapping[str, Dataset], how: How) -> None:
+    def __init__(self, plan: Plan, identity: Mapping[str, Any], model: str, datasets: Mapping[str, Dataset], how: ExecutionConfig) -> None:
         self.plan, self.identity, self.model, self.datasets, self.how = plan, identity, model, datasets, how
         self.lm = _load(next(each for each in plan.models if each.label == model), how)
         wanted = identity["models"][model]["revision"]
@@ -36,7 +36,7 @@ class Station:
             raise RunError(f"{model}: its revision was {wanted} when the run was planned; what is loaded now has {self.lm.revision}")
         self.judges = plan.open_judges(how.judge_how)
         """Whom its metrics ask."""
-        self._benches: dict[str, Bench] = {}
+        self._benches: dict[str, EvaluationRunner] = {}
 
     def screen(self, data: str, on_row: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Which rows of a data set are kept, as it is written to the folder."""
@@ -78,16 +78,16 @@ class Station:
         for sample, found in zip(samples, judged, strict=True):
             yield _records(sample, found, rows[sample.id])
 
-    def _bench(self, data: str) -> Bench:
+    def _bench(self, data: str) -> EvaluationRunner:
         if data not in self._benches:
             prompts = [_read(self.lm, row) for row in self.datasets[data].rows]
-            bench = Bench(self.lm, self.plan.rows(), self.plan.columns(self.judges), prompts, self.plan.seed, self.how.timeout)
+            bench = EvaluationRunner(self.lm, self.plan.rows(), self.plan.columns(self.judges), prompts, self.plan.seed, self.how.timeout)
             bench.check()
             self._benches[data] = bench
         return self._benches[data]
 
 
-def _load(choice: ModelChoice, how: How) -> LanguageModel:
+def _load(choice: ModelChoice, how: ExecutionConfig) -> LanguageModel:
     return load(
         choice.name,
         revision=choice.revision,

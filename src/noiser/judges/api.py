@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from noiser.errors import JudgeError, RunError
-from noiser.judges.backend import Call, Heard, Said
-from noiser.judges.capabilities import Dialect, learn
-from noiser.judges.retry import Failure, Patience, Session, abreast, persist
-from noiser.judges.transport import Wire, advice
+from noiser.judges.backend import Call, Completion, Heard
+from noiser.judges.capabilities import Capabilities, learn
+from noiser.judges.retry import CallTracker, Failure, Patience, persist, run_threaded
+from noiser.judges.transport import Transport, advice
 
 REACH = 15.0
 """Seconds for which a server that cannot be reached is tried at the very beginning, where it may just not be there."""
@@ -49,11 +49,11 @@ class ApiBackend:
         `connection`, `malformed`, or `abandoned` (nobody waited for it). `failed`: questions given up."""
         self._asked_for, self._url, self._keyed, self._at_once = model, url, key is not None, at_once
         self._patience = Patience(timeout, budget, base, cap)
-        self._connect: Callable[[], Wire] = lambda: Wire(url, key, trust_env=trust_env)
-        self._wire: Wire | None = None
+        self._connect: Callable[[], Transport] = lambda: Transport(url, key, trust_env=trust_env)
+        self._wire: Transport | None = None
         self._close: weakref.finalize | None = None
         self._model: str | None = None
-        self._dialect: Dialect | None = None
+        self._dialect: Capabilities | None = None
         self._answered = False
         """Whether it answered in this session, so that it is known to take what is sent."""
         self._given_up = 0
@@ -77,7 +77,7 @@ class ApiBackend:
 
     def adapt(self, found: Mapping[str, Any]) -> None:
         """Ask it like this, without trying; empty: try again."""
-        self._dialect = Dialect.of(found) if found else None
+        self._dialect = Capabilities.of(found) if found else None
 
     def check(self) -> None:
         """Ask once, if it has not answered yet. Raises RunError where that fails."""
@@ -86,7 +86,7 @@ class ApiBackend:
 
     def parameters(self, call: Call) -> dict[str, Any]:
         """What is sent beside the model and the messages, as far as it is known how the server wants it."""
-        return (self._dialect or Dialect()).parameters(call)
+        return (self._dialect or Capabilities()).parameters(call)
 
     def complete(self, calls: Sequence[Call], heard: Heard) -> None:
         """Complete every call. Raises RunError where the server refuses all of them, or has not answered many in a row; what was
@@ -94,15 +94,15 @@ class ApiBackend:
         if not calls:
             return
         self._known()
-        session = Session(self.counts, self._counting, heard)
+        session = CallTracker(self.counts, self._counting, heard)
 
         def work(place: int) -> None:
             outcome = self._ask(calls[place], session)
-            if isinstance(outcome, Said) or not session.stop.is_set():
+            if isinstance(outcome, Completion) or not session.stop.is_set():
                 self._tell(place, outcome, session)
 
         try:
-            abreast(work, len(calls), self._at_once, session.stop)
+            run_threaded(work, len(calls), self._at_once, session.stop)
         finally:
             session.leave()
 
@@ -112,13 +112,13 @@ class ApiBackend:
             self._close()
         self._wire = self._close = None
 
-    def _known(self) -> Dialect:
+    def _known(self) -> Capabilities:
         with self._learning:
             return self._dialect or self._learn()
 
-    def _learn(self) -> Dialect:
+    def _learn(self) -> Capabilities:
         """Find out by trying how it wants to be asked. Raises RunError where it does not answer, whatever it is asked."""
-        session = Session(self.counts, self._counting, lambda _, __: None)
+        session = CallTracker(self.counts, self._counting, lambda _, __: None)
         patience = replace(self._patience, reach=REACH)
         with self._learning:
             try:
@@ -130,7 +130,7 @@ class ApiBackend:
             self._dialect, self._answered = found, True
             return found
 
-    def _ask(self, call: Call, session: Session) -> Said | Failure:
+    def _ask(self, call: Call, session: CallTracker) -> Completion | Failure:
         """One question, with its retries. What a server refuses that was never asked in this session is tried anew."""
         if not all(_encodes(text) for message in call.messages for text in message.values()):
             return Failure("text", "half of a surrogate pair is in the question, and cannot be sent", again=False)
@@ -144,18 +144,18 @@ class ApiBackend:
                 said = self._persist(self._known(), call, session, self._patience)
         return said
 
-    def _persist(self, dialect: Dialect, call: Call, session: Session, patience: Patience) -> Said | Failure:
-        def attempt(seconds: float) -> Said | Failure:
+    def _persist(self, dialect: Capabilities, call: Call, session: CallTracker, patience: Patience) -> Completion | Failure:
+        def attempt(seconds: float) -> Completion | Failure:
             parameters = dialect.parameters(call)
             said = session.counted(lambda: self._server().send(self._asked_for, call.messages, parameters, seconds))
-            if isinstance(said, Said):
+            if isinstance(said, Completion):
                 self._model, self._answered, self._given_up = said.model, True, 0
             return said
 
         return persist(attempt, patience, session.stop.wait)
 
-    def _tell(self, place: int, outcome: Said | Failure, session: Session) -> None:
-        if isinstance(outcome, Said):
+    def _tell(self, place: int, outcome: Completion | Failure, session: CallTracker) -> None:
+        if isinstance(outcome, Completion):
             session.tell(place, outcome)
             return
         if advice(outcome, self._asked_for, self._url, self._keyed):
@@ -173,7 +173,7 @@ class ApiBackend:
         remedy = advice(found, self._asked_for, self._url, self._keyed)
         return f"{found.said}; {remedy}" if remedy else found.said
 
-    def _server(self) -> Wire:
+    def _server(self) -> Transport:
         with self._connecting:
             if self._wire is None:
                 self._wire = self._connect()

@@ -23,7 +23,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """A completion."""
 
     text: str
@@ -33,7 +33,7 @@ class Said:
     """The id of the model that it came from, as the server says."""
 
 
-Heard = Callable[[int, Said | JudgeError], None]
+Heard = Callable[[int, Completion | JudgeError], None]
 """Told of each call's outcome, by its place, as soon as it is there; from any thread, one at a time."""
 
 

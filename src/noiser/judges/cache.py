@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import RunError
-from noiser.judges.backend import Message, Said
+from noiser.judges.backend import Completion, Message
 from noiser.judges.protocol import ReplyStatus
 from noiser.storage import Damage, Writer, cache_folder, scan
 
@@ -95,7 +95,7 @@ class ReplyCache:
         """What that model said to exactly this, whatever it was taken for; None where that is not known."""
         return self._entries.get(reply_key(model, messages, parameters))
 
-    def put(self, messages: Sequence[Message], parameters: Mapping[str, Any], said: Said, status: ReplyStatus) -> Entry:
+    def put(self, messages: Sequence[Message], parameters: Mapping[str, Any], said: Completion, status: ReplyStatus) -> Entry:
         """Keep a completion; once this returns it is on the disk. Raises RunError where it cannot be written."""
         entry = Entry(said.text, said.finish, said.model, status, _now())
         key = reply_key(said.model, messages, parameters)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from noiser.judges.backend import Call, Said
+from noiser.judges.backend import Call, Completion
 from noiser.judges.retry import Failure
 
 REFUSED = ("400", "422", "501")
@@ -24,7 +24,7 @@ TRIAL = Call(({"role": "user", "content": "Say hello, in one word."},), _SCHEMA,
 
 
 @dataclass(frozen=True)
-class Dialect:
+class Capabilities:
     """What a server takes. What it is spared is what it refused."""
 
     structured: bool = True
@@ -35,7 +35,7 @@ class Dialect:
     """Whether it takes temperature 0. Where it does not, it says what its own temperature makes it say."""
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> "Dialect":
+    def of(cls, found: Mapping[str, Any]) -> "Capabilities":
         """The one that `plain` told of."""
         return cls(**{name: found[name] for name in cls.__dataclass_fields__ if name in found})
 
@@ -54,7 +54,7 @@ class Dialect:
             said["response_format"] = {"type": "json_schema", "json_schema": schema}
         return said
 
-    def without(self, refused: Failure) -> "Dialect | None":
+    def without(self, refused: Failure) -> "Capabilities | None":
         """The dialect without what that failure is about; None where there is nothing left to leave out."""
         if refused.kind not in REFUSED:
             return None
@@ -67,13 +67,13 @@ class Dialect:
         return replace(self, structured=False) if self.structured else None
 
 
-def learn(send: Callable[[Dialect, Call], Said | Failure]) -> Dialect | Failure:
+def learn(send: Callable[[Capabilities, Call], Completion | Failure]) -> Capabilities | Failure:
     """The dialect in which the trial call was answered, after four calls at most, retries aside; or why it was not."""
-    dialect: Dialect | None = Dialect()
-    said: Said | Failure | None = None
+    dialect: Capabilities | None = Capabilities()
+    said: Completion | Failure | None = None
     while dialect is not None:
         said = send(dialect, TRIAL)
-        if isinstance(said, Said):
+        if isinstance(said, Completion):
             return replace(dialect, structured=dialect.structured and _obeys(said.text))
         dialect = dialect.without(said)
     assert isinstance(said, Failure)

@@ -7,25 +7,25 @@ from typing import Any
 
 from noiser.errors import JudgeError, OptionError
 from noiser.judges.cache import ReplyCache
-from noiser.judges.judge import AnyBackend, Asker
-from noiser.judges.protocol import CACHES, LOCAL, Clue, Judge, JudgeHow, Reply
+from noiser.judges.judge import AnyBackend, CachedJudge
+from noiser.judges.protocol import CACHES, LOCAL, Judge, JudgeConfig, JudgePrompt, Reply
 
 DEFAULT = "smollm2-135m"
 """The model of the judge `local`."""
 KINDS = "openai:MODEL (behind an API), local or local:MODEL (loaded here), llama:FILE.gguf (served by llama.cpp for the run)"
 
 
-def open_judge(name: str, how: JudgeHow | None = None) -> Judge:
+def open_judge(name: str, how: JudgeConfig | None = None) -> Judge:
     """The judge of that name; no weights are read and no server is started before it is asked.
 
     `openai:MODEL` is asked at `how.url`, with the key that the environment holds; `local` is the default model, `local:MODEL` any
     that can be loaded; `llama:FILE.gguf` is served by llama.cpp. Raises OptionError for another name or a value outside its range.
     """
-    how = JudgeHow() if how is None else how
+    how = JudgeConfig() if how is None else how
     kind, model = _parts(name)
     _check(name, kind, how)
     backend = _BACKENDS[kind](model, how)
-    return Asker(backend, None if how.cache == "off" else ReplyCache(backend.identity), how.cache)
+    return CachedJudge(backend, None if how.cache == "off" else ReplyCache(backend.identity), how.cache)
 
 
 def judge_name(name: str) -> str:
@@ -55,7 +55,7 @@ class Named:
     def check(self) -> None:
         """There is nothing to find out."""
 
-    def answer(self, clues: Sequence[Clue]) -> list[Reply | JudgeError]:
+    def answer(self, clues: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
         """It is never asked."""
         raise AssertionError(f"{self.name} is a name alone; asked {len(clues)} questions")
 
@@ -78,7 +78,7 @@ def _without_folders(model: str) -> str:
     return path.expanduser().absolute().name if local else model
 
 
-def _check(name: str, kind: str, how: JudgeHow) -> None:
+def _check(name: str, kind: str, how: JudgeConfig) -> None:
     if how.url is not None and kind != "openai":
         raise OptionError(f"--judge-url is where an openai: judge is; {name} has none: leave it out")
     if how.cache not in CACHES:
@@ -88,7 +88,7 @@ def _check(name: str, kind: str, how: JudgeHow) -> None:
             raise OptionError(f"a judge's {option} has to be above 0; got {value}")
 
 
-def _openai(model: str, how: JudgeHow) -> AnyBackend:
+def _openai(model: str, how: JudgeConfig) -> AnyBackend:
     from noiser.judges.api import ApiBackend
     from noiser.judges.keys import judge_key, judge_url
 
@@ -104,16 +104,16 @@ def _openai(model: str, how: JudgeHow) -> AnyBackend:
     )
 
 
-def _local(model: str, how: JudgeHow) -> AnyBackend:
+def _local(model: str, how: JudgeConfig) -> AnyBackend:
     from noiser.judges.local import LocalBackend
 
     return LocalBackend(model, device=how.device)
 
 
-def _llama(model: str, how: JudgeHow) -> AnyBackend:
+def _llama(model: str, how: JudgeConfig) -> AnyBackend:
     from noiser.judges.llama_server import LlamaBackend
 
     return LlamaBackend(model, at_once=how.at_once, timeout=how.timeout, budget=how.budget)
 
 
-_BACKENDS: dict[str, Callable[[str, JudgeHow], AnyBackend]] = {"openai": _openai, "local": _local, "llama": _llama}
+_BACKENDS: dict[str, Callable[[str, JudgeConfig], AnyBackend]] = {"openai": _openai, "local": _local, "llama": _llama}

@@ -64,7 +64,7 @@ def spelling(tokens: Tokens, known: Alphabet, schema: Mapping[str, Any]) -> Spel
         return None
 
 
-class Speller(LogitsProcessor):
+class ConstrainedDecoder(LogitsProcessor):
     """One batch of replies under way: leaves each row only the tokens that may come next."""
 
     def __init__(self, spelt: Spelling, rows: int) -> None:
@@ -100,7 +100,7 @@ class Speller(LogitsProcessor):
 class Endings(StoppingCriteria):
     """Ends each row behind its last brace."""
 
-    def __init__(self, speller: Speller) -> None:
+    def __init__(self, speller: ConstrainedDecoder) -> None:
         self._speller = speller
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002  (transformers calls it so)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from noiser.errors import JudgeError, OptionError, RunError
 from noiser.judges import prompting
-from noiser.judges.backend import Backend, Call, Message, Said
+from noiser.judges.backend import Backend, Call, Completion, Message
 from noiser.judges.cache import Entry, ReplyCache
-from noiser.judges.protocol import CACHES, Clue, Reply
+from noiser.judges.protocol import CACHES, JudgePrompt, Reply
 
 Look = Callable[[Call], Entry | None]
 THOUGHT = 4096
@@ -35,7 +35,7 @@ class Adapts(Protocol):
         ...
 
 
-class Asker:
+class CachedJudge:
     """A Judge. Who answers is looked up under the id that the server said last, until it says another one; from then on what the
     former one said counts no more, except with `only`, which takes whatever is there. Raises OptionError for an unknown mode."""
 
@@ -53,9 +53,9 @@ class Asker:
         self._tried = False
         """Whether it was tried in this session, not read from the cache."""
         self._heard: dict[str, Entry] = {}
-        self._clues: dict[Clue, None] = {}
-        self._replies: dict[Clue, Reply] = {}
-        self._took: Counter[Clue] = Counter()
+        self._clues: dict[JudgePrompt, None] = {}
+        self._replies: dict[JudgePrompt, Reply] = {}
+        self._took: Counter[JudgePrompt] = Counter()
 
     @property
     def name(self) -> str:
@@ -92,7 +92,7 @@ class Asker:
                 "with --judge-cache use asks and keeps them"
             )
 
-    def answer(self, clues: Sequence[Clue]) -> list[Reply | JudgeError]:
+    def answer(self, clues: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
         """A reply for each clue, in their order, or why there is none. Raises RunError where it is of no use to go on asking, and
         where a reply cannot be kept; what was heard before is."""
         wanted = dict.fromkeys(clues)
@@ -112,13 +112,13 @@ class Asker:
         if close is not None:
             close()
 
-    def _replayed(self, wanted: Collection[Clue]) -> dict[Clue, Reply | JudgeError]:
+    def _replayed(self, wanted: Collection[JudgePrompt]) -> dict[JudgePrompt, Reply | JudgeError]:
         """What the cache has, whoever said it and whatever it was taken for: of several models the one heard last."""
         assert self._cache is not None
         models, trials = self._cache.models, []
         for found in map(self._cache.trial, models):
             trials += [found] if found and found not in trials else []
-        stands: dict[Clue, Reply | Call] = {}
+        stands: dict[JudgePrompt, Reply | Call] = {}
         for found in trials:
             self._take(found)
             for clue in wanted:
@@ -131,10 +131,10 @@ class Asker:
         )
         return {clue: told.get(clue, missing) for clue in wanted}
 
-    def _asked(self, wanted: Collection[Clue]) -> dict[Clue, Reply | JudgeError]:
+    def _asked(self, wanted: Collection[JudgePrompt]) -> dict[JudgePrompt, Reply | JudgeError]:
         """What is known, and the rest asked in rounds: the first question alone where it is to show who answers, then all others,
         then once more those whose reply holds no answer. Each round looks up anew, as somebody else may have answered."""
-        lost: dict[Clue, JudgeError] = {}
+        lost: dict[JudgePrompt, JudgeError] = {}
         alone = self._cache is not None
         while True:
             self._settle()
@@ -142,14 +142,14 @@ class Asker:
             due = {clue: call for clue, call in stands.items() if isinstance(call, Call)}
             if not due:
                 return {**lost, **{clue: reply for clue, reply in stands.items() if isinstance(reply, Reply)}}
-            groups: dict[str, list[Clue]] = {}
+            groups: dict[str, list[JudgePrompt]] = {}
             for clue, call in due.items():
                 groups.setdefault(_key(call), []).append(clue)
             now = list(groups.values())[: 1 if alone and not self._sure else None]
             alone = False  # if that one fails, the others need not wait for each other
             self._round([(due[group[0]], group) for group in now], lost)
 
-    def _stand(self, clue: Clue) -> Reply | Call:
+    def _stand(self, clue: JudgePrompt) -> Reply | Call:
         """The reply that counts, or the call that is due. Of what other sessions kept only what leads to an answer counts."""
         if self._cache is not None and self._model is not None:
             models = [self._model]
@@ -158,7 +158,7 @@ class Asker:
                 return reply
         return self._follow(clue, lambda call: self._heard.get(_key(call)))
 
-    def _follow(self, clue: Clue, look: Look) -> Reply | Call:
+    def _follow(self, clue: JudgePrompt, look: Look) -> Reply | Call:
         """The reply that the known completions lead to, or the call that they lack. One without an answer is asked again once."""
         structured = bool(self._found["structured"])
         call = self._call(clue, prompting.messages(clue, structured))
@@ -170,11 +170,11 @@ class Asker:
             entry = look(call)
         return call if entry is None else self._read(entry, clue)
 
-    def _call(self, clue: Clue, messages: tuple[Message, ...]) -> Call:
+    def _call(self, clue: JudgePrompt, messages: tuple[Message, ...]) -> Call:
         structured = bool(self._found["structured"])
         return Call(messages, prompting.schema(clue) if structured else None, prompting.token_limit(clue, structured))
 
-    def _read(self, entry: Entry, clue: Clue) -> Reply:
+    def _read(self, entry: Entry, clue: JudgePrompt) -> Reply:
         """What was taken for no answer when it was heard stays one."""
         status, answers = entry.status, ()
         if status == "ok":
@@ -187,11 +187,11 @@ class Asker:
         found = (self._cache.get(model, call.messages, parameters) for model in models)
         return next((entry for entry in found if entry is not None), None)
 
-    def _round(self, due: Sequence[tuple[Call, Sequence[Clue]]], lost: dict[Clue, JudgeError]) -> None:
+    def _round(self, due: Sequence[tuple[Call, Sequence[JudgePrompt]]], lost: dict[JudgePrompt, JudgeError]) -> None:
         """Make the calls, and keep each outcome as it is heard. Raises RunError where one cannot be kept."""
         failed: list[RunError] = []
 
-        def heard(place: int, said: Said | JudgeError) -> None:
+        def heard(place: int, said: Completion | JudgeError) -> None:
             call, clues = due[place]
             self._took[clues[0]] += 1
             if isinstance(said, JudgeError):
@@ -211,7 +211,7 @@ class Asker:
         silent = [clues for call, clues in due if _key(call) not in self._heard and clues[0] not in lost]
         assert not silent, f"{self.name} kept silent about {len(silent)} of {len(due)} calls"
 
-    def _keep(self, call: Call, said: Said, clue: Clue) -> None:
+    def _keep(self, call: Call, said: Completion, clue: JudgePrompt) -> None:
         status, _ = prompting.read(said.text, said.finish, clue, bool(self._found["structured"]))
         self._heard[_key(call)] = Entry(said.text, said.finish, said.model, status, "")
         if self._cache is not None:

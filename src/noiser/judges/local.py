@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from noiser.errors import DeviceMemoryError, JudgeError, ModelError, PromptError, RunError
-from noiser.judges.backend import Call, Heard, Message, Said
-from noiser.judges.json_decoding import Alphabet, Endings, Speller, Spelling, alphabet, spelling
+from noiser.judges.backend import Call, Completion, Heard, Message
+from noiser.judges.json_decoding import Alphabet, ConstrainedDecoder, Endings, Spelling, alphabet, spelling
 from noiser.judges.protocol import LOCAL
 from noiser.lm.devices import memory_told_apart
 from noiser.lm.load import identify, load
@@ -126,7 +126,7 @@ class LocalBackend:
 
     def _answer(self, lm: LanguageModel, asked: Sequence[_Asked], spelt: Spelling | None, heard: Heard) -> bool:
         """One batch. False where memory does not suffice for it: from then on no more than half as many are tried."""
-        replies: list[Said | JudgeError] | None = None
+        replies: list[Completion | JudgeError] | None = None
         with suppress(DeviceMemoryError), memory_told_apart():
             replies = _replies(lm, asked, spelt, self.model)
         if replies is None and len(asked) > 1:
@@ -209,14 +209,14 @@ class _LineEnds(StoppingCriteria):
         return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
 
 
-def _replies(lm: LanguageModel, asked: Sequence[_Asked], spelt: Spelling | None, model: str) -> list[Said | JudgeError]:
+def _replies(lm: LanguageModel, asked: Sequence[_Asked], spelt: Spelling | None, model: str) -> list[Completion | JudgeError]:
     ends, watch = _ends(lm), _Watch(len(asked))
     ids, mask = _padded(lm, asked)
     if spelt is not None:
-        speller = Speller(spelt, len(asked))
+        speller = ConstrainedDecoder(spelt, len(asked))
         rows = _written(lm, ids, mask, spelt.longest, [], [watch, speller], [Endings(speller)])
         rows = [row[:length] for row, length in zip(rows, speller.lengths, strict=True)]
-        replies = [Said(lm.tokens.text(row).strip(), "stop", model) for row in rows]
+        replies = [Completion(lm.tokens.text(row).strip(), "stop", model) for row in rows]
     else:
         by_line = not _has_template(lm)
         stops = [_LineEnds(lm.tokenizer, ids.shape[1])] if by_line else []
@@ -277,9 +277,9 @@ def _padded(lm: LanguageModel, asked: Sequence[_Asked]) -> tuple[Int[Tensor, "ro
     return torch.tensor(ids, device=lm.device), torch.tensor(mask, device=lm.device)
 
 
-def _said(lm: LanguageModel, row: list[int], ends: list[int], by_line: bool, model: str) -> Said:
+def _said(lm: LanguageModel, row: list[int], ends: list[int], by_line: bool, model: str) -> Completion:
     """A reply up to what ends it; the rest is padding."""
     length = next((place for place, token in enumerate(row) if token in ends), len(row))
     text = lm.tokenizer.decode(row[:length], skip_special_tokens=True)
     line = text.lstrip().partition("\n") if by_line else (text, "", "")
-    return Said(line[0], "stop" if length < len(row) or line[1] else "length", model)
+    return Completion(line[0], "stop" if length < len(row) or line[1] else "length", model)

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from noiser.judges.protocol import Clue, ReplyStatus, Variant
+from noiser.judges.protocol import JudgePrompt, ReplyStatus, Variant
 from noiser.results.answerability import Form
 
 PLACES = ("first", "second", "third", "fourth", "fifth")
@@ -52,7 +52,7 @@ _EDGES = (
 _FINISHED = re.compile(r'("(?:[^"\\]|\\.)*")\s*(?=[,\]])', re.DOTALL)
 
 
-def read(text: str, finish: str, clue: Clue, structured: bool) -> tuple[ReplyStatus, tuple[str, ...]]:
+def read(text: str, finish: str, clue: JudgePrompt, structured: bool) -> tuple[ReplyStatus, tuple[str, ...]]:
     """What a reply says: a status, and the words that it names, most probable first, as it wrote them; none unless `ok`.
 
     text        the reply, whatever is in it

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from noiser.judges.parsing import PLACES, WORD, correct, plain, read, thinking
-from noiser.judges.protocol import Clue
+from noiser.judges.protocol import JudgePrompt
 
 __all__ = ["again", "correct", "messages", "plain", "read", "schema", "thinking", "token_limit"]
 
@@ -31,7 +31,7 @@ _UNSAFE = re.compile("[<\\[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What could end a line, turn its direction, fail to be sent, or begin a special token of some chat template."""
 
 
-def messages(clue: Clue, structured: bool) -> tuple[Mapping[str, str], ...]:
+def messages(clue: JudgePrompt, structured: bool) -> tuple[Mapping[str, str], ...]:
     """What a judge is told: the paper's instruction, the form of the reply, and the words as a JSON array on one line.
 
     The instruction depends on the form alone; the words stand nowhere but in the array, which reads back to exactly them.
@@ -43,13 +43,13 @@ def messages(clue: Clue, structured: bool) -> tuple[Mapping[str, str], ...]:
     )
 
 
-def again(before: tuple[Mapping[str, str], ...], said: str, clue: Clue, structured: bool) -> tuple[Mapping[str, str], ...]:
+def again(before: tuple[Mapping[str, str], ...], said: str, clue: JudgePrompt, structured: bool) -> tuple[Mapping[str, str], ...]:
     """The same after a reply that was no answer: what it said, and once more in which form it is wanted."""
     reminder = f"That is not in the form that was asked for. {_form(clue, structured)} No explanation."
     return (*before, {"role": "assistant", "content": said}, {"role": "user", "content": reminder})
 
 
-def schema(clue: Clue) -> Mapping[str, Any] | None:
+def schema(clue: JudgePrompt) -> Mapping[str, Any] | None:
     """The JSON schema of the reply; None for the official variant, which is free text."""
     if clue.variant == "official":
         return None
@@ -62,16 +62,16 @@ def schema(clue: Clue) -> Mapping[str, Any] | None:
     }
 
 
-def token_limit(clue: Clue, structured: bool) -> int:
+def token_limit(clue: JudgePrompt, structured: bool) -> int:
     """How many tokens a reply may have: enough for words that a tokenizer knows badly, in JSON."""
     return _LIMITS["top5" if _five(clue) else "top1", structured and clue.variant != "official"]
 
 
-def _five(clue: Clue) -> bool:
+def _five(clue: JudgePrompt) -> bool:
     return clue.form == "top5" or clue.variant == "official"
 
 
-def _form(clue: Clue, structured: bool) -> str:
+def _form(clue: JudgePrompt, structured: bool) -> str:
     return _FORMS["top5" if _five(clue) else "top1", structured and clue.variant != "official"]
 
 

@@ -16,7 +16,7 @@ CACHES = ("use", "only", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeHow:
+class JudgeConfig:
     """How a judge is asked: nothing of it changes an answer."""
 
     url: str | None = None
@@ -34,7 +34,7 @@ class JudgeHow:
 
 
 @dataclass(frozen=True)
-class Clue:
+class JudgePrompt:
     """What a judge is asked: how does a prompt go on that has these words? There is no place in it for the right answer."""
 
     words: tuple[str, ...]
@@ -84,7 +84,7 @@ class Judge(Protocol):
         """Find out whether it can be asked at all, by asking. Raises RunError where it cannot: a wrong key, nobody there."""
         ...
 
-    def answer(self, clues: Sequence[Clue]) -> list[Reply | JudgeError]:
+    def answer(self, clues: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
         """A reply for each clue, in their order, or why there is none. Equal clues are asked once. Raises RunError where it is
         of no use to go on asking."""
         ...
@@ -99,7 +99,7 @@ def tally(name: str, counts: Mapping[str, int]) -> str:
     return f"judge {name}: {', '.join(said)}"
 
 
-def consulted(judge: Judge, clues: Sequence[Clue]) -> list[Reply | JudgeError]:
+def consulted(judge: Judge, clues: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
     """What a judge, who may be anybody's, says to each clue: what he may not say, and an exception of his own, becomes the JudgeError
     of those whom it concerns. Raises what noiser itself raises: RunError where going on asking is of no use."""
     try:
@@ -128,7 +128,7 @@ class Consultation(ExternalRequest):
     """A metric's request to a judge, resolved by `consulted`: a Reply or a JudgeError for each clue."""
 
     judge: Judge
-    clues: tuple[Clue, ...]
+    clues: tuple[JudgePrompt, ...]
 
     @property
     def source(self) -> object:
@@ -136,11 +136,11 @@ class Consultation(ExternalRequest):
         return self.judge
 
     @property
-    def items(self) -> Sequence[Clue]:
+    def items(self) -> Sequence[JudgePrompt]:
         """The clues."""
         return self.clues
 
-    def with_items(self, items: Sequence[Clue]) -> "Consultation":
+    def with_items(self, items: Sequence[JudgePrompt]) -> "Consultation":
         """The same judge with other clues."""
         return Consultation(self.judge, tuple(items))
 
@@ -149,7 +149,7 @@ class Consultation(ExternalRequest):
         return consulted(self.judge, self.clues)
 
 
-def consult(judge: Judge, clues: Sequence[Clue]) -> Steps[list[Reply | JudgeError]]:
+def consult(judge: Judge, clues: Sequence[JudgePrompt]) -> Steps[list[Reply | JudgeError]]:
     """Ask a judge from inside a metric: yields the request and returns a reply, or the error, for each clue."""
     replies = yield Consultation(judge, tuple(clues))
     return cast(list[Reply | JudgeError], replies)

@@ -11,13 +11,13 @@ from email.utils import parsedate_to_datetime
 from itertools import count
 
 from noiser.errors import JudgeError
-from noiser.judges.backend import Heard, Said
+from noiser.judges.backend import Completion, Heard
 
 LOOK = 0.2
 """Seconds between two looks at whether all is done, in which an interrupt is noticed on every system."""
 
 
-def abreast(work: Callable[[int], None], count: int, at_once: int, stop: threading.Event) -> None:
+def run_threaded(work: Callable[[int], None], count: int, at_once: int, stop: threading.Event) -> None:
     """Do `work(0)` to `work(count - 1)`, begun in this order, at most `at_once` at a time.
 
     The first exception ends it and is raised here; so does an interrupt. Then `stop` is set, nothing new is begun, and what is under
@@ -92,7 +92,7 @@ class Patience:
         return wait + part * self.base if wait is not None else part * min(self.cap, self.base * 2.0 ** min(failures - 1, 60))
 
 
-def persist(attempt: Callable[[float], Said | Failure], patience: Patience, stopped: Callable[[float], bool]) -> Said | Failure:
+def persist(attempt: Callable[[float], Completion | Failure], patience: Patience, stopped: Callable[[float], bool]) -> Completion | Failure:
     """The first completion, or the last failure. `attempt` is given the seconds that it may take.
 
     `stopped` waits so many seconds and says whether there is to be an end, at once when there is one.
@@ -100,7 +100,7 @@ def persist(attempt: Callable[[float], Said | Failure], patience: Patience, stop
     begun = time.monotonic()
     for failures in count(1):
         outcome = attempt(min(patience.timeout, max(patience.budget - (time.monotonic() - begun), 0.001)))
-        if isinstance(outcome, Said) or not outcome.again:
+        if isinstance(outcome, Completion) or not outcome.again:
             return outcome
         budget = min(patience.budget, patience.reach) if outcome.kind == "connection" else patience.budget
         left = budget - (time.monotonic() - begun)
@@ -145,7 +145,7 @@ def _until(said: str) -> float | None:
     return max((then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - time.time(), 0.0)
 
 
-class Session:
+class CallTracker:
     """Calls under way. `counts` may be shared with other sessions, and `counting` is its lock."""
 
     def __init__(self, counts: Counter[str], counting: threading.Lock, heard: Heard) -> None:
@@ -155,7 +155,7 @@ class Session:
         self._telling = threading.Lock()
         self._under_way, self._left = 0, False
 
-    def counted(self, send: Callable[[], Said | Failure]) -> Said | Failure:
+    def counted(self, send: Callable[[], Completion | Failure]) -> Completion | Failure:
         """Make one call, and count it and what went wrong with it."""
         with self._counting:
             self._counts["calls"] += 1
@@ -167,7 +167,7 @@ class Session:
                 self._counts.update([said.kind] if isinstance(said, Failure) else [])
         return said
 
-    def tell(self, place: int, outcome: Said | JudgeError) -> None:
+    def tell(self, place: int, outcome: Completion | JudgeError) -> None:
         """Pass on what became of a question, one at a time."""
         with self._telling:
             if not self._left:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from noiser.judges.backend import Message, Said
+from noiser.judges.backend import Completion, Message
 from noiser.judges.keys import KEY, OPENAI, OPENAI_KEY, Redactor, redact_logs
 from noiser.judges.retry import Failure, retry_after
 
@@ -15,7 +15,7 @@ FILTERED = ("content_filter", "content_policy_violation")
 """A server's codes for a question that it refuses to pass on to the model."""
 
 
-def completion(body: bytes, model: str, redact: Redactor) -> Said | Failure:
+def completion(body: bytes, model: str, redact: Redactor) -> Completion | Failure:
     """The completion in a reply of status 200; a failure where there is none: a page, an error, no choices, half of it.
 
     What a model thought before it answered is left out. `model` is whom it is taken for where the server does not say.
@@ -31,7 +31,7 @@ def completion(body: bytes, model: str, redact: Redactor) -> Said | Failure:
         return Failure("malformed", f"what came is no chat completion: {excerpt(body, redact) or 'nothing'}", again=True)
     content, refusal, finish, who = (redact(each or "") for each in texts)
     refused = bool(refusal) or finish in FILTERED
-    return Said(refusal or content, "refusal" if refused else finish or "unknown", who or model)
+    return Completion(refusal or content, "refusal" if refused else finish or "unknown", who or model)
 
 
 def failure(status: int, body: bytes, headers: Mapping[str, str], redact: Redactor) -> Failure:
@@ -84,7 +84,7 @@ SENT = ("host", "accept", "connection", "user-agent", "content-type", "content-l
 one it knows that we read replies ourselves."""
 
 
-class Wire:
+class Transport:
     """A server that completes chats, and the one key that is sent to it and held nowhere else. Safe for threads."""
 
     def __init__(self, url: str, key: str | None, *, trust_env: bool) -> None:
@@ -105,7 +105,7 @@ class Wire:
         self._client = openai.OpenAI(api_key="sent by us", base_url=url, max_retries=0, http_client=http)
         self._leave_logs = redact_logs(self.redact)
 
-    def send(self, model: str, messages: Sequence[Message], parameters: Mapping[str, Any], seconds: float) -> Said | Failure:
+    def send(self, model: str, messages: Sequence[Message], parameters: Mapping[str, Any], seconds: float) -> Completion | Failure:
         """Make one call. It takes at most so many seconds to be let in, as many to be answered, and as many for the rest."""
         import openai
 
@@ -117,7 +117,7 @@ class Wire:
         except openai.APIStatusError as error:
             found = failure(error.status_code, error.response.content, error.response.headers, self.redact)
             filtered = found.kind == "400" and any(code in found.code for code in FILTERED)
-            return Said(found.said, "refusal", model) if filtered else found
+            return Completion(found.said, "refusal", model) if filtered else found
         except openai.APIConnectionError as error:
             return Failure("connection", f"no connection: {excerpt(str(error.__cause__ or error), self.redact)}", again=True)
         return completion(reply.http_response.content, model, self.redact)

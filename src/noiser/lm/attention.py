@@ -10,13 +10,13 @@ from torch import Tensor
 
 from noiser.errors import ModelError
 
-Fold = Callable[[Tensor | None, Float[Tensor, "seq seq"]], Tensor]
+AttentionReducer = Callable[[Tensor | None, Float[Tensor, "seq seq"]], Tensor]
 """What is made of the layers so far (None at first) and the next one's weights, mean over heads: rows attend to columns. All
 of them on the first layer's device."""
 
 
 @dataclass
-class Folded:
+class ReducedAttention:
     """What came of the layers."""
 
     value: Tensor | None = None
@@ -24,12 +24,12 @@ class Folded:
 
 
 @contextmanager
-def folding(model: Any, seq: int, fold: Fold | None) -> Iterator[Folded]:
+def folding(model: Any, seq: int, fold: AttentionReducer | None) -> Iterator[ReducedAttention]:
     """Run one sequence of `seq` tokens inside: every layer's weights are folded, and its heads let go before the next runs.
 
     Without a fold nothing is done. Raises ModelError at the end where the model did not return its weights.
     """
-    found = Folded()
+    found = ReducedAttention()
     if fold is None:
         yield found
         return

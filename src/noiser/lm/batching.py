@@ -12,11 +12,13 @@ from torch import Tensor
 
 from noiser.lm.devices import Budget
 from noiser.lm.forward import Layout
-from noiser.lm.perturbation import Batch, Probe, Reading
+from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_slope, wide
 
 
-def batches(probes: Sequence[Probe], layout_of: Callable[[Probe], Layout], budget_of: Callable[[Probe], Budget]) -> Iterator[Batch]:
+def batches(
+    probes: Sequence[PerturbedRows], layout_of: Callable[[PerturbedRows], Layout], budget_of: Callable[[PerturbedRows], Budget]
+) -> Iterator[Batch]:
     """Every probe in as few batches as the budget allows. The budget is read anew for each, so it may shrink meanwhile."""
 
     def kind(number: int) -> tuple[Any, ...]:
@@ -43,7 +45,7 @@ def batches(probes: Sequence[Probe], layout_of: Callable[[Probe], Layout], budge
         yield from _with_rows(probes, group, length, kept, budget_of(probes[group[0]]))
 
 
-def _with_rows(probes: Sequence[Probe], group: list[int], length: int, kept: int, budget: Budget) -> Iterator[Batch]:
+def _with_rows(probes: Sequence[PerturbedRows], group: list[int], length: int, kept: int, budget: Budget) -> Iterator[Batch]:
     """The group with all its rows at once; or, where a single probe is already too much, a few rows at a time."""
     chosen = tuple(probes[number] for number in group)
     rows = chosen[0].rows
@@ -145,7 +147,7 @@ class Collector:
     """Puts readings in the caller's order, adding up probes whose rows came in several batches."""
 
     def __init__(self, count: int) -> None:
-        self._readings: list[Reading | None] = [None] * count
+        self._readings: list[Readout | None] = [None] * count
         self._partial: dict[int, Sums] = {}
 
     def add(self, batch: Batch, sums: Sums) -> None:
@@ -163,23 +165,23 @@ class Collector:
     def fail(self, batch: Batch, fault: str) -> None:
         """Note that these probes could not be run."""
         for number in batch.numbers:
-            self._readings[number] = Reading(fault=fault)
+            self._readings[number] = Readout(fault=fault)
             self._partial.pop(number, None)
 
-    def readings(self) -> list[Reading]:
+    def readings(self) -> list[Readout]:
         """All of them; an assertion where one is missing."""
         missing = [number for number, reading in enumerate(self._readings) if reading is None]
         assert not missing, f"probes {missing} were never read"
         return [reading for reading in self._readings if reading is not None]
 
 
-def _read(sums: Sums, batch: Batch) -> Iterator[Reading]:
+def _read(sums: Sums, batch: Batch) -> Iterator[Readout]:
     """Reduce each probe's rows to a few numbers."""
     rivals = _rivals(sums.total, batch) if sums.total is not None else [(0.0, 0.0, 0)] * len(batch.probes)
     gradients = sums.gradients or [None] * len(batch.probes)
     columns = (sums.values, sums.anchors, rivals, gradients, sums.finite.tolist(), sums.forward, sums.backward)
     for values, anchor, (base, rival, rival_id), gradient, finite, forward, backward in zip(*columns, strict=True):
-        yield Reading(tuple(values), anchor, base, rival, rival_id, gradient, "" if finite else "nonfinite", forward, backward)
+        yield Readout(tuple(values), anchor, base, rival, rival_id, gradient, "" if finite else "nonfinite", forward, backward)
 
 
 def _rivals(total: Float[Tensor, "probes vocab"], batch: Batch) -> list[tuple[float, float, int]]:

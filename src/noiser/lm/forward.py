@@ -19,8 +19,8 @@ from transformers.cache_utils import DynamicCache
 
 from noiser.errors import DeviceMemoryError, ModelError
 from noiser.lm.devices import TOO_LARGE, hooked, memory_told_apart
-from noiser.lm.kv_cache import Clean, prefix_cache
-from noiser.lm.perturbation import Batch, Probe, Shift
+from noiser.lm.kv_cache import CleanRun, prefix_cache
+from noiser.lm.perturbation import AddNoise, Batch, PerturbedRows
 from noiser.lm.quantity import chosen
 
 
@@ -31,11 +31,11 @@ class Full:
     packs = False
     """Whether the probes of a batch share one sequence, whose length is then limited."""
 
-    def tokens(self, probe: Probe) -> int:
+    def tokens(self, probe: PerturbedRows) -> int:
         """How many one row of this probe takes."""
         return len(probe.clean.prompt)
 
-    def kind(self, probe: Probe) -> tuple[int, ...]:
+    def kind(self, probe: PerturbedRows) -> tuple[int, ...]:
         """Only probes of equal kind may share a batch."""
         return len(probe.clean.prompt), *probe.measure.ends
 
@@ -55,17 +55,17 @@ class Packed:
     name = "packed"
     packs = True
 
-    def tokens(self, probe: Probe) -> int:
+    def tokens(self, probe: PerturbedRows) -> int:
         """How many one row of this probe takes."""
         return len(probe.clean.prompt) - probe.edit.start
 
-    def kind(self, probe: Probe) -> tuple[int, ...]:  # noqa: ARG002  (as Full.kind)
+    def kind(self, probe: PerturbedRows) -> tuple[int, ...]:  # noqa: ARG002  (as Full.kind)
         """Any probes may share a batch."""
         return ()
 
     def logits(self, model: Any, batch: Batch, edited: Sequence[Tensor]) -> Float[Tensor, "rows kept vocab"]:
         """The logits at every probe's ends, probe by probe, in every row."""
-        deepest: dict[Clean, int] = {}
+        deepest: dict[CleanRun, int] = {}
         for probe in batch.probes:
             deepest[probe.clean.source] = max(probe.edit.start, deepest.get(probe.clean.source, 0))
         suffixes = [_row(*parts) for parts in zip(edited, _rest(batch), strict=True)]
@@ -114,13 +114,13 @@ class _Columns:
         self.owner, self.position, self.first, self.row = owner, position, first, row
 
     @classmethod
-    def prefixes(cls, cleans: Sequence[Clean], lengths: Sequence[int]) -> "_Columns":
+    def prefixes(cls, cleans: Sequence[CleanRun], lengths: Sequence[int]) -> "_Columns":
         total = sum(lengths)
         position = np.concatenate([np.arange(n) for n in lengths])
         return cls(np.repeat(np.arange(len(cleans)), lengths), position, np.zeros(total, dtype=int), np.full(total, -1))
 
     @classmethod
-    def suffixes(cls, probes: Sequence[Probe], cleans: Sequence[Clean]) -> "_Columns":
+    def suffixes(cls, probes: Sequence[PerturbedRows], cleans: Sequence[CleanRun]) -> "_Columns":
         place = {clean: number for number, clean in enumerate(cleans)}
         starts = np.array([probe.edit.start for probe in probes])
         lengths = np.array([len(probe.clean.prompt) for probe in probes]) - starts
@@ -203,7 +203,7 @@ def check_embeddings(model: Any, ids: Tensor, from_embeds: Float[Tensor, " vocab
         )
 
 
-def choose_layout(model: Any, clean: Clean) -> tuple[Layout, str]:
+def choose_layout(model: Any, clean: CleanRun) -> tuple[Layout, str]:
     """The packed layout where it reproduces the full one on edits of this prompt; else the full one, and why."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return Full(), "the model takes no position_ids"
@@ -233,9 +233,9 @@ def _in_parts(layout: Layout, model: Any, batch: Batch) -> Float[Tensor, "rows p
     return torch.cat([_in_parts(layout, model, half) for half in halves], dim=1 if len(batch.probes) > 1 else 0)
 
 
-def _edits(clean: Clean) -> Batch:
+def _edits(clean: CleanRun) -> Batch:
     size = clean.embeds.float().std()
     noise = torch.randn(2, 1, clean.embeds.shape[1], generator=torch.Generator().manual_seed(0)).to(clean.embeds.device) * size
     last = len(clean.prompt) - 1
     measure = chosen("prob", (0,), (last,))
-    return Batch(tuple(Probe(clean, Shift(p, noise, 1.0), measure) for p in (0, last // 2, last)), (0, 1, 2), range(2))
+    return Batch(tuple(PerturbedRows(clean, AddNoise(p, noise, 1.0), measure) for p in (0, last // 2, last)), (0, 1, 2), range(2))

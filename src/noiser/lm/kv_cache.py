@@ -15,7 +15,7 @@ KeysValues = tuple[Float[Tensor, "1 _ _ _"], Float[Tensor, "1 _ _ _"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Clean:
+class CleanRun:
     """A prompt as the model sees it unperturbed."""
 
     prompt: Prompt
@@ -30,7 +30,7 @@ class Clean:
     nothing was, or where memory did not allow it."""
     attention: Tensor | None = None
     """Its attention weights as folded; None where nobody asked. Of a beginning: see `source`."""
-    whole: "Clean | None" = None
+    whole: "CleanRun | None" = None
     """The longer sequence that this one is the beginning of, where both come from one run."""
 
     @cached_property
@@ -39,24 +39,24 @@ class Clean:
         return self.logits.softmax(-1)
 
     @property
-    def source(self) -> "Clean":
+    def source(self) -> "CleanRun":
         """The sequence whose keys and values are held; beginnings of the same one share them."""
         return self.whole or self
 
-    def beginning(self, length: int, logits: Float[Tensor, " vocab"], gradient: Float[Tensor, "_ dim"] | None) -> "Clean":
+    def beginning(self, length: int, logits: Float[Tensor, " vocab"], gradient: Float[Tensor, "_ dim"] | None) -> "CleanRun":
         """The first `length` positions, with what the model says there."""
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
         cut = None if gradient is None else gradient[:length]
-        return Clean(self.prompt.cropped(length), self.embeds[:length], logits, layers, cut, whole=self.source)
+        return CleanRun(self.prompt.cropped(length), self.embeds[:length], logits, layers, cut, whole=self.source)
 
-    def only(self, positions: Sequence[int]) -> "Clean":
+    def only(self, positions: Sequence[int]) -> "CleanRun":
         """Some of its tokens as a sequence of their own. It has not been run: no logits (NaN), and no keys to reuse, so only
         edits from position 0 on make sense of it."""
         whole = self.prompt
         ids, special = (tuple(each[place] for place in positions) for each in (whole.input_ids, whole.special))
         tokens = tuple(whole.tokens[place] for place in positions)
         part = Prompt("".join(tokens), tuple(map(int, ids)), tokens, tuple(map(bool, special)))
-        return Clean(part, self.embeds[list(positions)], torch.full_like(self.logits, torch.nan), self.layers)
+        return CleanRun(part, self.embeds[list(positions)], torch.full_like(self.logits, torch.nan), self.layers)
 
     @property
     def prediction(self) -> int:
@@ -83,7 +83,7 @@ def _join(prefix: Tensor, new: Tensor) -> Tensor:
     return torch.cat([prefix.expand(len(new), -1, -1, -1), new], dim=-2)
 
 
-def prefix_cache(parts: Sequence[tuple[Clean, int]]) -> Cache:
+def prefix_cache(parts: Sequence[tuple[CleanRun, int]]) -> Cache:
     """The first `length` positions of each clean prompt, side by side along the sequence, as one cache."""
     joined = []
     for layer in zip(*(clean.layers for clean, _ in parts), strict=True):

@@ -15,16 +15,16 @@ from noiser.lm.attention import folding
 from noiser.lm.batching import Collector, Sums, batches, run_batch
 from noiser.lm.devices import Budget, check_gradient, memory_told_apart, placement_of, plan_budget, plan_gradient_budget, why_no_gradient
 from noiser.lm.forward import Full, Layout, check_embeddings, check_signature, choose_layout, exceeds_window, packed_clean
-from noiser.lm.kv_cache import Clean, KeysValues, read_cache, split_layers
-from noiser.lm.perturbation import Batch, Probe, Reading
+from noiser.lm.kv_cache import CleanRun, KeysValues, read_cache, split_layers
+from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_slope
-from noiser.lm.requests import CleanRun
+from noiser.lm.requests import ForwardRequest
 from noiser.lm.tokenizer import Source, Tokens
 from noiser.text.prompt import Prompt
 
 
 @dataclass
-class Spent:
+class TokenCounter:
     """Tokens that went through the model since it was wrapped, counted where they go through."""
 
     forward_tokens: int = 0
@@ -62,7 +62,7 @@ class LanguageModel:
         self.budget = plan_budget(model, placement, token_budget)
         self.gradient_budget = plan_gradient_budget(model, placement, self.budget, token_budget)
         self._no_gradient = why_no_gradient(placement)
-        self.spent = Spent()
+        self.spent = TokenCounter()
         self._tell: Watcher | None = None
         self._layouts: dict[bool, tuple[Layout, str]] = {} if prefix else dict.fromkeys((False, True), (Full(), "asked for"))
         self._embeddings_checked = False
@@ -87,13 +87,13 @@ class LanguageModel:
         """The layout that serves this prompt, and why where that is the full one; known once such a prompt had its clean run."""
         return self._layouts.get(self._windowed(prompt), (Full(), "the prompt is too short to tell"))
 
-    def clean(self, prompts: Sequence[Prompt]) -> list[Clean]:
+    def clean(self, prompts: Sequence[Prompt]) -> list[CleanRun]:
         """Run each prompt unperturbed; short ones share forward passes."""
-        return [clean for (clean,) in self.beginnings([CleanRun(prompt, (len(prompt) - 1,)) for prompt in prompts])]
+        return [clean for (clean,) in self.beginnings([ForwardRequest(prompt, (len(prompt) - 1,)) for prompt in prompts])]
 
-    def beginnings(self, runs: Sequence[CleanRun]) -> list[list[Clean]]:
+    def beginnings(self, runs: Sequence[ForwardRequest]) -> list[list[CleanRun]]:
         """Run each sequence once and take the clean run of its beginning up to each of its ends from that."""
-        results: list[list[Clean]] = []
+        results: list[list[CleanRun]] = []
         with quiet(self.model):
             for group in self._clean_groups(runs):
                 results += self._clean_that_fits(group, gradient=group[0].slopes is not None and not self._no_gradient)
@@ -136,7 +136,7 @@ class LanguageModel:
         if self._tell is not None:
             self._tell(self.spent.forward_tokens, left)
 
-    def read(self, probes: Sequence[Probe]) -> list[Reading]:
+    def read(self, probes: Sequence[PerturbedRows]) -> list[Readout]:
         """Run every probe, batched by the budget, and read its numbers. The order is the caller's.
 
         Raises ModelError where gradients are wanted of a model too much of which is offloaded.
@@ -153,7 +153,7 @@ class LanguageModel:
                 self._told(max(0, left))
         return collector.readings()
 
-    def _budget(self, probe: Probe) -> Budget:
+    def _budget(self, probe: PerturbedRows) -> Budget:
         return self.budget if probe.weights is None else self.gradient_budget
 
     def _run(self, batch: Batch, collector: Collector, *, squeezed: bool = False) -> None:
@@ -182,9 +182,9 @@ class LanguageModel:
     def _windowed(self, prompt: Prompt) -> bool:
         return exceeds_window(self.model.config.get_text_config(), len(prompt))
 
-    def _clean_groups(self, runs: Sequence[CleanRun]) -> Iterator[list[CleanRun]]:
+    def _clean_groups(self, runs: Sequence[ForwardRequest]) -> Iterator[list[ForwardRequest]]:
         """What runs in one pass: alone until the packed layout has proved itself, then up to the budget's length."""
-        group: list[CleanRun] = []
+        group: list[ForwardRequest] = []
         for run in runs:
             packs = self.layout(run.prompt)[0].packs and (not group or self.layout(group[0].prompt)[0].packs)
             fits = sum(len(each.prompt) for each in group) + len(run.prompt) <= self.budget.length
@@ -196,7 +196,7 @@ class LanguageModel:
         if group:
             yield group
 
-    def _clean_that_fits(self, group: list[CleanRun], gradient: bool) -> list[list[Clean]]:
+    def _clean_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list[list[CleanRun]]:
         """The group's clean runs; one by one where memory is short or one's NaN spread; without the gradient if need be."""
         with suppress(DeviceMemoryError), memory_told_apart():
             cleans = self._clean(group, gradient)
@@ -207,7 +207,7 @@ class LanguageModel:
         with memory_told_apart():
             return self._clean(group, gradient=False)
 
-    def _clean(self, group: list[CleanRun], gradient: bool) -> list[list[Clean]]:
+    def _clean(self, group: list[ForwardRequest], gradient: bool) -> list[list[CleanRun]]:
         ids = [torch.tensor(run.prompt.input_ids, device=self.device) for run in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(each).detach().requires_grad_(gradient) for each in ids]
@@ -228,7 +228,7 @@ class LanguageModel:
         logits = logits.to(embeds[0].device)
         return logits[[end - len(embeds[0]) for end in ends[0]]], cache
 
-    def _slopes(self, group: list[CleanRun], logits: Sequence[Tensor], embeds: list[Tensor]) -> list[dict[int, Tensor]]:
+    def _slopes(self, group: list[ForwardRequest], logits: Sequence[Tensor], embeds: list[Tensor]) -> list[dict[int, Tensor]]:
         """The gradients that each run wants. A run's second and further ones take backward passes of their own."""
         wanted = [dict(run.slopes(own)) if run.slopes else {} for run, own in zip(group, logits, strict=True)]
         found: list[dict[int, Tensor]] = [{} for _ in group]
@@ -244,7 +244,7 @@ class LanguageModel:
             self.spent.backward_tokens += sum(map(len, inputs))
         return found
 
-    def _inspect(self, clean: Clean) -> None:
+    def _inspect(self, clean: CleanRun) -> None:
         """Once a model: do embeddings speak for ids? Once a model and window: does the packed layout hold?"""
         windowed = self._windowed(clean.prompt)
         with memory_told_apart():
@@ -256,10 +256,10 @@ class LanguageModel:
 
 
 def _beginnings(
-    run: CleanRun, embeds: Tensor, logits: Tensor, layers: tuple[KeysValues, ...], slopes: dict[int, Tensor], attention: Tensor | None
-) -> list[Clean]:
+    run: ForwardRequest, embeds: Tensor, logits: Tensor, layers: tuple[KeysValues, ...], slopes: dict[int, Tensor], attention: Tensor | None
+) -> list[CleanRun]:
     last = len(run.ends) - 1
-    whole = Clean(run.prompt, embeds, logits[last], layers, slopes.get(last), attention)
+    whole = CleanRun(run.prompt, embeds, logits[last], layers, slopes.get(last), attention)
     rest = [whole.beginning(end + 1, logits[place], slopes.get(place)) for place, end in enumerate(run.ends[:-1])]
     return [*rest, whole]
 

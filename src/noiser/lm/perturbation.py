@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.lm.kv_cache import Clean
-from noiser.lm.quantity import Measure
+from noiser.lm.kv_cache import CleanRun
+from noiser.lm.quantity import LogitFn
 
 
 @dataclass(frozen=True, eq=False)
-class Shift:
+class AddNoise:
     """Replace the embeddings x by `x + scale * shift[j]`, one row for each j."""
 
     start: int
@@ -41,7 +41,7 @@ class Shift:
 
 
 @dataclass(frozen=True, eq=False)
-class Fade:
+class Interpolate:
     """Replace the embeddings x by `baseline + share * (x - baseline)`, a share for each row and position: 1 leaves a token,
     0 puts the baseline in its place."""
 
@@ -71,7 +71,7 @@ class Fade:
 
 
 @dataclass(frozen=True, eq=False)
-class Thin:
+class MaskElements:
     """Set single elements of the embeddings to zero: each stays where its draw is below its token's share, or, `inside`
     being False, where it is not. The two are complements: what one keeps the other drops."""
 
@@ -99,20 +99,20 @@ class Thin:
         return embeds * ((draws < share[..., None]) == self.inside)
 
 
-Edit = Shift | Fade | Thin
+Edit = AddNoise | Interpolate | MaskElements
 
 
-Within = Callable[[Any], AbstractContextManager[None]]
+ModelContext = Callable[[Any], AbstractContextManager[None]]
 """Takes the model; what a probe's rows run in, all of them together. It leaves the model as it was."""
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class PerturbedRows:
     """Rows of one clean sequence, each with its own edit, and the number to read off each."""
 
-    clean: Clean
+    clean: CleanRun
     edit: Edit
-    measure: Measure
+    measure: LogitFn
     base: int | None = None
     """The token that rivals are measured against in the rows' mean distribution at the measure's first end; None: no rivals."""
     anchor: bool = False
@@ -120,7 +120,7 @@ class Probe:
     edit that the model ignores makes a difference of exactly 0."""
     weights: tuple[float, ...] | None = None
     """Where given, one for each row, the gradient of the rows' weighted sum with respect to their edited embeddings is taken."""
-    within: Within | None = None
+    within: ModelContext | None = None
 
     @property
     def draws(self) -> int:
@@ -141,7 +141,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Readout:
     """What is kept of a probe: a few numbers."""
 
     values: tuple[float, ...] = ()
@@ -180,7 +180,7 @@ class Reading:
 class Batch:
     """Probes that go through the model together, with the same draws of each."""
 
-    probes: tuple[Probe, ...]
+    probes: tuple[PerturbedRows, ...]
     numbers: tuple[int, ...]
     """The place of each probe in the caller's list."""
     rows: range

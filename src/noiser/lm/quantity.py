@@ -14,7 +14,7 @@ Scalar = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Measure:
+class LogitFn:
     """A number for each row, from the logits at some positions of its sequence."""
 
     ends: tuple[int, ...]
@@ -22,7 +22,7 @@ class Measure:
     of: Callable[[Float[Tensor, "rows ends vocab"]], Float[Tensor, " rows"]]
 
 
-def chosen(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> Measure:
+def chosen(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> LogitFn:
     """Of the tokens `ids`, read one at each end: `prob`, their joint probability; `log_prob`, its logarithm, so a sum; or
     `mean_prob`, the mean of their probabilities, each given those before it."""
     wanted = torch.tensor(ids).view(1, -1, 1)
@@ -35,10 +35,10 @@ def chosen(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> Measure:
         "mean_prob": lambda logits: gathered(logits.float().softmax(-1)).mean(-1),
         "log_prob": lambda logits: gathered(logits.float().log_softmax(-1)).sum(-1),
     }
-    return Measure(tuple(ends), ways[quantity])
+    return LogitFn(tuple(ends), ways[quantity])
 
 
-def difference(quantity: str, token: int, foil: int, end: int) -> Measure:
+def difference(quantity: str, token: int, foil: int, end: int) -> LogitFn:
     """Of two tokens that could come next: `prob`, P(token) - P(foil); or `log_odds`, log P(token) - log P(foil)."""
 
     def of(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
@@ -46,10 +46,10 @@ def difference(quantity: str, token: int, foil: int, end: int) -> Measure:
         values = wide(values.softmax(-1) if quantity == "prob" else values)
         return values[:, token] - values[:, foil]
 
-    return Measure((end,), of)
+    return LogitFn((end,), of)
 
 
-def custom(function: Scalar, end: int) -> Measure:
+def custom(function: Scalar, end: int) -> LogitFn:
     """Whatever the user's function makes of the next token's logits. Raises OptionError where that is no scalar tensor,
     NonFiniteError where it is NaN or infinite; what the function itself raises passes through."""
 
@@ -59,7 +59,7 @@ def custom(function: Scalar, end: int) -> Measure:
             raise NonFiniteError("the function gave NaN or infinity for finite logits: there is nothing to score")
         return values
 
-    return Measure((end,), of)
+    return LogitFn((end,), of)
 
 
 def check_slope(scalar: Tensor) -> None:

@@ -8,13 +8,13 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from torch import Tensor
 
-from noiser.lm.attention import Fold
-from noiser.lm.kv_cache import Clean
-from noiser.lm.perturbation import Probe, Reading
+from noiser.lm.attention import AttentionReducer
+from noiser.lm.kv_cache import CleanRun
+from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.text.prompt import Prompt
 
 R = TypeVar("R")
-Along = Literal["margin", "goal"] | Fold | None
+Requires = Literal["margin", "goal"] | AttentionReducer | None
 """What a method has its clean runs take along: the gradient of the top-two margin, or of what is explained; or their
 attention weights, folded."""
 Slopes = Callable[[Tensor], Mapping[int, Tensor]]
@@ -22,7 +22,7 @@ Slopes = Callable[[Tensor], Mapping[int, Tensor]]
 
 
 @dataclass(frozen=True)
-class CleanRun:
+class ForwardRequest:
     """A sequence run unperturbed, once. Answered by a Clean for its beginning up to each of the ends."""
 
     prompt: Prompt
@@ -30,7 +30,7 @@ class CleanRun:
     """Positions, ascending; the last of the sequence among them."""
     slopes: Slopes | None = None
     """What gradients to take along with it."""
-    fold: Fold | None = None
+    fold: AttentionReducer | None = None
     """What to make of its attention weights."""
 
 
@@ -64,18 +64,18 @@ class ExternalRequest(ABC):
         """The answer to each item, in their order."""
 
 
-Request = CleanRun | Generation | ExternalRequest | list[Probe]
-Answer = list[Clean] | tuple[int, ...] | list[Reading] | list[Any]
+Request = ForwardRequest | Generation | ExternalRequest | list[PerturbedRows]
+Answer = list[CleanRun] | tuple[int, ...] | list[Readout] | list[Any]
 Steps = Generator[Request, Answer, R]
 
 
-def ask(probes: list[Probe]) -> Steps[list[Reading]]:
+def ask(probes: list[PerturbedRows]) -> Steps[list[Readout]]:
     """Send probes, receive readings."""
     readings = yield probes
-    return cast(list[Reading], readings)
+    return cast(list[Readout], readings)
 
 
-def together(parts: Sequence[Steps[R]]) -> Steps[list[R]]:
+def gather(parts: Sequence[Steps[R]]) -> Steps[list[R]]:
     """Run several generators as one, so that their rows share batches. Returns their results, in the order of `parts`.
 
     All probes that the parts wait for become one request. Requests to a judge wait until no part needs the model, so that
@@ -122,14 +122,14 @@ def _joined(requests: Sequence[Request]) -> Request:
     return requests[0].with_items(items) if isinstance(requests[0], ExternalRequest) else items
 
 
-def once(asking: Steps[R]) -> Steps[R]:
+def deduplicate(asking: Steps[R]) -> Steps[R]:
     """The same, with every probe (this edit of this sequence, read this way) run only the first time that it is asked for."""
-    known: dict[tuple[Any, ...], tuple[Probe, Reading]] = {}
+    known: dict[tuple[Any, ...], tuple[PerturbedRows, Readout]] = {}
     request = next_request(asking)
     while not isinstance(request, Ended):
         if isinstance(request, list):
             fresh = {_key(probe): probe for probe in request if _key(probe) not in known}
-            readings = cast(list[Reading], (yield list(fresh.values()))) if fresh else []
+            readings = cast(list[Readout], (yield list(fresh.values()))) if fresh else []
             known |= {key: (probe, reading) for (key, probe), reading in zip(fresh.items(), readings, strict=True)}
             request = next_request(asking, [known[_key(probe)][1] for probe in request])
         else:
@@ -141,11 +141,11 @@ Cleans = dict[tuple[Any, ...], Any]
 """One prompt's clean runs and continuation, by what was asked for."""
 
 
-def sharing(asking: Steps[R], cleans: Cleans | None, along: Along) -> Steps[R]:
+def cached(asking: Steps[R], cleans: Cleans | None, requires: Requires) -> Steps[R]:
     """The same, with every clean run (of these tokens, read at these ends, with this taken along) and the continuation taken
     from `cleans` where they are there already, and put there where not. None: nothing is shared.
 
-    Meant for `pose`, whose slopes are the same for every method that takes the same along.
+    Meant for `resolve_target`, whose slopes are the same for every method that takes the same along.
     """
     request = next_request(asking)
     while not isinstance(request, Ended):
@@ -153,7 +153,7 @@ def sharing(asking: Steps[R], cleans: Cleans | None, along: Along) -> Steps[R]:
         if cleans is None or isinstance(request, list):
             answer = yield request
         else:
-            key = _asked(request, along)
+            key = _asked(request, requires)
             if key not in cleans:
                 cleans[key] = yield request
             answer = cleans[key]
@@ -161,10 +161,10 @@ def sharing(asking: Steps[R], cleans: Cleans | None, along: Along) -> Steps[R]:
     return request.result
 
 
-def _asked(request: CleanRun | Generation, along: Along) -> tuple[Any, ...]:
+def _asked(request: ForwardRequest | Generation, requires: Requires) -> tuple[Any, ...]:
     if isinstance(request, Generation):
         return request.prompt.input_ids, request.count
-    taken = along if request.slopes is not None or request.fold is not None else None
+    taken = requires if request.slopes is not None or request.fold is not None else None
     return request.prompt.input_ids, request.ends, taken
 
 
@@ -183,7 +183,7 @@ def next_request(asking: Steps[R], answer: Any = None) -> Any:
         return Ended(end.value)
 
 
-def _key(probe: Probe) -> tuple[Any, ...]:
+def _key(probe: PerturbedRows) -> tuple[Any, ...]:
     """What tells probes apart: they hold what they are made of, so identities last as long as they do."""
     parts = (id(probe.clean), id(probe.edit), id(probe.measure), id(probe.within))
     return *parts, probe.base, probe.anchor, probe.weights

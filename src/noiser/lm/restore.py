@@ -13,7 +13,7 @@ from noiser.lm.devices import hooked
 
 
 @contextmanager
-def as_found(model: Any, tokenizer: Any) -> Iterator[None]:
+def restore_after(model: Any, tokenizer: Any) -> Iterator[None]:
     """Inside, others may set what they like; after, also after an exception, all is as it was.
 
     That is: hooks, submodules, training modes and any other attribute of every module, the configurations (attention

@@ -9,11 +9,11 @@ from typing import Any, Generic, TypeVar, cast
 from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, TimeLimitError
 from noiser.lm.devices import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Probe, Reading
-from noiser.lm.requests import Answer, CleanRun, ExternalRequest, Generation, Request, Steps
+from noiser.lm.perturbation import PerturbedRows, Readout
+from noiser.lm.requests import Answer, ExternalRequest, ForwardRequest, Generation, Request, Steps
 from noiser.results.attribution import Cost
 
-SIDE_BY_SIDE = 32
+MAX_CONCURRENT = 32
 """How many prompts are worked on at a time, so that their rows can share batches."""
 NOT_FINITE = "the model's logits for this prompt, as it is or with its tokens disturbed, hold NaN or infinity: it is not scored"
 
@@ -59,7 +59,7 @@ class Job(Generic[R]):
             self.asking.close()
 
 
-def side_by_side(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = SIDE_BY_SIDE, limit: float | None = None) -> Iterator[Job[R]]:
+def schedule(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = MAX_CONCURRENT, limit: float | None = None) -> Iterator[Job[R]]:
     """Run every generator to its end, so many of them at a time; the finished jobs come in the order given. One that takes more
     than `limit` seconds (its share of what is shared) ends with a TimeLimitError, as soon as it asks for something again."""
     reset_peak(lm.devices)
@@ -77,7 +77,7 @@ def side_by_side(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = SID
         for job in jobs:
             if isinstance(job.request, Generation):
                 _generate(lm, job)
-        _clean_round(lm, [job for job in jobs if isinstance(job.request, CleanRun)])
+        _clean_round(lm, [job for job in jobs if isinstance(job.request, ForwardRequest)])
         _probe_round(lm, [job for job in jobs if isinstance(job.request, list)])
         _external_round(lm, [job for job in jobs if isinstance(job.request, ExternalRequest)])
 
@@ -100,7 +100,7 @@ def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     """The clean runs that are asked for, in shared passes; one by one where they do not fit together."""
     if not jobs:
         return
-    requests = [job.request for job in jobs if isinstance(job.request, CleanRun)]
+    requests = [job.request for job in jobs if isinstance(job.request, ForwardRequest)]
     begin = time.perf_counter()
     try:
         found = lm.beginnings(requests)
@@ -174,15 +174,15 @@ def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
 
 def _unfit(request: Any) -> str:
     """What is wrong with a request, which may come from anybody's method or metric; empty where nothing is."""
-    if isinstance(request, CleanRun | Generation | ExternalRequest):
+    if isinstance(request, ForwardRequest | Generation | ExternalRequest):
         return ""
-    if not isinstance(request, list) or not all(isinstance(each, Probe) for each in request):
+    if not isinstance(request, list) or not all(isinstance(each, PerturbedRows) for each in request):
         return f"the engine is asked by yielding a list of probes; got {type(request).__name__}"
     outside = [each for each in request if each.edit.start < 0 or each.edit.start + each.edit.span > len(each.clean.prompt)]
     return f"an edit reaches beyond the {len(outside[0].clean.prompt)} tokens of its sequence" if outside else ""
 
 
-def _fault(readings: Sequence[Reading]) -> NoiserError | None:
+def _fault(readings: Sequence[Readout]) -> NoiserError | None:
     faults = {reading.fault for reading in readings}
     if "oom" in faults:
         return DeviceMemoryError(TOO_LARGE)

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from noiser.errors import OptionError, PromptError
-from noiser.lm.attention import Fold
-from noiser.lm.kv_cache import Clean
-from noiser.lm.perturbation import Edit, Probe, Reading, Within
-from noiser.lm.quantity import Measure, chosen, custom, difference
-from noiser.lm.requests import Along, CleanRun, Generation, Steps, ask
+from noiser.lm.attention import AttentionReducer
+from noiser.lm.kv_cache import CleanRun
+from noiser.lm.perturbation import Edit, ModelContext, PerturbedRows, Readout
+from noiser.lm.quantity import LogitFn, chosen, custom, difference
+from noiser.lm.requests import ForwardRequest, Generation, Requires, Steps, ask
 from noiser.lm.tokenizer import Tokens
 from noiser.results.attribution import Target
 from noiser.text.prompt import Prompt
@@ -110,13 +110,13 @@ def check_words(tokens: Tokens, question: Question) -> None:
 class Branch:
     """A sequence that begins with the prompt, the number read off it, and whether that counts for or against."""
 
-    clean: Clean
-    measure: Measure
+    clean: CleanRun
+    measure: LogitFn
     sign: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Goal:
+class Objective:
     """The explained quantity as a function of the embeddings of the prompt: the signed sum over the branches."""
 
     target: Target
@@ -128,34 +128,34 @@ class Goal:
         assert self.target.value is not None
         return self.target.value
 
-    def on(self, clean: Clean) -> Measure | None:
+    def on(self, clean: CleanRun) -> LogitFn | None:
         """The measure, where it is all read off this very sequence; else None."""
         return self.branches[0].measure if len(self.branches) == 1 and self.branches[0].clean is clean else None
 
 
-Posed = tuple[Clean, Goal]
+ResolvedTarget = tuple[CleanRun, Objective]
 """The tokens that a goal is attributed to, run clean, and the goal."""
 
 
-def pose(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Steps[list[Posed]]:
+def resolve_target(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[list[ResolvedTarget]]:
     """Run what the question needs unperturbed, and say what to read off it: one goal for each row of the scores.
 
-    `along` has the clean runs take something along: the gradient of the top-two margin after the explained tokens
+    `requires` has the clean runs take something along: the gradient of the top-two margin after the explained tokens
     (`margin`), or of what each branch reads (`goal`); or the first branch's attention weights, folded.
     """
     if question.kind == "a continuation":
-        return (yield from _rows(tokens, prompt, question, along))
+        return (yield from _rows(tokens, prompt, question, requires))
     if question.kind == "a span":
-        return [(yield from _span(tokens, prompt, question, along))]
+        return [(yield from _span(tokens, prompt, question, requires))]
     if question.foil is None and (question.target is None or callable(question.target)):
-        return [(yield from _next(tokens, prompt, question, along))]
+        return [(yield from _next(tokens, prompt, question, requires))]
     own = () if question.target is None else read_words(tokens, cast(Any, question.target))
     if question.foil is not None:
-        return [(yield from _contrast(tokens, prompt, question, own, along))]
-    return [(yield from _whole(tokens, prompt, own, question.chosen_quantity, along))]
+        return [(yield from _contrast(tokens, prompt, question, own, requires))]
+    return [(yield from _whole(tokens, prompt, own, question.chosen_quantity, requires))]
 
 
-def spacing_advice(tokens: Tokens, question: Question, posed: Posed) -> list[str]:
+def spacing_advice(tokens: Tokens, question: Question, posed: ResolvedTarget) -> list[str]:
     """A warning where a word was likely meant with its leading space: with it, it is one token, and far more probable."""
     clean, goal = posed
     advice = []
@@ -168,74 +168,78 @@ def spacing_advice(tokens: Tokens, question: Question, posed: Posed) -> list[str
     return advice
 
 
-def _next(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Steps[Posed]:
+def _next(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[ResolvedTarget]:
     end = len(prompt) - 1
     if callable(question.target):
         measure = custom(question.target, end)
-        clean = yield from _run_one(prompt, along, lambda _: measure)
+        clean = yield from _run_one(prompt, requires, lambda _: measure)
         name = f"function {getattr(question.target, '__name__', 'of the logits')}"
         target = _target(tokens, [clean], (clean.prediction,), name, _value(measure, [clean]))
-        return clean, Goal(target, (Branch(clean, measure),))
+        return clean, Objective(target, (Branch(clean, measure),))
     quantity = question.chosen_quantity
-    clean = yield from _run_one(prompt, along, lambda logits: chosen(quantity, (int(logits[0].argmax()),), (end,)))
+    clean = yield from _run_one(prompt, requires, lambda logits: chosen(quantity, (int(logits[0].argmax()),), (end,)))
     return _posed(tokens, clean, [clean], (clean.prediction,), quantity)
 
 
-def _rows(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Steps[list[Posed]]:
+def _rows(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[list[ResolvedTarget]]:
     ids = yield from _continuation(tokens, prompt, question)
     ends = tuple(range(len(prompt) - 1, len(prompt) + len(ids) - 1))
     each = [chosen(question.chosen_quantity, (own,), (end,)) for own, end in zip(ids, ends, strict=True)]
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {row: _margin(at) if along == "margin" else each[row].of(at[None, None])[0] for row, at in enumerate(logits)}
+        return {row: _margin(at) if requires == "margin" else each[row].of(at[None, None])[0] for row, at in enumerate(logits)}
 
-    cleans = yield from _run(CleanRun(tokens.extended(prompt, ids[:-1]), ends, slopes if isinstance(along, str) else None, _fold(along)))
+    cleans = yield from _run(
+        ForwardRequest(tokens.extended(prompt, ids[:-1]), ends, slopes if isinstance(requires, str) else None, _fold(requires))
+    )
     return [_posed(tokens, clean, [clean], (own,), question.chosen_quantity) for clean, own in zip(cleans, ids, strict=True)]
 
 
-def _span(tokens: Tokens, prompt: Prompt, question: Question, along: Along) -> Steps[Posed]:
+def _span(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[ResolvedTarget]:
     ids = yield from _continuation(tokens, prompt, question)
     start, stop = question.span or (0, 0)
     if stop > len(ids):
         raise OptionError(f"the span {start}:{stop} reaches beyond the continuation, which has {len(ids)} tokens")
-    return (yield from _whole(tokens, tokens.extended(prompt, ids[:start]), ids[start:stop], question.chosen_quantity, along))
+    return (yield from _whole(tokens, tokens.extended(prompt, ids[:start]), ids[start:stop], question.chosen_quantity, requires))
 
 
-def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, along: Along) -> Steps[Posed]:
+def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, requires: Requires) -> Steps[ResolvedTarget]:
     """Several tokens as one target; they themselves are not attributed to."""
     ends = tuple(range(len(context) - 1, len(context) + len(ids) - 1))
     measure = chosen(quantity, ids, ends)
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {0: _margin(logits[0])} if along == "margin" else {len(ids) - 1: measure.of(logits[None])[0]}
+        return {0: _margin(logits[0])} if requires == "margin" else {len(ids) - 1: measure.of(logits[None])[0]}
 
-    cleans = yield from _run(CleanRun(tokens.extended(context, ids[:-1]), ends, slopes if isinstance(along, str) else None, _fold(along)))
+    cleans = yield from _run(
+        ForwardRequest(tokens.extended(context, ids[:-1]), ends, slopes if isinstance(requires, str) else None, _fold(requires))
+    )
     return _posed(tokens, cleans[0], cleans, ids, quantity)
 
 
-def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], along: Along) -> Steps[Posed]:
+def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], requires: Requires) -> Steps[ResolvedTarget]:
     foil, quantity, end = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity, len(prompt) - 1
     if own == foil:
         same = "".join(map(tokens.surface, foil))
         raise OptionError(f"target and foil are the same, {same!r}: there is nothing between them")
     if len(own) <= 1 and len(foil) == 1:
 
-        def of(logits: Tensor) -> Measure:
+        def of(logits: Tensor) -> LogitFn:
             return difference(quantity, own[0] if own else int(logits[0].argmax()), foil[0], end)
 
-        clean = yield from _run_one(prompt, along, of)
+        clean = yield from _run_one(prompt, requires, of)
         own = own or (clean.prediction,)
         measure = difference(quantity, own[0], foil[0], end)
         against = _target(tokens, [clean], foil, quantity, None)
         target = _target(tokens, [clean], own, quantity, _value(measure, [clean]), against)
-        return clean, Goal(target, (Branch(clean, measure),))
+        return clean, Objective(target, (Branch(clean, measure),))
     each = "log_prob" if quantity == "log_odds" else quantity
     if not own:
-        own = ((yield from _run(CleanRun(prompt, (end,))))[0].prediction,)
-    clean, first = yield from _whole(tokens, prompt, own, each, along)
-    _, second = yield from _whole(tokens, prompt, foil, each, "goal" if along == "goal" else None)
+        own = ((yield from _run(ForwardRequest(prompt, (end,))))[0].prediction,)
+    clean, first = yield from _whole(tokens, prompt, own, each, requires)
+    _, second = yield from _whole(tokens, prompt, foil, each, "goal" if requires == "goal" else None)
     target = Target(**{**vars(first.target), "quantity": quantity, "value": first.value - second.value, "foil": second.target})
-    return clean, Goal(target, (*first.branches, *(Branch(branch.clean, branch.measure, -1.0) for branch in second.branches)))
+    return clean, Objective(target, (*first.branches, *(Branch(branch.clean, branch.measure, -1.0) for branch in second.branches)))
 
 
 def _continuation(tokens: Tokens, prompt: Prompt, question: Question) -> Steps[tuple[int, ...]]:
@@ -251,23 +255,23 @@ def _continuation(tokens: Tokens, prompt: Prompt, question: Question) -> Steps[t
     return ids
 
 
-def _run(run: CleanRun) -> Steps[list[Clean]]:
+def _run(run: ForwardRequest) -> Steps[list[CleanRun]]:
     cleans = yield run
-    return cast(list[Clean], cleans)
+    return cast(list[CleanRun], cleans)
 
 
-def _run_one(prompt: Prompt, along: Along, measure: Callable[[Tensor], Measure]) -> Steps[Clean]:
+def _run_one(prompt: Prompt, requires: Requires, measure: Callable[[Tensor], LogitFn]) -> Steps[CleanRun]:
     """A clean run read at its end only; `measure` may depend on the logits there [1, vocab], as the model's prediction does."""
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {0: _margin(logits[0]) if along == "margin" else measure(logits).of(logits[None])[0]}
+        return {0: _margin(logits[0]) if requires == "margin" else measure(logits).of(logits[None])[0]}
 
-    (clean,) = yield from _run(CleanRun(prompt, (len(prompt) - 1,), slopes if isinstance(along, str) else None, _fold(along)))
+    (clean,) = yield from _run(ForwardRequest(prompt, (len(prompt) - 1,), slopes if isinstance(requires, str) else None, _fold(requires)))
     return clean
 
 
-def _fold(along: str | Fold | None) -> Fold | None:
-    return None if isinstance(along, str) else along
+def _fold(requires: str | AttentionReducer | None) -> AttentionReducer | None:
+    return None if isinstance(requires, str) else requires
 
 
 def _margin(logits: Tensor) -> Tensor:
@@ -276,18 +280,18 @@ def _margin(logits: Tensor) -> Tensor:
     return top[0] - top[1]
 
 
-def _posed(tokens: Tokens, context: Clean, cleans: Sequence[Clean], ids: tuple[int, ...], quantity: str) -> Posed:
+def _posed(tokens: Tokens, context: CleanRun, cleans: Sequence[CleanRun], ids: tuple[int, ...], quantity: str) -> ResolvedTarget:
     measure = chosen(quantity, ids, [len(clean.prompt) - 1 for clean in cleans])
     target = _target(tokens, cleans, ids, quantity, _value(measure, cleans))
-    return context, Goal(target, (Branch(cleans[-1], measure),))
+    return context, Objective(target, (Branch(cleans[-1], measure),))
 
 
-def _value(measure: Measure, cleans: Sequence[Clean]) -> float:
+def _value(measure: LogitFn, cleans: Sequence[CleanRun]) -> float:
     return float(measure.of(torch.stack([clean.logits for clean in cleans])[None])[0])
 
 
 def _target(
-    tokens: Tokens, cleans: Sequence[Clean], ids: tuple[int, ...], quantity: str, value: float | None, foil: Target | None = None
+    tokens: Tokens, cleans: Sequence[CleanRun], ids: tuple[int, ...], quantity: str, value: float | None, foil: Target | None = None
 ) -> Target:
     probs = [float(clean.probs[own]) for clean, own in zip(cleans, ids, strict=True)]
     joint = 1.0
@@ -297,7 +301,7 @@ def _target(
     return Target(ids, surfaces, joint, max(_ranks(cleans, ids)), quantity, joint if value is None else value, foil, len(cleans[0].prompt))
 
 
-def _ranks(cleans: Sequence[Clean], ids: Sequence[int]) -> Iterator[int]:
+def _ranks(cleans: Sequence[CleanRun], ids: Sequence[int]) -> Iterator[int]:
     """How many tokens the model holds more probable at each step; among equals the lower ids count as more probable."""
     for clean, own in zip(cleans, ids, strict=True):
         prob = clean.probs[own]
@@ -317,16 +321,21 @@ class Measured:
 
 
 def measure(
-    goal: Goal, edits: Sequence[Edit], *, anchor: bool = False, weights: tuple[float, ...] | None = None, within: Within | None = None
+    goal: Objective,
+    edits: Sequence[Edit],
+    *,
+    anchor: bool = False,
+    weights: tuple[float, ...] | None = None,
+    within: ModelContext | None = None,
 ) -> Steps[list[Measured]]:
     """The goal's quantity under each edit, whatever sequences it is read off; with `weights`, its gradient too."""
     pairs = [(edit, branch) for edit in edits for branch in goal.branches]
-    probes = [Probe(branch.clean, edit, branch.measure, anchor=anchor, weights=weights, within=within) for edit, branch in pairs]
+    probes = [PerturbedRows(branch.clean, edit, branch.measure, anchor=anchor, weights=weights, within=within) for edit, branch in pairs]
     readings = iter((yield from ask(probes)))
     return [_sum(goal.branches, [next(readings) for _ in goal.branches]) for _ in edits]
 
 
-def _sum(branches: Sequence[Branch], readings: Sequence[Reading]) -> Measured:
+def _sum(branches: Sequence[Branch], readings: Sequence[Readout]) -> Measured:
     pairs = list(zip(branches, readings, strict=True))
     gradients = [branch.sign * _numpy(reading.gradient) for branch, reading in pairs if reading.gradient is not None]
     return Measured(

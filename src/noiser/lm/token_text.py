@@ -11,7 +11,7 @@ Offsets = tuple[tuple[int, int], ...]
 """First and one past the last character of each token."""
 
 
-class Surfaces:
+class TokenText:
     """The text of single tokens: byte-level, SentencePiece's or WordPiece's, and added tokens as they were written."""
 
     def __init__(self, tokenizer: Any) -> None:

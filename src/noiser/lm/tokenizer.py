@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 
 from noiser.errors import OptionError, PromptError
 from noiser.lm.chat import Message, checked, contents, is_chat, rendered, turns
-from noiser.lm.token_text import Offsets, Surfaces, fitted, laid_out
+from noiser.lm.token_text import Offsets, TokenText, fitted, laid_out
 from noiser.text.prompt import Prompt
 
 Source = str | Sequence[int] | Sequence[Message] | Prompt
@@ -27,7 +27,7 @@ class Tokens:
         """How many ids both the tokenizer and the model's embedding know."""
         marked = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._special = frozenset([*tokenizer.all_special_ids, *marked])
-        self._surfaces = Surfaces(tokenizer)
+        self._surfaces = TokenText(tokenizer)
 
     def prompt(self, source: Source) -> Prompt:
         """Text, tokenised with the tokenizer's own special tokens; a chat, as `[{"role": ..., "content": ...}, ...]`; or ids.

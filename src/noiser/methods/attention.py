@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.target import Goal
-from noiser.methods.base import Scored
+from noiser.lm.target import Objective
+from noiser.methods.base import MethodOutput
 from noiser.registry import method
 
 Variant = Literal["paper", "official"]
@@ -31,10 +31,10 @@ def _rolled(before: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[Ten
     family="attention",
     source="Jain et al. 2020, arXiv:2005.00115",
     cost="1 row of T tokens",
-    along=_last,
+    requires=_last,
     released="softmax",
 )
-def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Scored:  # noqa: ARG001
+def last_attention(lm: LanguageModel, clean: CleanRun, goal: Objective, *, variant: Variant = "paper") -> MethodOutput:  # noqa: ARG001
     """How much the last position attends to each token: last layer, mean over heads. In [0, 1], adds up to 1.
 
     The target has no say in it. A target of several tokens gets the mean over the positions that predict them.
@@ -51,10 +51,10 @@ def last_attention(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Vari
     family="attention",
     source="Abnar & Zuidema 2020, arXiv:2005.00928",
     cost="1 row of T tokens",
-    along=_rolled,
+    requires=_rolled,
     released="softmax",
 )
-def attention_rollout(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: Variant = "paper") -> Scored:  # noqa: ARG001
+def attention_rollout(lm: LanguageModel, clean: CleanRun, goal: Objective, *, variant: Variant = "paper") -> MethodOutput:  # noqa: ARG001
     """How much of each token flows into the last position through all layers. In [0, 1], adds up to 1.
 
     Each layer is 0.5 A + 0.5 I, A its attention weights, mean over heads; the layers are multiplied through. The target has
@@ -67,11 +67,11 @@ def attention_rollout(lm: LanguageModel, clean: Clean, goal: Goal, *, variant: V
     return _attended(clean, goal, variant)
 
 
-def _attended(clean: Clean, goal: Goal, variant: Variant) -> Scored:
+def _attended(clean: CleanRun, goal: Objective, variant: Variant) -> MethodOutput:
     branch = goal.branches[0]
     folded = branch.clean.source.attention
     assert folded is not None
     scores = folded[list(branch.measure.ends), : len(clean.prompt)].cpu().double().numpy().mean(0)
     if variant == "official":
         scores = np.exp(scores) / np.exp(scores).sum()
-    return Scored(scores, {"warnings": [SAME_FOR_ALL] if goal.target.foil or goal.target.rank else []})
+    return MethodOutput(scores, {"warnings": [SAME_FOR_ALL] if goal.target.foil or goal.target.rank else []})

@@ -16,7 +16,7 @@ from noiser.text.units import Units, units
 Unit = Literal["token", "word", "sentence", "line", "turn"]
 
 
-def pieces(prompt: Prompt, unit: Unit) -> Units:
+def units_to_perturb(prompt: Prompt, unit: Unit) -> Units:
     """The prompt's units. Raises OptionError where it has none."""
     found = units(prompt, unit)
     if not found.texts:
@@ -24,11 +24,11 @@ def pieces(prompt: Prompt, unit: Unit) -> Units:
     return found
 
 
-__all__ = ["Measured", "Scored", "Steps", "ask", "measure"]
+__all__ = ["Measured", "MethodOutput", "Steps", "ask", "measure"]
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class MethodOutput:
     """What a method returns: one score for each token of the prompt, and what it noted on the way."""
 
     scores: Float[np.ndarray, " seq"]

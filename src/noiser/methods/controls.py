@@ -2,34 +2,34 @@
 
 import numpy as np
 
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.target import Goal
-from noiser.methods.base import Scored
+from noiser.lm.target import Objective
+from noiser.methods.base import MethodOutput
 from noiser.registry import method
 from noiser.rng import generator
 
 
 @method("random", family="control", source="Ghasemi Madani et al. 2025, arXiv:2504.02911", cost="none", released="none")
-def random(lm: LanguageModel, clean: Clean, goal: Goal, *, seed: int = 0) -> Scored:  # noqa: ARG001
+def random(lm: LanguageModel, clean: CleanRun, goal: Objective, *, seed: int = 0) -> MethodOutput:  # noqa: ARG001
     """softmax(u), u ~ U(0, 1) for each token: the paper's random baseline. Positive, adds up to 1."""
     drawn = np.exp(generator(seed, clean.prompt.input_ids, "random").random(len(clean.prompt)))
-    return Scored(drawn / drawn.sum())
+    return MethodOutput(drawn / drawn.sum())
 
 
 @method("uniform", family="control", source="a control", cost="none", released="none")
-def uniform(lm: LanguageModel, clean: Clean, goal: Goal) -> Scored:  # noqa: ARG001
+def uniform(lm: LanguageModel, clean: CleanRun, goal: Objective) -> MethodOutput:  # noqa: ARG001
     """1/T for each token."""
-    return Scored(np.full(len(clean.prompt), 1 / len(clean.prompt)))
+    return MethodOutput(np.full(len(clean.prompt), 1 / len(clean.prompt)))
 
 
 @method("constant", family="control", source="a control", cost="none", released="none")
-def constant(lm: LanguageModel, clean: Clean, goal: Goal) -> Scored:  # noqa: ARG001
+def constant(lm: LanguageModel, clean: CleanRun, goal: Objective) -> MethodOutput:  # noqa: ARG001
     """1 for each token: wins every metric that takes scores for probabilities."""
-    return Scored(np.ones(len(clean.prompt)))
+    return MethodOutput(np.ones(len(clean.prompt)))
 
 
 @method("recency", family="control", source="a control", cost="none", released="none")
-def recency(lm: LanguageModel, clean: Clean, goal: Goal) -> Scored:  # noqa: ARG001
+def recency(lm: LanguageModel, clean: CleanRun, goal: Objective) -> MethodOutput:  # noqa: ARG001
     """The later a token, the higher: from 1/T for the first to 1 for the last."""
-    return Scored(np.arange(1, len(clean.prompt) + 1) / len(clean.prompt))
+    return MethodOutput(np.arange(1, len(clean.prompt) + 1) / len(clean.prompt))

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2CLS
 
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Fade
-from noiser.lm.target import Goal
-from noiser.methods.base import Scored, Steps, measure
-from noiser.methods.gradients import Aggregation, Baseline, aggregated, broadcast_shares, baseline_embeds, clean_gradient, distance
+from noiser.lm.perturbation import Interpolate
+from noiser.lm.target import Objective
+from noiser.methods.base import MethodOutput, Steps, measure
+from noiser.methods.gradients import Aggregation, Baseline, aggregated, baseline_embeds, broadcast_shares, clean_gradient, distance
 from noiser.registry import method
 
 CAPTUM = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
@@ -32,17 +32,17 @@ SMALL = 1e-6
     family="gradient",
     source="Shrikumar et al. 2017, arXiv:1704.02685",
     cost="2 rows of T tokens, forward and backward (1 where no activation has a rule)",
-    along="goal",
+    requires="goal",
 )
 def deeplift(
     lm: LanguageModel,
-    clean: Clean,
-    goal: Goal,
+    clean: CleanRun,
+    goal: Objective,
     *,
     rules: Literal["captum", "all"] = "captum",
     baseline: Baseline = "zero",
     aggregation: Aggregation = "l2",
-) -> Steps[Scored]:
+) -> Steps[MethodOutput]:
     """Gradients in which each activation's slope is the ratio of differences between prompt and baseline, times the distance.
 
     Rescale rule on activation modules; attention, normalisation and products of activations pass plain gradients, so
@@ -59,14 +59,14 @@ def deeplift(
     affected = sum(isinstance(module, kinds) for module in lm.model.modules())
     start = baseline_embeds(lm, clean, baseline)
     if not affected and (plain := clean_gradient(clean, goal)) is not None:
-        return Scored(aggregated(plain * distance(clean, start), aggregation), {"rescaled_modules": 0, "warnings": [NO_RULE]})
-    edit = Fade(0, broadcast_shares(np.array([1.0, 0.0]), len(clean.prompt)), start)
+        return MethodOutput(aggregated(plain * distance(clean, start), aggregation), {"rescaled_modules": 0, "warnings": [NO_RULE]})
+    edit = Interpolate(0, broadcast_shares(np.array([1.0, 0.0]), len(clean.prompt)), start)
     (found,) = yield from measure(goal, [edit], weights=(1.0, 0.0), within=RULES[rules])
     assert found.gradient is not None
     product = found.gradient * distance(clean, start)
     gap = float(product.sum()) - (goal.value - float(found.values[1]))
     notes = {"completeness_gap": gap, "rescaled_modules": affected, "warnings": [] if affected else [NO_RULE]}
-    return Scored(aggregated(product, aggregation), notes)
+    return MethodOutput(aggregated(product, aggregation), notes)
 
 
 class _Rescaled(torch.autograd.Function):

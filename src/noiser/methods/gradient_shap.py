@@ -4,12 +4,12 @@ from typing import Annotated
 
 import numpy as np
 
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Fade
-from noiser.lm.target import Goal
-from noiser.methods.base import Scored, Steps, measure
-from noiser.methods.gradients import Aggregation, Baseline, aggregated, broadcast_shares, baseline_embeds, distance
+from noiser.lm.perturbation import Interpolate
+from noiser.lm.target import Objective
+from noiser.methods.base import MethodOutput, Steps, measure
+from noiser.methods.gradients import Aggregation, Baseline, aggregated, baseline_embeds, broadcast_shares, distance
 from noiser.registry import Range, method
 from noiser.rng import generator
 
@@ -22,14 +22,14 @@ from noiser.rng import generator
 )
 def gradient_shap(
     lm: LanguageModel,
-    clean: Clean,
-    goal: Goal,
+    clean: CleanRun,
+    goal: Objective,
     *,
     samples: Annotated[int, Range(1, 100_000)] = 5,
     baseline: Baseline = "zero",
     aggregation: Aggregation = "l2",
     seed: int = 0,
-) -> Steps[Scored]:
+) -> Steps[MethodOutput]:
     """Gradients at points drawn uniformly from the path between a baseline and the prompt, averaged, times the distance.
 
     In expectation it is integrated gradients; with few samples it is a noisy estimate of them.
@@ -42,6 +42,8 @@ def gradient_shap(
     """
     shares = generator(seed, clean.prompt.input_ids, "gradient_shap").random(samples)
     start = baseline_embeds(lm, clean, baseline)
-    (found,) = yield from measure(goal, [Fade(0, broadcast_shares(shares, len(clean.prompt)), start)], weights=(1 / samples,) * samples)
+    (found,) = yield from measure(
+        goal, [Interpolate(0, broadcast_shares(shares, len(clean.prompt)), start)], weights=(1 / samples,) * samples
+    )
     assert found.gradient is not None
-    return Scored(aggregated(np.asarray(found.gradient) * distance(clean, start), aggregation))
+    return MethodOutput(aggregated(np.asarray(found.gradient) * distance(clean, start), aggregation))

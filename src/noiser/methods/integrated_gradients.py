@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Fade
-from noiser.lm.target import Goal
-from noiser.methods.base import Measured, Scored, Steps, measure
+from noiser.lm.perturbation import Interpolate
+from noiser.lm.target import Objective
+from noiser.methods.base import Measured, MethodOutput, Steps, measure
 from noiser.methods.gradients import Aggregation, Baseline, aggregated, baseline_embeds, distance
 from noiser.registry import Range, method
 
@@ -39,10 +39,10 @@ class Path:
     """Embeddings less baseline."""
     baseline: Float[Tensor, "span dim"] | None
 
-    def at(self, shares: Float[np.ndarray, " rows"]) -> Fade:
+    def at(self, shares: Float[np.ndarray, " rows"]) -> Interpolate:
         """The edit with a row for each share of the way."""
         wide = torch.from_numpy(shares.astype(np.float32))[:, None].expand(-1, len(self.distance))
-        return Fade(self.start, wide, self.baseline)
+        return Interpolate(self.start, wide, self.baseline)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class _Stretch:
         return _Stretch(self.path, self.left, middle, self.depth + 1), _Stretch(self.path, middle, self.right, self.depth + 1)
 
 
-def integrate(goal: Goal, paths: Sequence[Path], steps: int | str, tolerance: float) -> Steps[list[Integral]]:
+def integrate(goal: Objective, paths: Sequence[Path], steps: int | str, tolerance: float) -> Steps[list[Integral]]:
     """Each path's integral: with `steps` Gauss-Legendre points, or with stretches halved until each one's contributions miss
     the change in the quantity by no more than `tolerance` times the largest change over a whole path."""
     if not isinstance(steps, str):
@@ -110,7 +110,7 @@ def gauss_legendre(steps: int) -> tuple[Float[np.ndarray, " steps"], tuple[float
     return (points + 1) / 2, tuple((weights / 2).tolist())
 
 
-def _along(goal: Goal, paths: Sequence[Path], stretches: Sequence[_Stretch]) -> Steps[list[Measured]]:
+def _along(goal: Objective, paths: Sequence[Path], stretches: Sequence[_Stretch]) -> Steps[list[Measured]]:
     """Gradients inside each stretch; the last row is the stretch's beginning, without weight."""
     points, weights = gauss_legendre(ORDER)
     shares = [stretch.left + (stretch.right - stretch.left) * np.append(points, 0.0) for stretch in stretches]
@@ -141,14 +141,14 @@ WIDE = 0.05
 )
 def integrated_gradients(
     lm: LanguageModel,
-    clean: Clean,
-    goal: Goal,
+    clean: CleanRun,
+    goal: Objective,
     *,
     steps: Points = "adaptive",
     tolerance: Tolerance = 0.01,
     baseline: Baseline = "zero",
     aggregation: Aggregation = "l2",
-) -> Steps[Scored]:
+) -> Steps[MethodOutput]:
     """Gradients along the straight path from a baseline to the prompt, integrated, times the distance.
 
     Before aggregation the contributions of all dimensions of all tokens add up to the explained quantity less its value
@@ -165,7 +165,7 @@ def integrated_gradients(
     start = baseline_embeds(lm, clean, baseline)
     (found,) = yield from integrate(goal, [Path(0, distance(clean, start), start)], steps, tolerance)
     notes = completeness(float(found.product.sum()), goal.value, found.at_baseline, advice(steps, baseline))
-    return Scored(aggregated(found.product, aggregation), {**notes, "points": found.points})
+    return MethodOutput(aggregated(found.product, aggregation), {**notes, "points": found.points})
 
 
 def completeness(total: float, value: float, at_baseline: float, hint: str) -> dict[str, object]:
@@ -189,14 +189,14 @@ sequential_integrated_gradients_WIDE = 0.2
 )
 def sequential_integrated_gradients(
     lm: LanguageModel,
-    clean: Clean,
-    goal: Goal,
+    clean: CleanRun,
+    goal: Objective,
     *,
     steps: Points = "adaptive",
     tolerance: Tolerance = 0.1,
     baseline: Baseline = "zero",
     aggregation: Aggregation = "l2",
-) -> Steps[Scored]:
+) -> Steps[MethodOutput]:
     """Integrated gradients for one token at a time, all others left as they are.
 
     Summed over the dimensions, a token's contribution is the quantity less its value with that token's embedding at the
@@ -218,10 +218,10 @@ def sequential_integrated_gradients(
     product = np.concatenate([each.product for each in found])
     wanted = goal.value - np.array([each.at_baseline for each in found])
     notes = _completeness(clean, product.sum(-1), wanted, advice(steps, baseline))
-    return Scored(aggregated(product, aggregation), {**notes, "points": [each.points for each in found]})
+    return MethodOutput(aggregated(product, aggregation), {**notes, "points": [each.points for each in found]})
 
 
-def _completeness(clean: Clean, found: Float[np.ndarray, " seq"], wanted: Float[np.ndarray, " seq"], hint: str) -> dict[str, Any]:
+def _completeness(clean: CleanRun, found: Float[np.ndarray, " seq"], wanted: Float[np.ndarray, " seq"], hint: str) -> dict[str, Any]:
     """Notes on how far each token's contribution is from the change in the quantity that it should be."""
     gaps = found - wanted
     wide = np.flatnonzero(np.abs(gaps) > sequential_integrated_gradients_WIDE * np.abs(wanted).max())

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Fade
-from noiser.lm.target import Goal
-from noiser.methods.base import Scored, Steps, Unit, measure, pieces
+from noiser.lm.perturbation import Interpolate
+from noiser.lm.target import Objective
+from noiser.methods.base import MethodOutput, Steps, Unit, measure, units_to_perturb
 from noiser.methods.gradients import Baseline, baseline_embeds
 from noiser.registry import Range, method
 from noiser.rng import generator
@@ -24,8 +24,8 @@ from noiser.rng import generator
 )
 def lime(
     lm: LanguageModel,
-    clean: Clean,
-    goal: Goal,
+    clean: CleanRun,
+    goal: Objective,
     *,
     samples: Annotated[int, Range(2, 1_000_000)] = 200,
     keep: Annotated[float, Range(0.0, 1.0)] = 0.5,
@@ -34,7 +34,7 @@ def lime(
     unit: Unit = "token",
     baseline: Baseline = "zero",
     seed: int = 0,
-) -> Steps[Scored]:
+) -> Steps[MethodOutput]:
     """Coefficients of a ridge regression of the explained quantity on which tokens are there. Signed, in its units.
 
     samples   random subsets of the tokens, the whole prompt being the first; more than twice the number of units is wise.
@@ -46,13 +46,13 @@ def lime(
 
     Source: Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938; kernel and ridge as in the authors' own package.
     """
-    parts = pieces(clean.prompt, unit)
+    parts = units_to_perturb(clean.prompt, unit)
     present = generator(seed, clean.prompt.input_ids, "lime").random((samples, len(parts.texts))) < keep
     present[0] = True
-    (found,) = yield from measure(goal, [Fade(0, _shares(present, parts.of), baseline_embeds(lm, clean, baseline))])
+    (found,) = yield from measure(goal, [Interpolate(0, _shares(present, parts.of), baseline_embeds(lm, clean, baseline))])
     warnings = [] if samples >= 2 * len(parts.texts) else [f"{samples} samples for {len(parts.texts)} coefficients: raise samples."]
     coefficients, fit = ridge(present, found.values, width, alpha)
-    return Scored(parts.spread(coefficients), {"r2": fit, "warnings": warnings})
+    return MethodOutput(parts.spread(coefficients), {"r2": fit, "warnings": warnings})
 
 
 def ridge(

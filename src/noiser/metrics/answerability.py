@@ -10,11 +10,11 @@ from jaxtyping import Float
 
 from noiser.errors import JudgeError
 from noiser.judges.prompting import correct, plain
-from noiser.judges.protocol import Clue, Judge, Reply, Variant, consult, unwrap
+from noiser.judges.protocol import Judge, JudgePrompt, Reply, Variant, consult, unwrap
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.protocols import as_released
-from noiser.metrics.sample import Candidate, Sample, Value
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
 from noiser.registry import Range, metric
 from noiser.results.answerability import FORMS, Form
 from noiser.results.scores import normalize
@@ -52,7 +52,7 @@ class Ranked:
         return tuple(self.texts[place] for place in places)
 
 
-def ranked(sample: Sample, candidate: Candidate, words: Words, variant: Variant, seed: int) -> Ranked | Value:
+def ranked(sample: MetricContext, candidate: ScoresToEvaluate, words: Words, variant: Variant, seed: int) -> Ranked | Value:
     """The sample's words; or why it is undefined. Words with equal scores come in an order drawn at random, the same for every
     method. A chat's words are those of its messages, not of its template."""
     prompt = sample.clean.prompt
@@ -76,7 +76,7 @@ def kept_count(share: float, words: int) -> int:
     return min(words, max(1, ceil(share * words - EPSILON)))
 
 
-def judged(reply: Reply, clue: Clue, wanted: str, form: Form, variant: Variant) -> dict[str, Any]:
+def judged(reply: Reply, clue: JudgePrompt, wanted: str, form: Form, variant: Variant) -> dict[str, Any]:
     """What a judge was shown and said, and whether it named the word, as plain JSON."""
     named = reply.status == "ok" and correct(reply.answers, wanted, form, variant)
     said = {"status": reply.status, "correct": named, "answers": list(reply.answers), "said": reply.said, "model": reply.model}
@@ -100,8 +100,8 @@ Replies = dict[Form, dict[str, dict[str, Any]]]
 )
 def answerability(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     judge: Judge,
     *,
     share: Annotated[float, Range(0, 1)] = 0.5,
@@ -132,7 +132,7 @@ def answerability(
         return found
     kept = found.top(kept_count(share, len(found.texts)))
     shown = _conditions(sample, found, kept, seed) if checks else {"kept": found.at(kept)}
-    asked = [(name, Clue(own, form, variant)) for form in FORMS if form in forms for name, own in shown.items()]
+    asked = [(name, JudgePrompt(own, form, variant)) for form in FORMS if form in forms for name, own in shown.items()]
     replies = yield from consult(judge, [clue for _, clue in asked])
     unwrap(replies[0])
     said: Replies = {}
@@ -146,7 +146,7 @@ def answerability(
     return _value(found, kept, {form: own for form, own in said.items() if "kept" in own}, variant, failed)
 
 
-def _conditions(sample: Sample, found: Ranked, kept: tuple[int, ...], seed: int) -> dict[str, tuple[str, ...]]:
+def _conditions(sample: MetricContext, found: Ranked, kept: tuple[int, ...], seed: int) -> dict[str, tuple[str, ...]]:
     """What the judge is shown, by the name of the condition."""
     count, of = len(kept), len(found.texts)
     chance = np.sort(generator(seed, sample.ids, "random words").choice(of, count, replace=False)).tolist()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.erasure import NONE_LEFT, Draws, curve, most, read
-from noiser.metrics.sample import Candidate, Operator, Sample, Value
+from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
 from noiser.registry import Range, metric
 
 
@@ -23,8 +23,8 @@ from noiser.registry import Range, metric
 )
 def aopc(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     *,
     operator: Operator = "zero",
     draws: Draws = 4,
@@ -61,8 +61,8 @@ SAME = 1e-9
 )
 def naopc(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     *,
     operator: Operator = "zero",
     draws: Draws = 4,
@@ -103,13 +103,13 @@ def naopc(
 How = tuple[Operator, int, int]
 
 
-def _drops(sample: Sample, gone: Sequence[int], how: How) -> Steps[Float[np.ndarray, " sets"]]:
+def _drops(sample: MetricContext, gone: Sequence[int], how: How) -> Steps[Float[np.ndarray, " sets"]]:
     """The loss in probability without each set of tokens, a set being the bits of a number."""
     kept = [np.array([not chosen >> token & 1 for token in range(sample.seq)]) for chosen in gone]
     return sample.goal.value - (yield from read(sample, kept, *how))
 
 
-def _exact_limits(sample: Sample, steps: int, how: How) -> Steps[tuple[float, float]]:
+def _exact_limits(sample: MetricContext, steps: int, how: How) -> Steps[tuple[float, float]]:
     """The lowest and highest AOPC of all orders, from the loss without every set: the best way to a set is the best to one of
     its parts that lack a single token, and then that token."""
     sets = sorted(range(1, 2**sample.seq), key=int.bit_count)
@@ -124,7 +124,7 @@ def _exact_limits(sample: Sample, steps: int, how: How) -> Steps[tuple[float, fl
     return float(min(low[end] for end in ends) / steps), float(max(high[end] for end in ends) / steps)
 
 
-def _beam_limit(sample: Sample, steps: int, how: How, beam: int, sign: int) -> Steps[float]:
+def _beam_limit(sample: MetricContext, steps: int, how: How, beam: int, sign: int) -> Steps[float]:
     """The highest AOPC (`sign` 1) or the lowest (-1) that a beam search finds."""
     sums = {0: 0.0}
     for _ in range(steps):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from noiser.lm.requests import Steps, ask
-from noiser.metrics.sample import Candidate, Operator, Quantity, Sample, Value
+from noiser.metrics.sample import MetricContext, Operator, Quantity, ScoresToEvaluate, Value
 from noiser.registry import Range
 
 Draws = Annotated[int, Range(1, 10_000)]
@@ -17,7 +17,7 @@ Kept = Bool[np.ndarray, " seq"]
 
 
 def read(
-    sample: Sample, kept: Sequence[Kept], operator: Operator, draws: int, seed: int, quantity: Quantity = "prob"
+    sample: MetricContext, kept: Sequence[Kept], operator: Operator, draws: int, seed: int, quantity: Quantity = "prob"
 ) -> Steps[Float[np.ndarray, " rows"]]:
     """The target's probability (or its logarithm) with only the kept tokens there, one for each of `kept`.
 
@@ -37,7 +37,7 @@ def first(order: Sequence[int], count: int) -> Kept:
     return chosen
 
 
-def most(sample: Sample, operator: Operator) -> int:
+def most(sample: MetricContext, operator: Operator) -> int:
     """How many tokens can be left out: all of them, but with `delete` one has to stay."""
     return sample.seq - (operator == "delete")
 
@@ -45,7 +45,9 @@ def most(sample: Sample, operator: Operator) -> int:
 NONE_LEFT = Value(None, {}, "a prompt of one token cannot lose it: operator=delete needs two")
 
 
-def at_shares(sample: Sample, candidate: Candidate, retained: bool, operator: Operator, draws: int, seed: int) -> Steps[Value]:
+def at_shares(
+    sample: MetricContext, candidate: ScoresToEvaluate, retained: bool, operator: Operator, draws: int, seed: int
+) -> Steps[Value]:
     """The loss in the target's probability when the highest tokens are all that is left, or all that is gone."""
     if not retained and not most(sample, operator):
         return NONE_LEFT
@@ -57,7 +59,7 @@ def at_shares(sample: Sample, candidate: Candidate, retained: bool, operator: Op
     return Value(float(lost.mean()), {"shares": list(SHARES), "tokens": counts, "values": lost.tolist()})
 
 
-def curve(sample: Sample, order: Sequence[int], operator: Operator, draws: int, seed: int) -> Steps[Float[np.ndarray, " steps"]]:
+def curve(sample: MetricContext, order: Sequence[int], operator: Operator, draws: int, seed: int) -> Steps[Float[np.ndarray, " steps"]]:
     """The target's probability after 0, 1, 2, ... tokens of the order were left out, as many as can be."""
     gone = [~first(order, count) for count in range(1, most(sample, operator) + 1)]
     left = yield from read(sample, gone, operator, draws, seed)

@@ -7,7 +7,7 @@ import numpy as np
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.erasure import NONE_LEFT, Draws, first, most, read
-from noiser.metrics.sample import Candidate, Operator, Sample, Value
+from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
 from noiser.registry import Range, metric
 
 
@@ -21,8 +21,8 @@ from noiser.registry import Range, metric
 )
 def log_odds(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     *,
     share: Annotated[float, Range(0.0, 1.0)] = 0.2,
     operator: Operator = "zero",

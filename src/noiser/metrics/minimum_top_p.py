@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-from noiser.judges.protocol import Clue, Judge, Variant, consult, unwrap
+from noiser.judges.protocol import Judge, JudgePrompt, Variant, consult, unwrap
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.answerability import Ranked, Words, judged, ranked
-from noiser.metrics.sample import Candidate, Sample, Value
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
 from noiser.registry import metric
 from noiser.results.answerability import Form
 
@@ -24,8 +24,8 @@ WRONG = "wrong with all words"
 )
 def minimum_top_p(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     judge: Judge,
     *,
     form: Form = "top1",
@@ -69,7 +69,7 @@ def minimum_top_p(
 
 
 def _right(judge: Judge, found: Ranked, count: int, form: Form, variant: Variant, asked: list[dict[str, Any]]) -> Steps[bool]:
-    clue = Clue(found.at(found.top(count)), form, variant)
+    clue = JudgePrompt(found.at(found.top(count)), form, variant)
     (reply,) = yield from consult(judge, [clue])
     asked.append({"count": count, **judged(unwrap(reply), clue, found.gold, form, variant)})
     return asked[-1]["correct"]

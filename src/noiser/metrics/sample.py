@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.errors import NonFiniteError, OptionError
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Edit, Fade, Probe, Thin
-from noiser.lm.quantity import Measure, chosen
-from noiser.lm.target import Goal
+from noiser.lm.perturbation import Edit, Interpolate, MaskElements, PerturbedRows
+from noiser.lm.quantity import LogitFn, chosen
+from noiser.lm.target import Objective
 from noiser.registry import Released
 from noiser.results.records import OK
 from noiser.rng import generator
@@ -26,7 +26,7 @@ Quantity = Literal["prob", "log_prob"]
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class ScoresToEvaluate:
     """What is judged: one method's scores for one target."""
 
     scores: Float[np.ndarray, " seq"]
@@ -54,10 +54,10 @@ class Value:
     """`refused` or `invalid_answer` where a judge said nothing of use: the value counts all the same."""
 
 
-class Sample:
+class MetricContext:
     """One target on one prompt. What is made once stays, so that equal rows are the same row, whichever metric wants it."""
 
-    def __init__(self, lm: LanguageModel, clean: Clean, goal: Goal, pool: Sequence[int] = ()) -> None:
+    def __init__(self, lm: LanguageModel, clean: CleanRun, goal: Objective, pool: Sequence[int] = ()) -> None:
         self.lm = lm
         self.clean = clean
         self.goal = goal
@@ -78,7 +78,7 @@ class Sample:
 
     def zero(self) -> Edit:
         """All embeddings zero."""
-        return self._once("zero", lambda: Fade(0, torch.zeros(1, self.seq)))
+        return self._once("zero", lambda: Interpolate(0, torch.zeros(1, self.seq)))
 
     def thinned(self, keep: Float[np.ndarray, "masks seq"], retained: bool, seed: int) -> Edit:
         """Single elements kept with these probabilities (`retained`), or what that drops kept instead.
@@ -93,19 +93,19 @@ class Sample:
 
         shared = self._once(("draws", masks, seed), draws)
         share = torch.from_numpy(keep.astype(np.float32))
-        return self._once(("thin", retained, seed, share.numpy().tobytes()), lambda: Thin(0, shared, share, retained))
+        return self._once(("thin", retained, seed, share.numpy().tobytes()), lambda: MaskElements(0, shared, share, retained))
 
-    def hellinger(self) -> Measure:
+    def hellinger(self) -> LogitFn:
         """The Hellinger distance, in [0, 1], of the next token's distribution from the clean one."""
         return self._once("hellinger", lambda: hellinger(self.clean))
 
-    def reading(self, quantity: Quantity) -> Measure:
+    def reading(self, quantity: Quantity) -> LogitFn:
         """The target's probability, or its logarithm."""
         if quantity == "prob":
             return self.branch.measure
         return self._once(quantity, lambda: chosen(quantity, self.goal.target.token_ids, self.branch.measure.ends))
 
-    def erased(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, quantity: Quantity) -> list[Probe]:
+    def erased(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, quantity: Quantity) -> list[PerturbedRows]:
         """Rows in which only the `kept` tokens are left: one, or with `resample` as many as `draws`."""
         key = (operator, draws if operator == "resample" else 0, seed, quantity, kept.tobytes())
         return self._once(key, lambda: self._erase(kept, operator, draws, seed, self.reading(quantity)))
@@ -119,17 +119,17 @@ class Sample:
         """The scored tokens as words, or as any other kind of unit."""
         return self._once(("units", kind), lambda: units(self.clean.prompt, kind))
 
-    def _erase(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, measure: Measure) -> list[Probe]:
+    def _erase(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, measure: LogitFn) -> list[PerturbedRows]:
         clean = self.branch.clean
         if operator == "delete":
             left = [*np.flatnonzero(kept).tolist(), *range(self.seq, len(clean.prompt))]
             gone = len(clean.prompt) - len(left)
-            moved = Measure(tuple(end - gone for end in measure.ends), measure.of)
-            return [Probe(clean.only(left), Fade(0, torch.ones(1, 1)), moved)]
+            moved = LogitFn(tuple(end - gone for end in measure.ends), measure.of)
+            return [PerturbedRows(clean.only(left), Interpolate(0, torch.ones(1, 1)), moved)]
         share = torch.from_numpy(kept.astype(np.float32))[None]
         if operator == "zero":
-            return [Probe(clean, Fade(0, share), measure)]
-        return [Probe(clean, Fade(0, share, self._stranger(draw, seed)), measure) for draw in range(draws)]
+            return [PerturbedRows(clean, Interpolate(0, share), measure)]
+        return [PerturbedRows(clean, Interpolate(0, share, self._stranger(draw, seed)), measure) for draw in range(draws)]
 
     def _stranger(self, draw: int, seed: int) -> Tensor:
         """Embeddings of tokens drawn from other prompts, one for each position."""
@@ -148,7 +148,7 @@ class Sample:
         return self._made[key]
 
 
-def hellinger(clean: Clean) -> Measure:
+def hellinger(clean: CleanRun) -> LogitFn:
     """`sqrt(sum (sqrt p - sqrt q)^2 / 2)` of the clean run's next token and a row's: softmax in float32, the sum in float64."""
     root = clean.probs.sqrt()
 
@@ -157,4 +157,4 @@ def hellinger(clean: Clean) -> Measure:
         wide = torch.float32 if gap.device.type == "mps" else torch.float64
         return (gap.square().sum(-1, dtype=wide) / 2).sqrt()
 
-    return Measure((len(clean.prompt) - 1,), of)
+    return LogitFn((len(clean.prompt) - 1,), of)

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Probe
+from noiser.lm.perturbation import PerturbedRows
 from noiser.lm.requests import Steps, ask
 from noiser.metrics.protocols import Protocol, keep_probabilities, shares
-from noiser.metrics.sample import Candidate, Sample, Value
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
 from noiser.registry import Range, metric
 
 Distance = Literal["hellinger", "probability"]
@@ -24,13 +24,13 @@ UNDEFINED = {
 
 
 def soft(
-    sample: Sample, candidate: Candidate, retained: bool, protocol: Protocol, distance: Distance, masks: int, seed: int
+    sample: MetricContext, candidate: ScoresToEvaluate, retained: bool, protocol: Protocol, distance: Distance, masks: int, seed: int
 ) -> Steps[Value]:
     """Normalised sufficiency (`retained`) or comprehensiveness, mask by mask, and their mean."""
     keep = keep_probabilities(protocol, candidate.scores, candidate.released, masks)
     edits = (sample.zero(), sample.thinned(keep, retained, seed))
     clean, measure = (sample.clean, sample.hellinger()) if distance == "hellinger" else (sample.branch.clean, sample.branch.measure)
-    zero, thinned = yield from ask([Probe(clean, edit, measure) for edit in edits])
+    zero, thinned = yield from ask([PerturbedRows(clean, edit, measure) for edit in edits])
     full, moved = (_moved(np.array(reading.values), sample.goal.value, distance) for reading in (zero, thinned))
     if full[0] <= NOTHING:
         return Value(None, {"d0": float(full[0])}, UNDEFINED[distance])
@@ -65,8 +65,8 @@ def _released(distance: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"
 )
 def soft_ns(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     *,
     protocol: Protocol = "matched",
     distance: Distance = "hellinger",
@@ -100,8 +100,8 @@ def soft_ns(
 )
 def soft_nc(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     *,
     protocol: Protocol = "matched",
     distance: Distance = "hellinger",

@@ -3,7 +3,7 @@
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.erasure import Draws, at_shares
-from noiser.metrics.sample import Candidate, Operator, Sample, Value
+from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
 from noiser.registry import metric
 
 
@@ -17,8 +17,8 @@ from noiser.registry import metric
 )
 def sufficiency(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     *,
     operator: Operator = "zero",
     draws: Draws = 4,
@@ -48,8 +48,8 @@ def sufficiency(
 )
 def comprehensiveness(
     lm: LanguageModel,  # noqa: ARG001
-    sample: Sample,
-    candidate: Candidate,
+    sample: MetricContext,
+    candidate: ScoresToEvaluate,
     *,
     operator: Operator = "zero",
     draws: Draws = 4,

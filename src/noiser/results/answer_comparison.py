@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.results.answerability import FORMS, METRIC, share
-from noiser.results.records import Contender, Gauge, Number, Record
+from noiser.results.records import MethodRow, MetricColumn, Number, Record
 from noiser.results.statistics import ClusterBootstrap
 from noiser.results.tables import FAITHFULNESS, REFERENCE, compared, few_clusters, log_ratio, number
 
@@ -40,7 +40,7 @@ class Agreement:
 
 
 def judge_agreements(
-    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[Agreement, ...]:
     """For each two judges that were asked alike, and each form."""
     known = {each.label for each in contenders}
@@ -52,7 +52,7 @@ def judge_agreements(
     return tuple(found)
 
 
-def _agreement(records: Sequence[Record], known: set[str], pair: tuple[Gauge, Gauge], form: str, seed: int) -> Agreement:
+def _agreement(records: Sequence[Record], known: set[str], pair: tuple[MetricColumn, MetricColumn], form: str, seed: int) -> Agreement:
     one, other = pair
     said = {
         (each.sample, each.method, each.metric): float(each.also[form])
@@ -131,13 +131,13 @@ class LeastSummary:
 
 
 def least_summaries(
-    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[LeastSummary, ...]:
     """For every `minimum_top_p` among the gauges."""
     return tuple(_summary(records, contenders, each, seed) for each in gauges if each.metric == MINIMUM_TOP_P)
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[Contender], gauge: Gauge, seed: int) -> LeastSummary:
+def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, seed: int) -> LeastSummary:
     found = compared(records, contenders, [gauge.label])
     boot = ClusterBootstrap(found.clusters, seed=seed) if found.values.size else None
     resampled = boot.means(found.values[..., 0]) if boot is not None else None
@@ -194,7 +194,7 @@ class Correlation:
 
 
 def faithfulness_against(
-    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[Correlation, ...]:
     """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row."""
     if not any(each.label == REFERENCE for each in contenders):
@@ -203,14 +203,14 @@ def faithfulness_against(
     return tuple(_correlation(records, contenders, pair, answer, seed) for pair in _pairs(gauges) for answer in answers)
 
 
-def _pairs(gauges: Sequence[Gauge]) -> Iterator[tuple[Gauge, Gauge]]:
+def _pairs(gauges: Sequence[MetricColumn]) -> Iterator[tuple[MetricColumn, MetricColumn]]:
     for one in gauges:
         if one.metric == "soft_ns":
             yield from ((one, other) for other in gauges if other.metric == "soft_nc" and other.options == one.options)
 
 
 def _correlation(
-    records: Sequence[Record], contenders: Sequence[Contender], pair: tuple[Gauge, Gauge], answer: Gauge, seed: int
+    records: Sequence[Record], contenders: Sequence[MethodRow], pair: tuple[MetricColumn, MetricColumn], answer: MetricColumn, seed: int
 ) -> Correlation:
     found = compared(records, contenders, [pair[0].label, pair[1].label, answer.label])
     label = pair[0].label.replace("soft_ns", FAITHFULNESS, 1)

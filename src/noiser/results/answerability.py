@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from noiser.results.records import Contender, Gauge, Number, Record
+from noiser.results.records import MethodRow, MetricColumn, Number, Record
 from noiser.results.statistics import ClusterBootstrap, wilson
 from noiser.results.tables import Compared, Comparing, compared, few_clusters, number
 
@@ -98,7 +98,7 @@ class AnswerSummary:
 
 
 def answer_summaries(
-    records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[AnswerSummary, ...]:
     """For every `answerability` among the gauges and every form that was asked, in this order. The seed is the bootstrap's."""
     found = []
@@ -115,7 +115,7 @@ def answerers(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(sorted({answer["model"] for answer in answers if isinstance(answer, Mapping) and answer.get("model")}))
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[Contender], gauge: Gauge, form: str, seed: int) -> AnswerSummary:
+def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, form: str, seed: int) -> AnswerSummary:
     derived = [replace(each, value=_of_form(each, form)) if each.metric == gauge.label else each for each in records]
     found = compared(derived, contenders, [gauge.label])
     lost = {each.label: _lost(records, gauge.label, each.label) for each in contenders}
@@ -143,7 +143,7 @@ def _lost(records: Sequence[Record], metric: str, method: str) -> tuple[int, int
     return statuses.count("undefined"), len(statuses) - statuses.count("undefined")
 
 
-def _without_value(contender: Contender, lost: tuple[int, int]) -> AnswerRow:
+def _without_value(contender: MethodRow, lost: tuple[int, int]) -> AnswerRow:
     none, (undefined, errors) = Number(None), lost
     return AnswerRow(contender.label, contender.control, "", None, None, none, none, none, 0.0, 0.0, 0.0, undefined, errors)
 

@@ -10,7 +10,7 @@ from noiser.results.answer_comparison import judge_agreements
 from noiser.results.answerability import answer_summaries
 from noiser.results.attribution import Cost
 from noiser.results.display import view
-from noiser.results.records import Contender, Gauge, Record, Summary
+from noiser.results.records import MethodRow, MetricColumn, Record, Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +20,8 @@ class Evaluation:
     model: str
     revision: str
     seed: int
-    contenders: tuple[Contender, ...]
-    gauges: tuple[Gauge, ...]
+    contenders: tuple[MethodRow, ...]
+    gauges: tuple[MetricColumn, ...]
     samples: int
     records: tuple[Record, ...]
     summaries: tuple[Summary, ...]

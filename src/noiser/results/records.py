@@ -22,7 +22,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Contender:
+class MethodRow:
     """A row of the table: a method with its options, or a control."""
 
     label: str
@@ -32,7 +32,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Gauge:
+class MetricColumn:
     """A column of the table: a metric with its options."""
 
     label: str

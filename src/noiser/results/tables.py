@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from noiser.results.records import Contender, Gauge, Number, Record, Row, Summary
+from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
 from noiser.results.statistics import ClusterBootstrap, holm, rank_groups
 
 FAITHFULNESS = "faithfulness"
@@ -22,7 +22,9 @@ Statistic = Callable[[Float[np.ndarray, "*shape columns"]], Float[np.ndarray, "*
 """From the means of a table's columns to the number that its rows are ranked by."""
 
 
-def summarise(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], seed: int = 0) -> tuple[Summary, ...]:
+def summarise(
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
+) -> tuple[Summary, ...]:
     """A table for each metric; where Soft-NS and Soft-NC were measured alike, the sum of their log-ratios as another. The seed
     is that of the bootstrap."""
     tables: list[Summary | None] = []
@@ -39,7 +41,7 @@ def summarise(records: Sequence[Record], contenders: Sequence[Contender], gauges
 class Compared:
     """The samples that every row has: one table's numbers."""
 
-    rows: list[Contender]
+    rows: list[MethodRow]
     """Those that have any value."""
     samples: list[str]
     """Their names."""
@@ -49,7 +51,9 @@ class Compared:
     """Which rows lack what."""
 
 
-def _table(records: Sequence[Record], contenders: Sequence[Contender], gauges: Sequence[Gauge], label: str, seed: int) -> Summary | None:
+def _table(
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], label: str, seed: int
+) -> Summary | None:
     """One metric's table; or of Soft-NS and Soft-NC together, which only their log-ratios can be added up for."""
     found = compared(records, contenders, [gauge.label for gauge in gauges])
     better, statuses = gauges[0].better, statuses_by_row(records, [gauge.label for gauge in gauges])
@@ -83,11 +87,11 @@ def few_clusters(boot: ClusterBootstrap) -> list[str]:
     return [f"only {boot.clusters} clusters: the intervals are rough"] if boot.clusters < FEW else []
 
 
-def _empty(contender: Contender, statuses: Mapping[str, dict[str, int]]) -> Row:
+def _empty(contender: MethodRow, statuses: Mapping[str, dict[str, int]]) -> Row:
     return Row(contender.label, contender.control, Number(None), None, "", statuses.get(contender.label, {}))
 
 
-def compared(records: Sequence[Record], contenders: Sequence[Contender], labels: Sequence[str]) -> Compared:
+def compared(records: Sequence[Record], contenders: Sequence[MethodRow], labels: Sequence[str]) -> Compared:
     """Rows without any value under these metrics are left out, and then samples that lack one in any row, so that all rows stand
     on the same. What a judge refused to answer, or answered with nothing of use, has a value too."""
     clusters = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
@@ -140,7 +144,7 @@ class Comparing:
 
     def __init__(
         self,
-        rows: Sequence[Contender],
+        rows: Sequence[MethodRow],
         boot: ClusterBootstrap,
         whole: Float[np.ndarray, " rows"],
         resampled: Float[np.ndarray, "resamples rows"],

@@ -18,11 +18,11 @@ from starlette.routing import Route
 
 from noiser.views.viewer import page
 from noiser.web.errors import Refusal
-from noiser.web.middleware import Access, Guard, Left, Receive, Scope, Send
+from noiser.web.middleware import Access, ClientDisconnected, Guard, Receive, Scope, Send
 from noiser.web.page import app_page
 from noiser.web.queue import Job
 from noiser.web.requests import Limits
-from noiser.web.session import Room
+from noiser.web.session import Session
 
 if TYPE_CHECKING:
     from noiser.lm.model import LanguageModel
@@ -38,7 +38,7 @@ def create_app(load: "Callable[[], LanguageModel]", limits: Limits, access: Acce
 
     `app.state.room` is the model's room: its desk can be closed before the server ends, which stops the job under way.
     """
-    room = Room(load, limits, warm=warm)
+    room = Session(load, limits, warm=warm)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -94,7 +94,7 @@ async def _attribute(request: Request) -> Response:
             while visit.here and visit.job.state != "done":
                 await visit.news(None)
             if not visit.here:
-                raise Left
+                raise ClientDisconnected
         if visit.job.error is not None:
             raise visit.job.error
         found = visit.job.answer
@@ -116,7 +116,7 @@ async def _explain(request: Request) -> Any:
 class _Stream:
     """An answer in lines. The job's place in the line is taken before anything is sent, so that a full one is a 429."""
 
-    room: Room
+    room: Session
     key: str
     work: Callable[[Job], bytes]
 
@@ -133,7 +133,7 @@ class _Stream:
                 if done:
                     return
                 await visit.news(HEARTBEAT)
-            raise Left
+            raise ClientDisconnected
 
 
 def _end(job: Job) -> bytes:
@@ -141,7 +141,7 @@ def _end(job: Job) -> bytes:
     return _event("error", job.error.to_dict()) if job.error is not None else _result(job.answer or b"null", cached=job.cached)
 
 
-def _going(room: Room, job: Job) -> bytes:
+def _going(room: Session, job: Job) -> bytes:
     """What there is to say about a job that is not done."""
     if job.state == "waiting" or not job.progress:
         return _event("queued", {"ahead": room.desk.ahead(job)})
@@ -202,7 +202,7 @@ class _Visit:
 
 
 @asynccontextmanager
-async def _visit(room: Room, key: str, work: Callable[[Job], bytes], receive: Receive, *, patient: bool) -> AsyncIterator[_Visit]:
+async def _visit(room: Session, key: str, work: Callable[[Job], bytes], receive: Receive, *, patient: bool) -> AsyncIterator[_Visit]:
     """A job at the desk, given up when the block is left. Raises Refusal where the desk takes none."""
     visit = _Visit(receive, patient=patient)
     try:
@@ -220,7 +220,7 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-def _room(request: Request) -> Room:
+def _room(request: Request) -> Session:
     return request.app.state.room
 
 

@@ -121,7 +121,7 @@ WITHIN = 10.0
 """Seconds for a body to come."""
 
 
-class Left(Exception):  # noqa: N818  (it happens)
+class ClientDisconnected(Exception):  # noqa: N818  (it happens)
     """The client left before its request was complete."""
 
 
@@ -153,7 +153,7 @@ async def _whole(receive: Receive) -> bytes | None:
     while more and size <= SWALLOWED:
         message = await receive()
         if message["type"] != "http.request":
-            raise Left
+            raise ClientDisconnected
         part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size <= MOST:
@@ -198,7 +198,7 @@ class Guard:
             if scope["method"] == "POST" and scope["path"].startswith("/api/"):
                 receive = _replayed(await body(scope, receive), receive)
             await self._app(scope, receive, answer.send)
-        except Left:
+        except ClientDisconnected:
             answer.left = True
         except Exception as error:  # noqa: BLE001  (whatever it is, the client gets a sentence and the log the rest)
             refusal = refusal_of(error)

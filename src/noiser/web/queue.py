@@ -83,7 +83,7 @@ class Job:
             raise Stopped
 
 
-class Desk:
+class JobQueue:
     """Opens in a thread of its own (`start`), and answers jobs in the order in which they came."""
 
     def __init__(self, queue: int, cache: Cache) -> None:

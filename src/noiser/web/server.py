@@ -14,7 +14,7 @@ CONNECTIONS = 1000
 """At a time."""
 
 
-class Impatient(H11Protocol):
+class StrictHttpProtocol(H11Protocol):
     """Drops a client that does not finish its headers or does not take its answer, and refuses more clients than CONNECTIONS."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
@@ -79,7 +79,7 @@ def config(app: Any) -> Config:
     """How uvicorn serves an app of ours: no name of its own, an end within a second."""
     return Config(
         app,
-        http=Impatient,
+        http=StrictHttpProtocol,
         ws="none",
         loop="asyncio",
         lifespan="on",

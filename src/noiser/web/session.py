@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from noiser import __version__
 from noiser.web.page import EXAMPLES
-from noiser.web.queue import Cache, Desk, Job
+from noiser.web.queue import Cache, Job, JobQueue
 from noiser.web.requests import Limits
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ CACHED = 64 * 2**20
 """Bytes of answers that are kept."""
 
 
-class Room:
+class Session:
     """A desk, and the model it is there for."""
 
     def __init__(self, load: "Callable[[], LanguageModel]", limits: Limits, *, warm: bool) -> None:
         self.limits = limits
-        self.desk = Desk(limits.queue, Cache(CACHED))
+        self.desk = JobQueue(limits.queue, Cache(CACHED))
         self._load = load
         self._warm = warm
         self._lm: LanguageModel | None = None

@@ -17,11 +17,11 @@ from typing import Any
 
 from noiser import __version__
 from noiser.errors import OptionError, RunError
-from noiser.experiments.interrupts import SIGNALS, Stopping
-from noiser.experiments.plan import How
+from noiser.experiments.interrupts import SIGNALS, Interrupts
+from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.schedule import Prepared, Watch
 from noiser.experiments.trials import Sample
-from noiser.experiments.worker import Records, Station
+from noiser.experiments.worker import ModelWorker, Records
 
 Ray = Any
 """The module `ray`, which is imported only when it is needed."""
@@ -46,7 +46,7 @@ class Shape:
         return resources.get("CPU", 0) >= self.cpus and resources.get("GPU", 0) >= self.gpus
 
 
-def shape(nodes: Sequence[Mapping[str, float]], how: How, most: int | None = None) -> Shape:
+def shape(nodes: Sequence[Mapping[str, float]], how: ExecutionConfig, most: int | None = None) -> Shape:
     """A worker for each GPU, or without GPUs one for all CPUs of a node; or as many as are asked for, each with as many threads
     as leave room for the others, but no more than `most`.
 
@@ -68,10 +68,10 @@ def shape(nodes: Sequence[Mapping[str, float]], how: How, most: int | None = Non
     return Shape(workers, int(on_gpus), round(0.99 * threads, 2), min(max(1, threads), most or max(1, threads)))
 
 
-class Worker:
-    """What an actor's process holds: a `Station`. Whatever its methods raise ends the process: the driver starts another."""
+class RayWorker:
+    """What an actor's process holds: a `ModelWorker`. Whatever its methods raise ends the process: the driver starts another."""
 
-    def __init__(self, prepared: Prepared, model: str, how: How, threads: int, home: tuple[str, str]) -> None:
+    def __init__(self, prepared: Prepared, model: str, how: ExecutionConfig, threads: int, home: tuple[str, str]) -> None:
         self._given, self._threads, self._home = (prepared, model, how), threads, home
 
     def load(self) -> str:
@@ -89,7 +89,7 @@ class Worker:
         if Path(folder).is_dir():
             os.chdir(folder)  # a model's name may be a path from where the run was started
         _ = prepared.plan.rows(), prepared.plan.columns()  # what is not installed here is said now, not once for every sample
-        self._station = Station(prepared.plan, prepared.identity, model, prepared.datasets, how)
+        self._station = ModelWorker(prepared.plan, prepared.identity, model, prepared.datasets, how)
         planned, here = prepared.identity["models"][model]["dtype"], str(self._station.lm.model.dtype).removeprefix("torch.")
         if planned != here:
             raise RunError(f"{model} is planned in {planned}, and {me} computes in {here}: give --dtype or --device")
@@ -104,7 +104,7 @@ class Worker:
         return list(self._station.work(samples, rows))
 
 
-def check(how: How) -> None:
+def check(how: ExecutionConfig) -> None:
     """Raises OptionError where Ray is not installed, or for settings that make no sense with it."""
     if importlib.util.find_spec("ray") is None:
         raise OptionError("--engine ray needs Ray. Type: pip install 'noiser[ray]'")
@@ -119,7 +119,7 @@ def check(how: How) -> None:
 class Cluster:
     """Ray, connected to when there is first something to do, and what the crews of all models have in common."""
 
-    def __init__(self, prepared: Prepared, how: How, watch: Watch, stopping: Stopping, stack: contextlib.ExitStack) -> None:
+    def __init__(self, prepared: Prepared, how: ExecutionConfig, watch: Watch, stopping: Interrupts, stack: contextlib.ExitStack) -> None:
         self.prepared, self.how, self.watch, self.stopping, self._stack = prepared, how, watch, stopping, stack
         self._joined: tuple[Ray, Shape, Any] | None = None
         self._looked = self._reached = self._roomy = time.monotonic()
@@ -149,7 +149,7 @@ class Cluster:
         asked = {"num_cpus": size.cpus, "num_gpus": size.gpus, "max_restarts": 0, "max_task_retries": 0}
         how = self.how if size.gpus else replace(self.how, device="cpu")
         given = data, model, how, size.threads, (str(Path.cwd()), __version__)
-        return ray.remote(Worker).options(**asked, scheduling_strategy="SPREAD").remote(*given)
+        return ray.remote(RayWorker).options(**asked, scheduling_strategy="SPREAD").remote(*given)
 
     def dismiss(self, actor: Any) -> None:
         """End an actor's process, whatever it is doing."""
@@ -202,7 +202,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, stopping: Stopping) -> Iterator[Ray]:
+def connected(address: str | None, stopping: Interrupts) -> Iterator[Ray]:
     """Ray, joined at the address, or started for as long as the block lasts; as it is where this process uses it already.
 
     Raises RunError where there is no cluster. A Ray of our own wants a token from whoever calls, since its ports are open to the

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from noiser.errors import DeviceMemoryError, NoiserError, RunError
-from noiser.experiments.folder import Found, RunFolder
-from noiser.experiments.interrupts import Stopping
-from noiser.experiments.plan import How
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.interrupts import Interrupts
+from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.ray.cluster import AGAIN, Cluster, brief, check
 from noiser.experiments.schedule import Prepared, Watch, chunks, failures, fresh, screened, to_do
-from noiser.experiments.trials import Part, Sample
+from noiser.experiments.trials import GridCell, Sample
 from noiser.experiments.worker import Records, all_failed
 from noiser.storage import Writer
 
 DEPTH = 2
 """Chunks that a worker has at a time: the one it works on, and one that waits there so that the worker need not."""
-LIVES = 3
+MAX_WORKER_LOSSES = 3
 """After so many lost workers a sample is given up; after so many that could not be started, so are further ones."""
 LAST = 5.0
 """Seconds that what is under way has left when the run's time is up."""
@@ -31,7 +31,7 @@ class _Chunk:
     """Samples that are worked on together."""
 
     samples: Sequence[Sample]
-    part: Part
+    part: GridCell
     lost: int = 0
     """Workers that were lost while they worked on it."""
     suspect: bool = False
@@ -39,7 +39,7 @@ class _Chunk:
 
 
 @dataclass(eq=False)
-class _Hand:
+class WorkerHandle:
     """A worker, as the driver sees it."""
 
     actor: Any
@@ -60,7 +60,13 @@ class _TimeUpError(Exception):
 
 
 def run_on_ray(
-    prepared: Prepared, folder: RunFolder, found: Found, how: How, watch: Watch, stopping: Stopping, deadline: float | None
+    prepared: Prepared,
+    folder: RunFolder,
+    found: RecordIndex,
+    how: ExecutionConfig,
+    watch: Watch,
+    stopping: Interrupts,
+    deadline: float | None,
 ) -> bool:
     """Do what is left to do of a run with Ray's workers; whether time was up before all was done.
 
@@ -73,7 +79,7 @@ def run_on_ray(
         writer = stack.enter_context(contextlib.closing(Writer(folder.records, "ray")))
         cluster = Cluster(prepared, how, watch, stopping, stack)
         for model in prepared.identity["models"]:
-            with contextlib.closing(_Crew(cluster, model, deadline)) as crew:
+            with contextlib.closing(WorkerPool(cluster, model, deadline)) as crew:
                 try:
                     parts = screened(prepared, folder, model, crew, watch)
                     todo = to_do(parts, found, how)
@@ -88,12 +94,12 @@ def run_on_ray(
     return False
 
 
-class _Crew:
+class WorkerPool:
     """The workers of one model, and what they have to do."""
 
     def __init__(self, cluster: Cluster, model: str, deadline: float | None) -> None:
         self._cluster, self._model, self._deadline = cluster, model, deadline
-        self._hands: list[_Hand] = []
+        self._hands: list[WorkerHandle] = []
         self._limit: int | None = None
         self._not_started = 0
         self._todo: deque[_Chunk] = deque()
@@ -101,14 +107,14 @@ class _Crew:
         self._rows: dict[str, dict[str, Mapping[str, Any]]] = {}
 
     @property
-    def station(self) -> "_Crew":
-        """Itself: it screens as a `Station` does."""
+    def station(self) -> "WorkerPool":
+        """Itself: it screens as a `ModelWorker` does."""
         return self
 
     def screen(self, data: str) -> dict[str, Any]:
         """What one worker's `Station.screen` says. Raises RunError where three workers were lost over it."""
         error: Exception | None = None
-        for _ in range(LIVES):
+        for _ in range(MAX_WORKER_LOSSES):
             hand = self._anybody()
             promise = hand.actor.screen.remote(data)
             while self._cluster.first([promise]) is None:
@@ -118,7 +124,7 @@ class _Crew:
                 return found
             _raise_for_good(error)
             self._dismiss(hand, error)
-        raise RunError(f"{LIVES} workers were lost while they looked which prompts of {data} are kept: {brief(error)}")
+        raise RunError(f"{MAX_WORKER_LOSSES} workers were lost while they looked which prompts of {data} are kept: {brief(error)}")
 
     def work(self, todo: Sequence[_Chunk]) -> Iterator[Records]:
         """The records of every sample, in the order in which they come. Raises _TimeUpError at the deadline."""
@@ -136,7 +142,7 @@ class _Crew:
         while self._hands:
             self._cluster.dismiss(self._hands.pop().actor)
 
-    def _anybody(self) -> _Hand:
+    def _anybody(self) -> WorkerHandle:
         """A worker that is ready."""
         while (hand := next((each for each in self._hands if each.loading is None), None)) is None:
             if self._late():
@@ -155,7 +161,7 @@ class _Crew:
         limit = self._cluster.size.workers if self._limit is None else self._limit
         while len(self._hands) < min(limit, useful):
             actor = self._cluster.hire(self._model)
-            self._hands.append(_Hand(actor, actor.load.remote()))
+            self._hands.append(WorkerHandle(actor, actor.load.remote()))
 
     def _hand_out(self) -> None:
         """First something for everybody, suspects before others, then the chunks that wait."""
@@ -167,14 +173,14 @@ class _Crew:
                     rows = {sample.id: self._row(chunk.part, sample) for sample in chunk.samples}
                     hand.jobs.append((hand.actor.work.remote(chunk.samples, rows), chunk))
 
-    def _row(self, part: Part, sample: Sample) -> Mapping[str, Any]:
+    def _row(self, part: GridCell, sample: Sample) -> Mapping[str, Any]:
         if part.data not in self._rows:
             self._rows[part.data] = {row["id"]: row for row in part.rows or ()}
         return self._rows[part.data][sample.id]
 
     def _step(self) -> Iterator[Records]:
         """Wait a little, and deal with what comes."""
-        owners: dict[Any, _Hand] = {}
+        owners: dict[Any, WorkerHandle] = {}
         for hand in self._hands:
             owners |= dict.fromkeys([hand.loading] if hand.loading is not None else [promise for promise, _ in hand.jobs], hand)
         promise = self._cluster.first([*owners])
@@ -191,7 +197,7 @@ class _Crew:
         else:
             yield from self._lost(hand, error)
 
-    def _started(self, hand: _Hand, name: Any, error: Exception | None) -> None:
+    def _started(self, hand: WorkerHandle, name: Any, error: Exception | None) -> None:
         if error is None:
             hand.loading, hand.name, self._not_started = None, name, 0
             self._cluster.watch.say(f"{self._model} is loaded: {name}")
@@ -199,13 +205,15 @@ class _Crew:
         _raise_for_good(error)
         self._dismiss(hand, error)
         self._not_started += 1
-        if self._not_started == LIVES:
+        if self._not_started == MAX_WORKER_LOSSES:
             self._limit, self._not_started = sum(each.loading is None for each in self._hands), 0
             if not self._limit:
-                raise RunError(f"{LIVES} workers in a row could not be started, the last one because of {brief(error)}. {AGAIN}")
+                raise RunError(
+                    f"{MAX_WORKER_LOSSES} workers in a row could not be started, the last one because of {brief(error)}. {AGAIN}"
+                )
             self._cluster.watch.say(f"going on with {self._limit} workers", keep=True)
 
-    def _lost(self, hand: _Hand, error: Exception) -> Iterator[Records]:
+    def _lost(self, hand: WorkerHandle, error: Exception) -> Iterator[Records]:
         """What a lost worker had finished counts. Of the rest, the first was running: it is to blame, as far as one can know.
         (Its result may have been lost on the way, and the next one be to blame: so each is tried again alone.)"""
         self._dismiss(hand, error)
@@ -221,12 +229,14 @@ class _Crew:
                 self._suspects.append(replace(chunk, suspect=True))
                 continue
             for sample in chunk.samples:
-                if chunk.lost + 1 < LIVES:
+                if chunk.lost + 1 < MAX_WORKER_LOSSES:
                     self._suspects.append(_Chunk([sample], chunk.part, chunk.lost + 1, suspect=True))
                 else:
-                    yield all_failed(sample, LOST, f"{LIVES} workers were lost over it, the last one because of {brief(error)}", "")
+                    yield all_failed(
+                        sample, LOST, f"{MAX_WORKER_LOSSES} workers were lost over it, the last one because of {brief(error)}", ""
+                    )
 
-    def _dismiss(self, hand: _Hand, error: Exception) -> None:
+    def _dismiss(self, hand: WorkerHandle, error: Exception) -> None:
         self._hands.remove(hand)
         self._cluster.dismiss(hand.actor)
         self._cluster.watch.say(f"{hand.name} was lost ({brief(error)}); what it had to do is done by others", keep=True)

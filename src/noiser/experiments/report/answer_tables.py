@@ -8,7 +8,7 @@ from noiser.experiments.report.tables import PartResult, accounting, number
 from noiser.experiments.trials import VALUE
 from noiser.results.answer_comparison import Agreement, Correlation, LeastSummary, faithfulness_against, judge_agreements, least_summaries
 from noiser.results.answerability import CONDITIONS, AnswerRow, AnswerSummary, Rate, answer_summaries, answerers
-from noiser.results.records import Contender
+from noiser.results.records import MethodRow
 from noiser.views import plots
 from noiser.views.documents import Figure, Form, Section, Table
 
@@ -100,7 +100,7 @@ def _rate(rate: Rate | None) -> tuple[str, str]:
     return number(rate.clustered, signed=False), f"[{rate.wilson.low:.3f}, {rate.wilson.high:.3f}]"
 
 
-def _printed(form: str, row: Contender, result: PartResult) -> tuple[str, str]:
+def _printed(form: str, row: MethodRow, result: PartResult) -> tuple[str, str]:
     """What the paper prints, of Known only, and of Noiser as it is in the end."""
     if result.kind != "known" or row.control or (row.method == "noiser" and str(row.options.get("bound", "k_min")) != "k_min"):
         return "", ""

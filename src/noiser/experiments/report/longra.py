@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from noiser.experiments.folder import Found
-from noiser.experiments.trials import ATTRIBUTION, Part
+from noiser.experiments.folder import RecordIndex
+from noiser.experiments.trials import ATTRIBUTION, GridCell
 from noiser.results.records import OK, Number
 from noiser.results.statistics import ClusterBootstrap
 
@@ -56,7 +56,7 @@ class Mass:
     """That have a positive score."""
 
 
-def by_type(part: Part, found: Found, seed: int) -> dict[str, dict[str, Mass]]:
+def by_type(part: GridCell, found: RecordIndex, seed: int) -> dict[str, dict[str, Mass]]:
     """For each type of row and each method the mean share on each part, with intervals; under `all` for all types together."""
     collected: dict[str, dict[str, list[tuple[str, Shares]]]] = {}
     for sample in part.samples:

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.report import longra
 from noiser.experiments.report.answer_tables import answerability, keep_answerers
 from noiser.experiments.report.differences import differences
 from noiser.experiments.report.samples import keep_noted, samples
 from noiser.experiments.report.tables import PartResult, bounds_table, counts_table, metric_tables, number
 from noiser.experiments.run import outcome
-from noiser.experiments.trials import ATTRIBUTION, Part, Work
+from noiser.experiments.trials import ATTRIBUTION, GridCell, Work
 from noiser.results.tables import FAITHFULNESS
 from noiser.views import plots
 from noiser.views.documents import Document, Figure, Form, Section, Table
@@ -29,7 +29,7 @@ def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SEC
 
     Raises RunError where records contradict each other.
     """
-    found, work = Found(folder, without=LARGE, digest=_digest), Work(folder)
+    found, work = RecordIndex(folder, without=LARGE, digest=_digest), Work(folder)
     results = [PartResult(part, folder, found) for part in work.parts if part.samples]
     measured = folder.identity["metrics"]
     made: dict[str, Iterator[Section]] = {
@@ -58,7 +58,7 @@ def _metrics(results: Sequence[PartResult], folder: RunFolder) -> Section:
     return Section("Faithfulness and other metrics", tables=tables, figures=tuple(_forests(results)))
 
 
-def _overview(folder: RunFolder, found: Found, work: Work) -> Section:
+def _overview(folder: RunFolder, found: RecordIndex, work: Work) -> Section:
     stands = outcome(folder, found, work)
     sums = " + ".join(f"{count:,} {status}" for status, count in sorted(stands.statuses.items(), key=lambda item: (-item[1], item[0])))
     said = [f"{stands.done:,} of {stands.samples:,} samples are done{'' if stands.complete else ': the run is not complete'}."]
@@ -136,7 +136,7 @@ def _costs(results: Sequence[PartResult]) -> Section:
     return Section("Cost", (), tuple(tables), tuple(figures))
 
 
-def costs(part: Part, found: Found) -> dict[str, dict[str, float]]:
+def costs(part: GridCell, found: RecordIndex) -> dict[str, dict[str, float]]:
     """What a sample takes, by method and for all metrics together: median seconds, mean tokens."""
     spent: dict[str, list[Mapping[str, Any]]] = {}
     for sample in part.samples:

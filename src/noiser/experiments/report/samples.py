@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from noiser.experiments.folder import Found
+from noiser.experiments.folder import RecordIndex
 from noiser.experiments.report.tables import PartResult
 from noiser.experiments.trials import ATTRIBUTION, VALUE, Sample
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
@@ -86,7 +86,7 @@ def _target(plain: Mapping[str, Any]) -> Target:
     return Target(**{**plain, **lists, "foil": _target(foil) if foil else None})
 
 
-def _values(sample: Sample, found: Found) -> dict[str, Any] | None:
+def _values(sample: Sample, found: RecordIndex) -> dict[str, Any] | None:
     """What every metric gave for this sample, methods down."""
     trials = [trial for trial in sample.trials if trial.kind == VALUE]
     metrics = list(dict.fromkeys(trial.metric for trial in trials))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from noiser.experiments.folder import Found, RunFolder
+from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.report import paper
-from noiser.experiments.trials import Part, row_status, values
+from noiser.experiments.trials import GridCell, row_status, values
 from noiser.registry import read_label
-from noiser.results.records import Contender, Gauge, Number, Record, Row, Summary
+from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
 from noiser.results.statistics import wilson
 from noiser.results.tables import FAITHFULNESS, summarise
 from noiser.views.documents import Table
@@ -23,9 +23,9 @@ Identity = Mapping[str, Any]
 class PartResult:
     """One model on one data set, with its summaries."""
 
-    part: Part
+    part: GridCell
     folder: RunFolder
-    found: Found
+    found: RecordIndex
 
     @property
     def identity(self) -> Identity:
@@ -43,12 +43,12 @@ class PartResult:
         return paper.column(self.part.model)
 
     @cached_property
-    def contenders(self) -> list[Contender]:
+    def contenders(self) -> list[MethodRow]:
         """The run's rows."""
         return contenders(self.folder)
 
     @cached_property
-    def gauges(self) -> list[Gauge]:
+    def gauges(self) -> list[MetricColumn]:
         """The run's columns."""
         return gauges(self.folder)
 
@@ -64,16 +64,16 @@ class PartResult:
         return {each.metric: each for each in found}
 
 
-def contenders(folder: RunFolder) -> list[Contender]:
+def contenders(folder: RunFolder) -> list[MethodRow]:
     """The rows that a run has, from what is written of it."""
     rows, controls = folder.identity["methods"].items(), folder.shown["controls"]
-    return [Contender(label, each["method"], each.get("options", {}), label in controls) for label, each in rows]
+    return [MethodRow(label, each["method"], each.get("options", {}), label in controls) for label, each in rows]
 
 
-def gauges(folder: RunFolder) -> list[Gauge]:
+def gauges(folder: RunFolder) -> list[MetricColumn]:
     """The columns that a run has."""
     columns, shown = folder.identity["metrics"].items(), folder.shown["metrics"]
-    return [Gauge(label, each["metric"], each["options"], **shown[label]) for label, each in columns]
+    return [MetricColumn(label, each["metric"], each["options"], **shown[label]) for label, each in columns]
 
 
 def number(found: Number | None, *, signed: bool) -> str:
@@ -179,7 +179,7 @@ def accounting(name: str, result: PartResult) -> str:
     return f"Trials: {counts.total():,} = {' + '.join(f'{count:,} {status}' for status, count in sorted(counts.items())) or 0}."
 
 
-def _sums_up(name: str, gauge: Gauge) -> bool:
+def _sums_up(name: str, gauge: MetricColumn) -> bool:
     """Whether a table of faithfulness adds up this metric."""
     return name in (gauge.label.replace(part, FAITHFULNESS, 1) for part in ("soft_ns", "soft_nc") if gauge.metric == part)
 
@@ -203,7 +203,7 @@ def bounds_table(result: PartResult) -> Iterator[Table]:
         yield Table(title, columns, tuple(rows), tuple(_notes(name, [result], True)))
 
 
-def counts_table(parts: Sequence[Part], identity: Identity) -> Table:
+def counts_table(parts: Sequence[GridCell], identity: Identity) -> Table:
     """Table 7: how many prompts each model answers."""
     rows = []
     for part in parts:

@@ -18,11 +18,11 @@ from jaxtyping import Float
 
 from noiser.errors import NoiserError, NonFiniteError, OptionError
 from noiser.lm.devices import is_out_of_memory, memory_told_apart
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.restore import as_found, drawing_from
-from noiser.lm.target import Goal
-from noiser.methods.base import Scored
+from noiser.lm.restore import drawing_from, restore_after
+from noiser.lm.target import Objective
+from noiser.methods.base import MethodOutput
 from noiser.methods.inseq.host import batch_of, check_options, host_of, inseq_methods, sequence_of, split_options
 from noiser.registry import Method
 from noiser.rng import generator
@@ -78,7 +78,7 @@ def inseq_scores(
         raise NoiserError(f"Inseq's {name} reads a pickle from its cache, which can run any code: to let it, set allow_pickle=true")
     seed = int(generator(options.get("seed", 0), tuple(input_ids), PREFIX + name).integers(2**32))
     given = {key: value for key, value in options.items() if key not in ("allow_pickle", "seed")}
-    with as_found(lm.model, lm.tokenizer), drawing_from(seed, *lm.devices), memory_told_apart(), _with_gradients():
+    with restore_after(lm.model, lm.tokenizer), drawing_from(seed, *lm.devices), memory_told_apart(), _with_gradients():
         lm.model.register_forward_pre_hook(partial(_count, lm), with_kwargs=True)
         try:
             return _scores(lm, input_ids, target_id, name, given)
@@ -102,11 +102,11 @@ def _count(lm: LanguageModel, _module: Any, args: Sequence[Any], kwargs: Mapping
     lm.spent.backward_tokens += given.shape[0] * given.shape[1] * torch.is_grad_enabled()
 
 
-def _run(lm: LanguageModel, clean: Clean, goal: Goal, *, name: str, **options: Any) -> Scored:
+def _run(lm: LanguageModel, clean: CleanRun, goal: Objective, *, name: str, **options: Any) -> MethodOutput:
     target = goal.target
     if len(target.token_ids) != 1 or target.foil is not None or target.quantity != "prob":
         raise OptionError(f"{PREFIX}{name} explains the probability of one next token: no target of several, foil, span or function")
-    return Scored(*inseq_scores(lm, clean.prompt.input_ids, target.token_ids[0], name, options))
+    return MethodOutput(*inseq_scores(lm, clean.prompt.input_ids, target.token_ids[0], name, options))
 
 
 def _scores(

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from noiser.errors import NonFiniteError, OptionError
-from noiser.lm.kv_cache import Clean
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.target import Goal
-from noiser.methods.base import Scored, Steps, Unit, pieces
+from noiser.lm.target import Objective
+from noiser.methods.base import MethodOutput, Steps, Unit, units_to_perturb
 from noiser.methods.noiser.noise import Noise, Norm, expected_norm, paper_noise, random_scale, released_noise
 from noiser.methods.noiser.search import FIRST_GUESS, exact_minimum, fast_minimum, first_flipping, separate_crossings, separate_minima
-from noiser.methods.noiser.trials import Trials
+from noiser.methods.noiser.trials import NoiseEvaluations
 from noiser.registry import Range, method
 
 Bound = Literal["k_min", "k_max", "k_max_per_token", "l1", "l2", "l3", "l4", "linf", "random", "none"]
@@ -41,13 +41,13 @@ def check(*, bound: Bound, bracket: str, variant: str, norm: Norm | None, unit: 
     source="Ghasemi Madani et al. 2025, arXiv:2504.02911",
     cost="1.4 to 2.1 times T x samples rows of T/2 tokens, measured (fewer with unit)",
     check=check,
-    along="margin",
+    requires="margin",
     released="signed_sum",
 )
 def noiser(
     lm: LanguageModel,
-    clean: Clean,
-    goal: Goal,
+    clean: CleanRun,
+    goal: Objective,
     *,
     samples: Annotated[int, Range(1, 10_000)] = 10,
     steps: Annotated[int, Range(1, 20)] = 10,
@@ -58,7 +58,7 @@ def noiser(
     norm: Norm | None = None,
     unit: Unit = "token",
     seed: int = 0,
-) -> Steps[Scored]:
+) -> Steps[MethodOutput]:
     """Drop in the explained quantity when noise of the largest scale that flips no prediction is put on one token.
 
     Higher is more important; signed, not normalised; in probability units, so within [-1, 1], for the probability of a
@@ -80,18 +80,18 @@ def noiser(
     """
     official = variant == "official"
     dim, ids = clean.embeds.shape[1], clean.prompt.input_ids
-    parts = pieces(clean.prompt, unit)
+    parts = units_to_perturb(clean.prompt, unit)
     noise = Noise(
         parts.members, lambda n: lm.place(released_noise(samples, dim, norm) if official else paper_noise(samples, dim, seed, ids, n))
     )
-    trials = Trials(clean, goal, noise)
+    trials = NoiseEvaluations(clean, goal, noise)
     if bound in SEARCHED:
         scales, status = yield from _search(trials, steps, bound, bracket, search, official)
     else:
         scales, status = [_fixed(bound, dim, seed, ids)] * trials.seq, "fixed"
     scores = parts.spread(np.array((yield from trials.scores(scales)), dtype=np.float64))
     notes = _notes(lm, trials, scales, status, bound, search)
-    return Scored(*_divided(scores, notes)) if official else Scored(scores, notes)
+    return MethodOutput(*_divided(scores, notes)) if official else MethodOutput(scores, notes)
 
 
 def _fixed(bound: str, dim: int, seed: int, ids: tuple[int, ...]) -> float:
@@ -100,7 +100,9 @@ def _fixed(bound: str, dim: int, seed: int, ids: tuple[int, ...]) -> float:
     return 1.0 if bound == "none" else 1 / expected_norm(bound, dim)
 
 
-def _search(trials: Trials, steps: int, bound: Bound, bracket: str, search: str, official: bool) -> Steps[tuple[list[float], str]]:
+def _search(
+    trials: NoiseEvaluations, steps: int, bound: Bound, bracket: str, search: str, official: bool
+) -> Steps[tuple[list[float], str]]:
     """Each token's scale, and how the search ended. The released code halves once less and takes the middle of what is left."""
     steep = _steepness(trials)
     order = sorted(range(trials.seq), key=lambda piece: -steep[piece]) if steep else list(range(trials.seq))[::-1]
@@ -121,19 +123,19 @@ def _search(trials: Trials, steps: int, bound: Bound, bracket: str, search: str,
     return scales, "not_reached" if max(lows) == top and not flipped else "found"
 
 
-def _steepness(trials: Trials) -> list[float]:
+def _steepness(trials: NoiseEvaluations) -> list[float]:
     """How fast the top-two margin falls with each piece at most; the steepest is likely to flip first. Empty where not known."""
     if trials.clean.gradient is None:
         return []
     return [float(trials.clean.gradient[list(piece)].norm()) for piece in trials.noise.units]
 
 
-def _first_guess(trials: Trials, steepest: float) -> float:
+def _first_guess(trials: NoiseEvaluations, steepest: float) -> float:
     """Where a straight line along the steepest gradient loses the prediction, times FIRST_GUESS."""
     return FIRST_GUESS * trials.clean_log_ratio / steepest if steepest > 0 else 0.5
 
 
-def _flipping_scale(trials: Trials, order: Sequence[int]) -> Steps[float]:
+def _flipping_scale(trials: NoiseEvaluations, order: Sequence[int]) -> Steps[float]:
     """1, doubled until some token flips there, or until HIGHEST."""
     upper = 1.0
     while upper < HIGHEST and not (yield from first_flipping(trials, order, upper)):
@@ -141,7 +143,7 @@ def _flipping_scale(trials: Trials, order: Sequence[int]) -> Steps[float]:
     return upper
 
 
-def _notes(lm: LanguageModel, trials: Trials, scales: list[float], status: str, bound: Bound, search: str) -> dict[str, Any]:
+def _notes(lm: LanguageModel, trials: NoiseEvaluations, scales: list[float], status: str, bound: Bound, search: str) -> dict[str, Any]:
     """What a reader needs to judge the scores, all of it measured."""
     clean, predicted = trials.clean, trials.prediction
     at_scale = [token for token, k in enumerate(scales) if k > 0 and trials.flips(token, k)]

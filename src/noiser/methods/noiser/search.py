@@ -7,7 +7,7 @@ token flips at `low + 1` (at the top end of the grid: at none that was tried).
 from collections.abc import Sequence
 
 from noiser.methods.base import Steps
-from noiser.methods.noiser.trials import Trials
+from noiser.methods.noiser.trials import NoiseEvaluations
 
 POWER = 1.5
 """How the log-ratio falls from the clean run on: like k to this power (noise of mean zero acts first through its square)."""
@@ -19,7 +19,7 @@ PATIENCE = 12
 class Crossing:
     """One token on a grid of scales `index * unit`: what was tried there, and the cell in which the flip must lie."""
 
-    def __init__(self, trials: Trials, token: int, levels: int, unit: float) -> None:
+    def __init__(self, trials: NoiseEvaluations, token: int, levels: int, unit: float) -> None:
         self.trials, self.token, self.unit = trials, token, unit
         self.top = 2**levels - 1
         """The highest index that may be tried."""
@@ -110,7 +110,7 @@ NEAR = 1.5
 """A token expected to flip below NEAR times the current scale is tried there before the bracket is narrowed further."""
 
 
-def exact_minimum(trials: Trials, order: Sequence[int], levels: int, unit: float) -> Steps[int]:
+def exact_minimum(trials: NoiseEvaluations, order: Sequence[int], levels: int, unit: float) -> Steps[int]:
     """The minimum of what separate bisections of [0, 2^levels] return for each token, whatever the shape of the flips.
 
     Every midpoint a token would have to pass is either tried, or cannot matter: a token that does not flip at the lowest
@@ -134,7 +134,7 @@ def exact_minimum(trials: Trials, order: Sequence[int], levels: int, unit: float
     return low
 
 
-def separate_minima(trials: Trials, levels: int, unit: float) -> Steps[list[int]]:
+def separate_minima(trials: NoiseEvaluations, levels: int, unit: float) -> Steps[list[int]]:
     """What a bisection of its own returns for each token."""
     lows = [0] * trials.seq
     for level in range(levels):
@@ -144,7 +144,7 @@ def separate_minima(trials: Trials, levels: int, unit: float) -> Steps[list[int]
     return lows
 
 
-def fast_minimum(trials: Trials, order: Sequence[int], levels: int, unit: float, first: float) -> Steps[int]:
+def fast_minimum(trials: NoiseEvaluations, order: Sequence[int], levels: int, unit: float, first: float) -> Steps[int]:
     """The same under monotone flips, in few trials: narrow the most suspicious token's crossing, then try all others there.
 
     `first` is the scale tried first. When no other token flips at the crossing, that last sweep is the scoring pass.
@@ -167,7 +167,7 @@ def fast_minimum(trials: Trials, order: Sequence[int], levels: int, unit: float,
         suspects = list(dict.fromkeys([*suspects, *below]))
 
 
-def separate_crossings(trials: Trials, levels: int, unit: float) -> Steps[list[int]]:
+def separate_crossings(trials: NoiseEvaluations, levels: int, unit: float) -> Steps[list[int]]:
     """What separate bisections return under monotone flips, all tokens interpolated side by side."""
     crossings = [Crossing(trials, token, levels, unit) for token in range(trials.seq)]
     while wanted := [(c.token, index * unit) for c in crossings if (index := c.next_index(1.0)) is not None]:
@@ -175,7 +175,7 @@ def separate_crossings(trials: Trials, levels: int, unit: float) -> Steps[list[i
     return [crossing.low for crossing in crossings]
 
 
-def first_flipping(trials: Trials, queue: Sequence[int], k: float) -> Steps[list[int]]:
+def first_flipping(trials: NoiseEvaluations, queue: Sequence[int], k: float) -> Steps[list[int]]:
     """Try `k` on the tokens in their order, in growing groups; those that flip in the first group in which any does.
 
     Where none does, `k` is likely the scale to score at, so each is tried beside its anchor.

@@ -3,20 +3,20 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from noiser.lm.kv_cache import Clean
-from noiser.lm.perturbation import Probe, Reading, Shift
+from noiser.lm.kv_cache import CleanRun
+from noiser.lm.perturbation import AddNoise, PerturbedRows, Readout
 from noiser.lm.quantity import chosen
-from noiser.lm.target import Goal
+from noiser.lm.target import Objective
 from noiser.methods.base import Steps, ask, measure
 from noiser.methods.noiser.noise import Noise
 
 TINY = 1e-30
 
 
-class Trials:
+class NoiseEvaluations:
     """Noise of scale `k` on one piece of the prompt (a token, or a whole unit) at a time, each tried once and remembered."""
 
-    def __init__(self, clean: Clean, goal: Goal, noise: Noise) -> None:
+    def __init__(self, clean: CleanRun, goal: Objective, noise: Noise) -> None:
         self.clean = clean
         self.goal = goal
         self.noise = noise
@@ -27,7 +27,7 @@ class Trials:
         self._measure = goal.on(clean) or chosen("prob", (self.prediction,), (end,))
         top = clean.probs.topk(2).values.tolist()
         self.clean_log_ratio = max(_log(top[0]) - _log(top[1]), TINY)
-        self.readings: list[dict[float, Reading]] = [{} for _ in noise.units]
+        self.readings: list[dict[float, Readout]] = [{} for _ in noise.units]
 
     @property
     def seq(self) -> int:
@@ -42,13 +42,13 @@ class Trials:
         """Try every (token, k) that was not tried yet; with `anchor`, beside an unedited row, as scoring wants it."""
         missing = [(token, k) for token, k in dict.fromkeys(wanted) if not self._has(token, k, anchor)]
         if missing:
-            probes = [Probe(self.clean, self._edit(token, k), self._measure, self.prediction, anchor) for token, k in missing]
+            probes = [PerturbedRows(self.clean, self._edit(token, k), self._measure, self.prediction, anchor) for token, k in missing]
             readings = yield from ask(probes)
             for (token, k), reading in zip(missing, readings, strict=True):
                 self.readings[token][k] = reading
 
-    def _edit(self, token: int, k: float) -> Shift:
-        return Shift(self.noise.units[token][0], self.noise.on(token), k)
+    def _edit(self, token: int, k: float) -> AddNoise:
+        return AddNoise(self.noise.units[token][0], self.noise.on(token), k)
 
     def _has(self, token: int, k: float, anchor: bool) -> bool:
         reading = self.readings[token].get(k)

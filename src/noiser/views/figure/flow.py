@@ -64,10 +64,10 @@ class Box:
     line: int
 
 
-Measure = Callable[[str, Look], float]
+LogitFn = Callable[[str, Look], float]
 
 
-def flow(pieces: Iterable[Piece], width: float, measure: Measure) -> list[Put]:
+def flow(pieces: Iterable[Piece], width: float, measure: LogitFn) -> list[Put]:
     """The pieces in lines of at most `width`; broken at spaces, between ideographs, and else only where a word is too long."""
     putting = _Putting(width, measure)
     for word in _words(pieces):
@@ -100,7 +100,7 @@ def lines(puts: Sequence[Put]) -> int:
 class _Putting:
     """The state while text is set: the line, and where it has got to."""
 
-    def __init__(self, width: float, measure: Measure) -> None:
+    def __init__(self, width: float, measure: LogitFn) -> None:
         self.width, self.measure = width, measure
         self.done: list[Put] = []
         self.line = 0
