@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from noiser._version import __version__
+
 if TYPE_CHECKING:
     from noiser.attribution.attribute import Failure, attribute, attribute_many
     from noiser.attribution.compare import compare
@@ -35,6 +37,7 @@ __all__ = [
     "JudgeConfig",
     "LanguageModel",
     "NoiserError",
+    "__version__",
     "answer",
     "attribute",
     "attribute_many",
@@ -44,7 +47,7 @@ __all__ = [
     "load",
     "with_curves",
 ]
-__version__ = "0.1.0"
+
 
 _HOME = {
     "METHODS": "noiser.methods",

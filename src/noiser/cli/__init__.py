@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from noiser import __version__
+from noiser._version import __version__
 from noiser.cli.answer import answer
 from noiser.cli.data import data
 from noiser.cli.explain import attribute, compare, methods

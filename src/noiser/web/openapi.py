@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from noiser import __version__
+from noiser._version import __version__
 from noiser.methods import METHODS
 from noiser.registry import Method
 from noiser.web.forms import options, summary

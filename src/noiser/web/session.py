@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from noiser import __version__
+from noiser._version import __version__
 from noiser.web.page import EXAMPLES
 from noiser.web.queue import Cache, Job, JobQueue
 from noiser.web.requests import Limits

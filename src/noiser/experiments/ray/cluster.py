@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from noiser import __version__
+from noiser._version import __version__
 from noiser.errors import OptionError, RunError
 from noiser.experiments.interrupts import SIGNALS, Interrupts
 from noiser.experiments.plan import ExecutionConfig

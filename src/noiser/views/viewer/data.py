@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from noiser import __version__
+from noiser._version import __version__
 from noiser.results.attribution import Attribution, Comparison
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import Row, Summary
