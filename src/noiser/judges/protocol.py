@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from noiser.errors import JudgeError, NoiserError
-from noiser.lm.requests import ExternalRequest, Steps
 from noiser.results.answerability import Form
 
 Variant = Literal["paper", "official"]
@@ -121,42 +120,3 @@ def _fit(reply: Any) -> bool:
     if not isinstance(reply, Reply) or reply.status not in get_args(ReplyStatus) or not isinstance(reply.answers, tuple):
         return False
     return all(isinstance(each, str) for each in (*reply.answers, reply.said, reply.model))
-
-
-@dataclass(frozen=True, eq=False)
-class Consultation(ExternalRequest):
-    """A metric's request to a judge, resolved by `consulted`: a Reply or a JudgeError for each clue."""
-
-    judge: Judge
-    clues: tuple[JudgePrompt, ...]
-
-    @property
-    def source(self) -> object:
-        """The judge."""
-        return self.judge
-
-    @property
-    def items(self) -> Sequence[JudgePrompt]:
-        """The clues."""
-        return self.clues
-
-    def with_items(self, items: Sequence[JudgePrompt]) -> "Consultation":
-        """The same judge with other clues."""
-        return Consultation(self.judge, tuple(items))
-
-    def resolve(self) -> list[Reply | JudgeError]:
-        """Ask the judge."""
-        return consulted(self.judge, self.clues)
-
-
-def consult(judge: Judge, clues: Sequence[JudgePrompt]) -> Steps[list[Reply | JudgeError]]:
-    """Ask a judge from inside a metric: yields the request and returns a reply, or the error, for each clue."""
-    replies = yield Consultation(judge, tuple(clues))
-    return cast(list[Reply | JudgeError], replies)
-
-
-def unwrap(reply: Reply | JudgeError) -> Reply:
-    """The reply. Raises JudgeError if there is none."""
-    if isinstance(reply, JudgeError):
-        raise JudgeError(str(reply))  # a new error for each caller: tracebacks are not shared
-    return reply

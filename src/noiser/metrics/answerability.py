@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.errors import JudgeError
+from noiser.judges.consultation import consult, unwrap
 from noiser.judges.prompting import correct, plain
-from noiser.judges.protocol import Judge, JudgePrompt, Reply, Variant, consult, unwrap
+from noiser.judges.protocol import Judge, JudgePrompt, Reply, Variant
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.protocols import as_released

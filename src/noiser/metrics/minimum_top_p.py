@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from noiser.judges.protocol import Judge, JudgePrompt, Variant, consult, unwrap
+from noiser.judges.consultation import consult, unwrap
+from noiser.judges.protocol import Judge, JudgePrompt, Variant
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.answerability import Ranked, Words, judged, ranked
