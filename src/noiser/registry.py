@@ -1,8 +1,9 @@
 """The tables of methods and metrics. An option is a keyword-only parameter of the function; its annotation is its check."""
 
 import inspect
+import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +16,33 @@ class Range:
 
     low: int | float
     high: int | float
+
+
+SEED_HELP = "Key of the random draws: equal seeds give equal results."
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as help texts and forms show it."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+    """One or a few sentences, from the function's docstring."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """`name`, `type`, `default`, `optional`, `help`; `choices`, or `low` and `high`, if the type has them.
+
+        `type` is int, float, str, bool or choice. An option that takes a number or one of some words has the number's type,
+        and the words as its `choices`. Raises KeyError for an annotation of another kind.
+        """
+        members = list(_members(self.annotation))
+        words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
+        numbers = [member for member in members if get_origin(member) is not Literal and member is not type(None)]
+        kind = _number_or_text(numbers[0]) if numbers else {}
+        choices = {"type": "choice", **kind, "choices": words} if words else kind
+        return {"name": self.name, **choices, "optional": type(None) in members, "default": self.default, "help": self.help}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +60,18 @@ class Entry:
     def options(self) -> dict[str, Any]:
         """Every option with its default, `seed` included where something is drawn at random."""
         return {name: parameter.default for name, parameter in _keyword_only(self.function).items()}
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the function's docstring, in one line."""
+        return " ".join((inspect.getdoc(self.function) or "").split("\n\n")[0].split())
+
+    @property
+    def described_options(self) -> list[Option]:
+        """Every option with its type and its help, in the order of the signature."""
+        helps = {"seed": SEED_HELP, **_option_lines(inspect.getdoc(self.function) or "")}
+        parameters = _keyword_only(self.function).items()
+        return [Option(name, parameter.annotation, parameter.default, helps.get(name, "")) for name, parameter in parameters]
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults overlaid with `given`, each value (or its text, as from `--set`) checked against its annotation.
@@ -166,6 +206,43 @@ def read_label(label: str) -> tuple[str, dict[str, str]]:
 def _keyword_only(function: Callable) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _option_lines(doc: str) -> dict[str, str]:
+    """The help of each option from docstring lines `name  text`; the text goes on in indented lines."""
+    helps: dict[str, list[str]] = {}
+    name = None
+    for line in doc.splitlines():
+        start = re.match(r"(\w+) {2,}(\S.*)", line)
+        if start:
+            name = start[1]
+            helps[name] = [start[2]]
+        elif name and line.startswith(" "):
+            helps[name].append(line.strip())
+        else:
+            name = None
+    return {name: " ".join(lines) for name, lines in helps.items()}
+
+
+_TYPE_NAMES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "str"}
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """The types of a union, nested unions included; any other annotation alone."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _number_or_text(annotation: Any) -> dict[str, Any]:
+    """The type's name, with the bounds of an annotated number."""
+    if get_origin(annotation) is Annotated:
+        kind, *extras = get_args(annotation)
+        bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
+        return {"type": _TYPE_NAMES[kind], **({"low": bounds.low, "high": bounds.high} if bounds else {})}
+    return {"type": _TYPE_NAMES[annotation]}
 
 
 def _convert(where: str, annotation: Any, value: Any) -> Any:

@@ -1,6 +1,5 @@
 """`noiser methods`: what there is."""
 
-import inspect
 from typing import Any
 
 from noiser.commands.output import Output, console
@@ -12,11 +11,10 @@ FORMATS = ("table", "json")
 
 def describe(method: Method) -> dict[str, Any]:
     """A method in plain values."""
-    summary = (inspect.getdoc(method.function) or "").split("\n\n")[0].replace("\n", " ")
     return {
         "name": method.name,
         "family": method.family,
-        "summary": summary,
+        "summary": method.summary,
         "options": dict(method.options),
         "cost": method.cost,
         "source": method.source,

@@ -40,7 +40,8 @@ def minimum_top_p(
     search   sweep: from all words on, the lowest is dropped until the answer is wrong, as in the paper. bisection: the same
              where an answer once wrong stays wrong with fewer words; where it does not, another place at which the answer turns.
     variant  official: the share at the first wrong answer, 1 where none is wrong, and replies as in answerability.
-    form, words  as in answerability.
+    form     as in answerability: top1 or top5.
+    words    as in answerability: how the prompt is cut into words.
 
     Undefined where the answer is wrong with all words. One that is never wrong has the share of its last word. Source: Ghasemi
     Madani et al. 2025, arXiv:2504.02911.

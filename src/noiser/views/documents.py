@@ -140,9 +140,9 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-caption { report_page_text-align: left; font-weight: 600; padding: .75rem 0 .25rem; }
-th, td { padding: .2rem .75rem .2rem 0; report_page_text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { report_page_text-align: left; }
+caption { text-align: left; font-weight: 600; padding: .75rem 0 .25rem; }
+th, td { padding: .2rem .75rem .2rem 0; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 1px solid var(--line); vertical-align: bottom; white-space: normal; }
 tbody tr:nth-child(even) { background: var(--faint); }
 .note { font-size: .85rem; color: var(--quiet); margin: .25rem 0; }

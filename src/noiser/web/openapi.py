@@ -8,7 +8,6 @@ from typing import Any
 from noiser._version import __version__
 from noiser.methods import METHODS
 from noiser.registry import Method
-from noiser.web.forms import options, summary
 from noiser.web.requests import Limits
 
 Schema = dict[str, Any]
@@ -49,7 +48,7 @@ TEXTS = listed(TEXT)
 
 
 def option_schema(form: Mapping[str, Any]) -> Schema:
-    """What a form of an option (see `noiser.web.forms`) takes."""
+    """The schema of an option from its description, `Option.to_dict`."""
     number = {"type": JSON_TYPES[form["type"]]} if form["type"] != "choice" else None
     if number and "low" in form:
         number |= {"minimum": form["low"], "maximum": form["high"]}
@@ -60,8 +59,8 @@ def option_schema(form: Mapping[str, Any]) -> Schema:
 
 def options_schema(method: Method) -> Schema:
     """The options of a method, none of which has to be given."""
-    forms = {form["name"]: option_schema(form) for form in options(method)}
-    return record(forms, optional=tuple(forms), description=summary(method))
+    forms = {option.name: option_schema(option.to_dict()) for option in method.described_options}
+    return record(forms, optional=tuple(forms), description=method.summary)
 
 
 def request(methods: Mapping[str, Method]) -> Schema:

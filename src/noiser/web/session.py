@@ -14,6 +14,7 @@ from noiser.web.requests import Limits
 
 if TYPE_CHECKING:
     from noiser.lm.model import LanguageModel
+    from noiser.registry import Method
     from noiser.web.requests import Asked
 
 logger = logging.getLogger("noiser.web")
@@ -79,7 +80,6 @@ class Session:
         self._imported.wait()
         from noiser.attribution.compare import DEFAULT
         from noiser.methods import METHODS
-        from noiser.web.forms import described
 
         lm = self._lm
         return {
@@ -91,7 +91,7 @@ class Session:
             "limits": self.limits.to_dict(),
             "chat": bool(lm and getattr(lm.tokenizer, "chat_template", None)),
             "default_methods": list(DEFAULT),
-            "methods": described(METHODS),
+            "methods": [_described(method) for method in sorted(METHODS.values(), key=lambda method: (method.family, method.name))],
             "examples": EXAMPLES,
         }
 
@@ -102,3 +102,9 @@ class Session:
         from noiser.web.openapi import openapi
 
         return openapi(METHODS)
+
+
+def _described(method: "Method") -> dict[str, Any]:
+    """A method for the page's form: what it computes, what it costs, and its options."""
+    facts = {name: getattr(method, name) for name in ("name", "family", "summary", "cost", "source")}
+    return {**facts, "options": [option.to_dict() for option in method.described_options]}

@@ -66,6 +66,8 @@ def noiser(
     quantity are averaged over the draws. The scale `k` is found on a grid of 2^-steps. It is that of the model's own
     prediction after the explained tokens, whatever the target:
 
+    samples  number of noise draws that the scores are averaged over.
+    steps    number of halvings when k is searched; k is exact to 2^-steps.
     bound    k_min: the largest scale at which no token flips the model's own prediction; k_max, k_max_per_token: the
              largest at which some token, or this token, does not; l1 ... linf: 1 / E||n||_p; random: U(0, 1); none: 1.
     bracket  fixed: search [0, 1]; expand: double the upper end, to 1024 at most, until something flips.
@@ -73,7 +75,7 @@ def noiser(
              where flips are monotone in k, with far fewer trials; `notes["non_monotone"]` counts tokens seen not to be.
     variant  official: the released code: float64 noise from one fixed stream (`seed` has no effect), divided by `norm`
              if given; k is the last midpoint tried, which may flip; scores are divided by their signed sum.
-
+    norm     the norm that the noise is divided by, in variant=official only.
     unit     what is disturbed at once; a unit's score is divided evenly among its tokens.
 
     Source: Ghasemi Madani et al. 2025, arXiv:2504.02911, section 3, table 2 and appendix D.
