@@ -64,7 +64,7 @@ class Reader:
         prompts = {text: self.lm.prompt(text) for text in texts}
         self._counts["calls"] += len(prompts)
         runs = [ForwardRequest(prompt, (len(prompt) - 1,)) for prompt in prompts.values()]
-        for text, (clean,) in zip(prompts, self.lm.beginnings(runs), strict=True):
+        for text, (clean,) in zip(prompts, self.lm.forward(runs), strict=True):
             best = clean.probs.topk(5).indices.tolist()
             self._known[text] = tuple(self.lm.tokens.surface(token).strip() for token in best)
         return [self._reply(clue) for clue in clues]

@@ -42,4 +42,4 @@ class ForeignError(NoiserError):
 
 
 class Stopped(Exception):  # noqa: N818  (it is no error: whoever watches the engine wants it to end)
-    """Raised by whoever watches the engine (`LanguageModel.watched`), to end what it is doing after the batch at hand."""
+    """Raised by whoever watches the engine (`LanguageModel.progress_callback`), to end what it is doing after the batch at hand."""

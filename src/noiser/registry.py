@@ -101,7 +101,7 @@ class Method(Entry):
     family: str
     cost: str = "not stated"
     """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
-    requires: Literal["margin", "goal"] | Callable[..., Any] | None = None
+    requires: Literal["margin", "objective"] | Callable[..., Any] | None = None
     """What the clean run takes along: the gradient of the top-two margin, or of what is explained; or its attention weights,
     folded by this function (see `noiser.lm.attention.Fold`)."""
     released: Released = "abs_l1"
@@ -137,7 +137,7 @@ def method(
     source: str,
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
-    requires: Literal["margin", "goal"] | Callable[..., Any] | None = None,
+    requires: Literal["margin", "objective"] | Callable[..., Any] | None = None,
     released: Released = "abs_l1",
     version: int = 1,
 ) -> Callable[[Callable], Callable]:

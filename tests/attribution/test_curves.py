@@ -77,9 +77,9 @@ def test_methods_share_the_rows_that_are_equal(small):
     same = type(twice)((twice.attributions[0], twice.attributions[0]))
     spent = []
     for result in (once, same):
-        before = small.spent.forward_tokens
+        before = small.token_counter.forward_tokens
         noiser.with_curves(small, result)
-        spent.append(small.spent.forward_tokens - before)
+        spent.append(small.token_counter.forward_tokens - before)
     assert spent[0] == spent[1] > 0
     assert len(noiser.with_curves(small, twice).attributions) == 2
 
@@ -124,18 +124,18 @@ def test_curves_travel_with_the_json(small):
 def test_whoever_watches_the_engine_is_told_and_can_stop_it(small):
     """What is done grows to what the call cost, what is left falls to 0; after a stop no more tokens go through the model."""
     told = []
-    before = small.spent.forward_tokens
-    with small.watched(lambda done, left: told.append((done, left))):
+    before = small.token_counter.forward_tokens
+    with small.progress_callback(lambda done, left: told.append((done, left))):
         a = noiser.attribute(small, "grass is green", "noiser", samples=3)
     assert told == sorted(told, key=lambda each: each[0])
-    assert told[-1] == (small.spent.forward_tokens - before, 0)
+    assert told[-1] == (small.token_counter.forward_tokens - before, 0)
     assert a.cost.forward_tokens == told[-1][0]
 
     def stop(done, left):
         raise Stopped
 
-    with small.watched(stop), pytest.raises(Stopped):
+    with small.progress_callback(stop), pytest.raises(Stopped):
         noiser.compare(small, "grass is green", ["occlusion", "noiser"])
-    spent = small.spent.forward_tokens
+    spent = small.token_counter.forward_tokens
     noiser.attribute(small, "grass is green", "occlusion")
-    assert small.spent.forward_tokens > spent, "nobody watches any more, so nothing stops it"
+    assert small.token_counter.forward_tokens > spent, "nobody watches any more, so nothing stops it"

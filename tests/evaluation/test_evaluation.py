@@ -336,10 +336,10 @@ def test_names_carry_options():
     ],
 )
 def test_what_makes_no_sense_is_said_before_the_model_runs(lm, wrong):
-    before = lm.spent.forward_tokens
+    before = lm.token_counter.forward_tokens
     with pytest.raises(OptionError):
         evaluate(lm, **{"examples": EXAMPLES, "methods": FAST, "metrics": ["soft_ns"], **wrong})
-    assert lm.spent.forward_tokens == before
+    assert lm.token_counter.forward_tokens == before
 
 
 def made(table, better="higher", relative=True, groups=None, controls=("random",)):

@@ -223,7 +223,7 @@ def test_gradients_that_cannot_be_had_are_refused_and_the_rest_goes_on(tokenizer
         with pytest.raises(ModelError, match=r"gradients need all weights in place at once.*offloaded.*without gradients"):
             noiser.attribute(lm, PROMPT, method)
     agree(lm, plain, ["noiser", "occlusion", "last_attention"])
-    assert lm.spent.backward_tokens == 0
+    assert lm.token_counter.backward_tokens == 0
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * size)
     agree(noiser.LanguageModel(model, tokenizer), plain, ["input_x_gradient"])
 

@@ -11,7 +11,7 @@ import torch
 import noiser
 from noiser.errors import NonFiniteError, PromptError
 from noiser.lm.perturbation import AddNoise, PerturbedRows
-from noiser.lm.quantity import chosen
+from noiser.lm.quantity import token_logit_fn
 from tests.conftest import tiny
 
 PROMPTS = [(7, 200, 31, 150, 31, 99), (5, 5, 5), (9,), (120, 60, 30, 15, 7, 3, 1, 0, 2, 4, 8, 16), (44, 45)]
@@ -112,12 +112,12 @@ def test_cost_is_what_went_through_the_model(tokenizer):
     handle = lm.model.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
     )
-    spent = lm.spent.forward_tokens
+    spent = lm.token_counter.forward_tokens
     try:
         results = list(noiser.attribute_many(lm, PROMPTS))
     finally:
         handle.remove()
-    assert sum(result.cost.forward_tokens for result in results) == lm.spent.forward_tokens - spent == sum(seen)
+    assert sum(result.cost.forward_tokens for result in results) == lm.token_counter.forward_tokens - spent == sum(seen)
     assert [result.cost.backward_tokens for result in results] == [len(prompt) for prompt in PROMPTS]
     assert all(result.cost.peak_bytes > 1 << 20 and result.cost.seconds > 0 for result in results)
 
@@ -126,8 +126,8 @@ def test_a_probe_reads_the_mean_of_its_rows(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     (clean,) = lm.clean([lm.prompt(PROMPTS[0])])
     shift = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(1))
-    measure = chosen("prob", (9,), (len(PROMPTS[0]) - 1,))
-    (reading,) = lm.read([PerturbedRows(clean, AddNoise(2, shift, 0.5), measure, base=4, anchor=True)])
+    measure = token_logit_fn("prob", (9,), (len(PROMPTS[0]) - 1,))
+    (reading,) = lm.run_perturbed([PerturbedRows(clean, AddNoise(2, shift, 0.5), measure, base=4, anchor=True)])
     rows = clean.embeds.repeat(3, 1, 1)
     rows[:, 2:3] += 0.5 * shift
     with torch.no_grad():
@@ -185,8 +185,8 @@ def test_nan_of_one_perturbed_row_stays_there(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     clean = lm.clean([lm.prompt(PROMPTS[0])])[0]
     noise = torch.ones(2, 1, 64)
-    measure = chosen("prob", (4,), (len(PROMPTS[0]) - 1,))
+    measure = token_logit_fn("prob", (4,), (len(PROMPTS[0]) - 1,))
     probes = [PerturbedRows(clean, AddNoise(n, noise * (torch.nan if n == 2 else 1), 0.1), measure) for n in range(5)]
-    together, apart = lm.read(probes), [lm.read([probe])[0] for probe in probes]
+    together, apart = lm.run_perturbed(probes), [lm.run_perturbed([probe])[0] for probe in probes]
     assert [reading.fault for reading in together] == ["", "", "nonfinite", "", ""]
     assert [r.value for r in together if not r.fault] == pytest.approx([r.value for r in apart if not r.fault], abs=1e-6)

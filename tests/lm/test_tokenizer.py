@@ -179,7 +179,7 @@ def test_a_prompt_over_the_context_limit_is_refused_with_both_numbers(family, le
     lm = noiser.LanguageModel(tiny(family), tokenizer)
     with pytest.raises(PromptError, match=rf"\b{length} tokens.*\b64\b"):
         noiser.attribute(lm, source * length)
-    assert lm.spent.forward_tokens == 0
+    assert lm.token_counter.forward_tokens == 0
 
 
 def test_a_tokenizer_set_to_truncate_does_not():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import Readout
-from noiser.lm.quantity import chosen
+from noiser.lm.quantity import token_logit_fn
 from noiser.lm.target import Branch, Objective
 from noiser.methods.noiser.noise import Noise
 from noiser.methods.noiser.search import exact_minimum, fast_minimum, separate_crossings, separate_minima
@@ -29,7 +29,7 @@ UNIT = 2.0**-LEVELS
 def trials_of(seq: int) -> NoiseEvaluations:
     prompt = Prompt("", (0,) * seq, ("",) * seq, (False,) * seq)
     clean = CleanRun(prompt, torch.zeros(seq, 1), torch.tensor([0.7, 0.3]).log(), ())
-    goal = Objective(Target((0,), ("",), 0.7, 0, value=0.7), (Branch(clean, chosen("prob", (0,), (seq - 1,))),))
+    goal = Objective(Target((0,), ("",), 0.7, 0, value=0.7), (Branch(clean, token_logit_fn("prob", (0,), (seq - 1,))),))
     return NoiseEvaluations(clean, goal, Noise([(token,) for token in range(seq)], lambda _: torch.zeros(1, 1)))
 
 
@@ -45,7 +45,7 @@ def finish(steps, probability):
         probes = next(steps)
         while True:
             asked += len(probes)
-            probes = steps.send([answer(probability(probe.edit.start, probe.edit.scale)) for probe in probes])
+            probes = steps.send([answer(probability(probe.perturbation.start, probe.perturbation.scale)) for probe in probes])
     except StopIteration as end:
         return end.value, asked
 

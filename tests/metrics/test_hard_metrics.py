@@ -147,9 +147,9 @@ def test_the_limits_are_those_of_all_orders(lm, model, target, operator):
 
 
 def test_rows_that_several_metrics_want_run_once(lm):
-    before = lm.spent.forward_tokens
+    before = lm.token_counter.forward_tokens
     first = measured(lm, "aopc", [SCORES, 2 * SCORES, SCORES - 7])
-    spent = lm.spent.forward_tokens - before
+    spent = lm.token_counter.forward_tokens - before
     assert len({each.value for each in first}) == 1
     assert spent == 5 + 5 * 5, "the clean run and five rows, whoever asks"
 
@@ -221,9 +221,9 @@ def test_a_probe_that_was_run_is_remembered(lm):
         posed = yield from resolve_target(lm.tokens, lm.prompt(PROMPT), Question(), None)
         sample = MetricContext(lm, *posed[0])
         first = yield from entry.function(lm, sample, ScoresToEvaluate(SCORES))
-        before = lm.spent.forward_tokens
+        before = lm.token_counter.forward_tokens
         again = yield from entry.function(lm, sample, ScoresToEvaluate(3 * SCORES))
-        return first, again, lm.spent.forward_tokens - before
+        return first, again, lm.token_counter.forward_tokens - before
 
     (job,) = schedule(lm, [deduplicate(asking())])
     first, again, spent = job.result

@@ -219,7 +219,7 @@ def test_a_long_job_is_cancelled_and_the_next_one_asked(visit: Visit, site: Serv
     page = visit.page
     choose(page, "noiser")
     options_of(page, "noiser").get_by_label("samples").fill("4000")
-    before = site.lm.spent.forward_tokens
+    before = site.lm.token_counter.forward_tokens
     ask(page, f"{PROMPT}, {how}")
     says(page, "#app-words", r"token-forwards")
     assert page.is_visible("#app-progress")
@@ -233,7 +233,7 @@ def test_a_long_job_is_cancelled_and_the_next_one_asked(visit: Visit, site: Serv
     ask(page)
     page.wait_for_selector(DONE, timeout=15_000)
     assert len(texts(page)) == 1
-    assert site.lm.spent.forward_tokens - before < 1_000_000, "all of it would be some 4 million"
+    assert site.lm.token_counter.forward_tokens - before < 1_000_000, "all of it would be some 4 million"
 
 
 def test_a_link_shows_the_same_again(visit: Visit):

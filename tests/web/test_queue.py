@@ -149,9 +149,9 @@ def test_a_client_that_leaves_stops_its_job(path, capsys):
         answer = served.attribute(**ask("the next"))
         waited = time.perf_counter() - begin
         assert answer.json()["scores"] == noiser.attribute(small(token_budget=64), "the next", "occlusion").scores.tolist()
-        spent = lm.spent.forward_tokens
+        spent = lm.token_counter.forward_tokens
         time.sleep(0.3)
-        assert lm.spent.forward_tokens == spent
+        assert lm.token_counter.forward_tokens == spent
         assert waited < 2
     with capsys.disabled():
         print(f"\n{path}: the next client had its answer {1000 * waited:.0f} ms after the one before it left")

@@ -11,9 +11,9 @@ import numpy as np
 import noiser.methods
 from noiser.errors import ForeignError, NoiserError, OptionError
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import Cleans, Steps, cached, gather
+from noiser.lm.requests import CleanRunCache, Steps, cached, gather
 from noiser.lm.scheduler import Job, schedule
-from noiser.lm.target import Question, ResolvedTarget, Words, check_words, resolve_target, spacing_advice
+from noiser.lm.target import Question, ResolvedTarget, TokensLike, check_token_ids, missing_space_warnings, resolve_target
 from noiser.lm.tokenizer import Source
 from noiser.methods.base import MethodOutput
 from noiser.registry import Method
@@ -35,10 +35,10 @@ def attribute(
     lm: LanguageModel,
     prompt: Source,
     method: str = "noiser",
-    target: Words | Callable[..., Any] | None = None,
+    target: TokensLike | Callable[..., Any] | None = None,
     *,
-    foil: Words | None = None,
-    continuation: Words | None = None,
+    foil: TokensLike | None = None,
+    continuation: TokensLike | None = None,
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
@@ -70,11 +70,11 @@ def attribute_many(
     lm: LanguageModel,
     prompts: Iterable[Source],
     method: str = "noiser",
-    target: Words | Callable[..., Any] | None = None,
+    target: TokensLike | Callable[..., Any] | None = None,
     *,
     errors: Literal["raise", "return"] = "raise",
-    foil: Words | None = None,
-    continuation: Words | None = None,
+    foil: TokensLike | None = None,
+    continuation: TokensLike | None = None,
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
@@ -97,13 +97,13 @@ def _in_order(
     """What is wrong with the method, its options or the target is said at once, before the first result is asked for."""
     method = noiser.methods.find(name)
     options = method.resolve(given)
-    check_words(lm.tokens, question)
+    check_token_ids(lm.tokens, question)
     return attribute_each(lm, ((prompt, question) for prompt in prompts), method, options, errors)
 
 
 def attribute_each(
     lm: LanguageModel,
-    asked: Iterable[tuple[Source, Question] | tuple[Source, Question, Cleans]],
+    asked: Iterable[tuple[Source, Question] | tuple[Source, Question, CleanRunCache]],
     method: Method,
     options: Mapping[str, Any],
     errors: str,
@@ -139,12 +139,12 @@ class _Explained:
 
 
 def _explain(
-    lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any], cleans: Cleans | None = None
+    lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any], cleans: CleanRunCache | None = None
 ) -> Steps[_Explained]:
     """One prompt: the clean runs that the question needs, then the method on every row's goal, all rows at a time."""
     prompt = lm.prompt(source)
     posed = yield from cached(resolve_target(lm.tokens, prompt, question, method.requires), cleans, method.requires)
-    advice = spacing_advice(lm.tokens, question, posed[0])
+    advice = missing_space_warnings(lm.tokens, question, posed[0])
     scored = yield from gather([_scored(lm, method, row, options) for row in posed])
     return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored, advice)
 

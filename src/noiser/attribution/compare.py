@@ -7,7 +7,7 @@ import noiser.methods
 from noiser.attribution.attribute import attribute
 from noiser.errors import NoiserError, OptionError, PromptError
 from noiser.lm.model import LanguageModel
-from noiser.lm.target import Question, Words
+from noiser.lm.target import Question, TokensLike
 from noiser.lm.tokenizer import Source
 from noiser.results.attribution import Attribution, Comparison
 
@@ -18,10 +18,10 @@ def compare(
     lm: LanguageModel,
     prompt: Source,
     methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = DEFAULT,
-    target: Words | Callable[..., Any] | None = None,
+    target: TokensLike | Callable[..., Any] | None = None,
     *,
-    foil: Words | None = None,
-    continuation: Words | None = None,
+    foil: TokensLike | None = None,
+    continuation: TokensLike | None = None,
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,

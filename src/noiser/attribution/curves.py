@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from noiser.errors import NoiserError, OptionError
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Edit, Interpolate
+from noiser.lm.perturbation import Interpolate, Perturbation
 from noiser.lm.requests import Steps, deduplicate, gather
 from noiser.lm.scheduler import schedule
 from noiser.lm.target import Objective, Question, measure, resolve_target
@@ -66,7 +66,7 @@ def _curves(lm: LanguageModel, each: Sequence[Attribution]) -> Steps[list[tuple[
         explained = target.prob if target.value is None else target.value
         if abs(goal.value - explained) > ROUNDING * max(1.0, abs(explained)):
             raise OptionError(f"the model given holds {goal.target.tokens} for {goal.value:.4g}, what was explained is {explained:.4g}")
-    edits: dict[bytes, Edit] = {}
+    edits: dict[bytes, Perturbation] = {}
     parts = [_curve(goal, one.scores[row, : len(clean.prompt)], edits) for one in each for row, (clean, goal) in enumerate(posed)]
     found = yield from deduplicate(gather(parts))
     return [tuple(found[start : start + len(posed)]) for start in range(0, len(found), len(posed))]
@@ -87,7 +87,7 @@ def _question(attribution: Attribution) -> Question:
     return Question(own, target.foil.token_ids if target.foil else None, quantity=target.quantity)
 
 
-def _curve(goal: Objective, scores: Float[np.ndarray, " seq"], edits: dict[bytes, Edit]) -> Steps[Curve]:
+def _curve(goal: Objective, scores: Float[np.ndarray, " seq"], edits: dict[bytes, Perturbation]) -> Steps[Curve]:
     seq = len(scores)
     order = np.argsort(-scores, kind="stable").tolist()
     counts = _counts(seq)
@@ -113,7 +113,7 @@ def _first(order: Sequence[int], count: int) -> Kept:
     return chosen
 
 
-def _erased(kept: Kept, edits: dict[bytes, Any]) -> Edit:
+def _erased(kept: Kept, edits: dict[bytes, Any]) -> Perturbation:
     """Zero embeddings for all but these, from the first that is not kept on: the same edit for the same tokens."""
     key = kept.tobytes()
     if key not in edits:

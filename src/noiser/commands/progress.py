@@ -63,7 +63,7 @@ class _Tokens(TextColumn):
 
     def render(self, task: Task) -> Text:  # noqa: ARG002  (rich calls it so)
         lm = self._watch.lm
-        return Text(f"{lm.spent.forward_tokens:,} token-forwards" if lm else "", style="dim")
+        return Text(f"{lm.token_counter.forward_tokens:,} token-forwards" if lm else "", style="dim")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from noiser.evaluation import evaluate
 from noiser.evaluation.spec import chosen_judges
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.lm.model import LanguageModel
-from noiser.lm.target import Words
+from noiser.lm.target import TokensLike
 from noiser.lm.tokenizer import Source
 from noiser.results.answer_case import Case, Ruling
 from noiser.results.records import Example, Record
@@ -22,7 +22,7 @@ METRIC = "answerability"
 def answer(
     lm: LanguageModel,
     prompt: Source,
-    target: Words | None = None,
+    target: TokensLike | None = None,
     method: str = "noiser",
     options: Mapping[str, Any] | None = None,
     *,
@@ -62,7 +62,7 @@ def answer(
     return Case(explained, found.gauges[0].options, rulings)
 
 
-def answer_ids(lm: LanguageModel, prompt: Prompt, target: Words | None) -> Words | None:
+def answer_ids(lm: LanguageModel, prompt: Prompt, target: TokensLike | None) -> TokensLike | None:
     """The tokens of a word as it follows the prompt: with a space before it, unless the prompt ends in one or is a chat, whose
     answer begins a text of its own. Ids are taken as they are. Raises OptionError for a blank word."""
     if not isinstance(target, str):

@@ -12,9 +12,9 @@ import numpy as np
 
 from noiser.errors import DeviceMemoryError, ForeignError, JudgeError, NoiserError, NonFiniteError, OptionError, TimeLimitError
 from noiser.evaluation.spec import Measuring
-from noiser.lm.devices import memory_told_apart
+from noiser.lm.devices import unify_memory_errors
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import Cleans, Steps, cached, deduplicate, gather
+from noiser.lm.requests import CleanRunCache, Steps, cached, deduplicate, gather
 from noiser.lm.scheduler import MAX_CONCURRENT, Job, schedule
 from noiser.lm.target import Question, resolve_target
 from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
@@ -36,7 +36,7 @@ class ExampleTask:
     """By the method's label: what its scores explain, the ids of each target."""
     pool: Sequence[int]
     """Ids of tokens of the other examples' prompts."""
-    cleans: Cleans
+    cleans: CleanRunCache
     """Its clean runs so far."""
 
 
@@ -82,7 +82,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*arguments: Any, **options: Any) -> Any:
         try:
-            with memory_told_apart():
+            with unify_memory_errors():
                 found = function(*arguments, **options)
                 return (yield from found) if isgenerator(found) else found
         except NoiserError:

@@ -11,7 +11,7 @@ from noiser.errors import NoiserError, NonFiniteError, OptionError
 from noiser.evaluation.example import ExampleTask, guarded, judged, status_of, trace_of
 from noiser.evaluation.spec import Entrant, Measuring
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import Cleans, Generation, Steps
+from noiser.lm.requests import CleanRunCache, Generation, Steps
 from noiser.lm.scheduler import schedule
 from noiser.lm.target import Question
 from noiser.metrics.sample import ScoresToEvaluate
@@ -117,7 +117,7 @@ class EvaluationRunner:
                 found.append(job.error or _question(prompt, {"target": example.target, "continuation": job.result}))
         return found
 
-    def _results(self, row: Entrant, readable: Sequence[tuple[int, Prompt, Question, Cleans]], start: int) -> list[Result]:
+    def _results(self, row: Entrant, readable: Sequence[tuple[int, Prompt, Question, CleanRunCache]], start: int) -> list[Result]:
         if row.given is not None:
             return [row.given[start + place] for place, *_ in readable]
         if row.method is None:

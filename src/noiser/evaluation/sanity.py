@@ -13,7 +13,7 @@ from noiser.attribution.attribute import attribute, attribute_many
 from noiser.errors import DeviceMemoryError, ModelError, NoiserError, NonFiniteError, OptionError, PromptError
 from noiser.evaluation.sanity_models import CUE, FILLERS, PAYLOADS, QUERY, copy_circuit, ignoring, linear_model, shortcut, shuffled
 from noiser.evaluation.spec import Chosen, entrants
-from noiser.lm.devices import memory_told_apart
+from noiser.lm.devices import unify_memory_errors
 from noiser.lm.model import LanguageModel
 from noiser.results.attribution import Attribution
 from noiser.results.sanity import Checkup, Verdict
@@ -245,7 +245,7 @@ def _verdict(name: str, label: str, subject: Subject) -> Verdict:
     """A model that does not allow a check makes it not applicable; a method that breaks down in it fails it."""
 
     try:
-        with memory_told_apart():
+        with unify_memory_errors():
             figure, good, said = CHECKS[name][1](subject)
     except (ModelError, DeviceMemoryError, PromptError) as error:
         return Verdict(name, label, "not applicable", None, str(error))

@@ -18,9 +18,9 @@ from noiser.errors import DeviceMemoryError, JudgeError, ModelError, PromptError
 from noiser.judges.backend import Call, Completion, Heard, Message
 from noiser.judges.json_decoding import Alphabet, ConstrainedDecoder, Endings, Spelling, alphabet, spelling
 from noiser.judges.protocol import LOCAL
-from noiser.lm.devices import memory_told_apart
+from noiser.lm.devices import unify_memory_errors
 from noiser.lm.load import identify, load
-from noiser.lm.model import LanguageModel, quiet
+from noiser.lm.model import LanguageModel, evaluation_mode
 
 AT_ONCE = {"cpu": 16, "cuda": 256}
 """Questions at once, by device; 16 on any other."""
@@ -127,7 +127,7 @@ class LocalBackend:
     def _answer(self, lm: LanguageModel, asked: Sequence[_Asked], spelt: Spelling | None, heard: Heard) -> bool:
         """One batch. False where memory does not suffice for it: from then on no more than half as many are tried."""
         replies: list[Completion | JudgeError] | None = None
-        with suppress(DeviceMemoryError), memory_told_apart():
+        with suppress(DeviceMemoryError), unify_memory_errors():
             replies = _replies(lm, asked, spelt, self.model)
         if replies is None and len(asked) > 1:
             self.batch = len(asked) // 2
@@ -222,7 +222,7 @@ def _replies(lm: LanguageModel, asked: Sequence[_Asked], spelt: Spelling | None,
         stops = [_LineEnds(lm.tokenizer, ids.shape[1])] if by_line else []
         rows = _written(lm, ids, mask, asked[0].tokens, ends, [watch], stops)
         replies = [_said(lm, row, ends, by_line, model) for row in rows]
-    lm.spent.forward_tokens += sum(len(each.ids) for each in asked) + sum(map(len, rows))
+    lm.token_counter.forward_tokens += sum(len(each.ids) for each in asked) + sum(map(len, rows))
     broken = JudgeError("the judge's logits hold NaN or infinity: it cannot answer")
     return [broken if bad else reply for bad, reply in zip(watch.broken, replies, strict=True)]
 
@@ -239,7 +239,7 @@ def _written(
         pad_token_id=(ends or [0])[0],
         use_cache=True,
     )
-    with _settings_aside(lm.model), quiet(lm.model):
+    with _settings_aside(lm.model), evaluation_mode(lm.model):
         written = lm.model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -30,7 +30,7 @@ def batches(
     length = kept = 0
     for number in sorted(range(len(probes)), key=kind):
         probe, layout = probes[number], layout_of(probes[number])
-        limits, tokens, ends = budget_of(probe), layout.tokens(probe), len(probe.measure.ends)
+        limits, tokens, ends = budget_of(probe), layout.tokens(probe), len(probe.logit_fn.ends)
         full = (
             probe.rows * (length + tokens) > limits.tokens
             or probe.rows * (kept + ends) > limits.rows
@@ -117,12 +117,12 @@ def _measured(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[T
     offsets, columns = batch.offsets(), [torch.empty(0)] * len(batch.probes)
     alike: dict[int, list[int]] = {}
     for place, probe in enumerate(batch.probes):
-        alike.setdefault(id(probe.measure), []).append(place)
+        alike.setdefault(id(probe.logit_fn), []).append(place)
     for places in alike.values():
-        measure = batch.probes[places[0]].measure
+        measure = batch.probes[places[0]].logit_fn
         mine = [column for place in places for column in range(offsets[place], offsets[place + 1])]
         own = logits if len(mine) == logits.shape[1] else logits[:, mine]
-        found = measure.of(own.unflatten(1, (len(places), -1)).flatten(0, 1)).unflatten(0, (len(logits), len(places)))
+        found = measure.function(own.unflatten(1, (len(places), -1)).flatten(0, 1)).unflatten(0, (len(logits), len(places)))
         for place, column in zip(places, found.unbind(1), strict=True):
             columns[place] = column
     return torch.stack(columns, dim=1)

@@ -178,7 +178,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_told_apart() -> Iterator[None]:
+def unify_memory_errors() -> Iterator[None]:
     """Turns out-of-memory, in whatever words the device says it, into DeviceMemoryError; anything else passes."""
     try:
         yield

@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from noiser.errors import DeviceMemoryError, ModelError
-from noiser.lm.devices import TOO_LARGE, hooked, memory_told_apart
+from noiser.lm.devices import TOO_LARGE, hooked, unify_memory_errors
 from noiser.lm.kv_cache import CleanRun, prefix_cache
 from noiser.lm.perturbation import AddNoise, Batch, PerturbedRows
-from noiser.lm.quantity import chosen
+from noiser.lm.quantity import token_logit_fn
 
 
 class Full:
@@ -37,13 +37,13 @@ class Full:
 
     def kind(self, probe: PerturbedRows) -> tuple[int, ...]:
         """Only probes of equal kind may share a batch."""
-        return len(probe.clean.prompt), *probe.measure.ends
+        return len(probe.clean.prompt), *probe.logit_fn.ends
 
     def logits(self, model: Any, batch: Batch, edited: Sequence[Tensor]) -> Float[Tensor, "rows kept vocab"]:
         """The logits at every probe's ends, probe by probe, in every row."""
-        before = [probe.clean.embeds[: probe.edit.start] for probe in batch.probes]
+        before = [probe.clean.embeds[: probe.perturbation.start] for probe in batch.probes]
         rows = torch.stack([_row(*parts) for parts in zip(before, edited, _rest(batch), strict=True)], dim=1)
-        length, ends = len(batch.probes[0].clean.prompt), batch.probes[0].measure.ends
+        length, ends = len(batch.probes[0].clean.prompt), batch.probes[0].logit_fn.ends
         logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits.to(rows.device)
         places = [end - length for end in ends]
         return logits[:, places].unflatten(0, rows.shape[:2]).flatten(1, 2)
@@ -57,7 +57,7 @@ class Packed:
 
     def tokens(self, probe: PerturbedRows) -> int:
         """How many one row of this probe takes."""
-        return len(probe.clean.prompt) - probe.edit.start
+        return len(probe.clean.prompt) - probe.perturbation.start
 
     def kind(self, probe: PerturbedRows) -> tuple[int, ...]:  # noqa: ARG002  (as Full.kind)
         """Any probes may share a batch."""
@@ -67,10 +67,14 @@ class Packed:
         """The logits at every probe's ends, probe by probe, in every row."""
         deepest: dict[CleanRun, int] = {}
         for probe in batch.probes:
-            deepest[probe.clean.source] = max(probe.edit.start, deepest.get(probe.clean.source, 0))
+            deepest[probe.clean.source] = max(probe.perturbation.start, deepest.get(probe.clean.source, 0))
         suffixes = [_row(*parts) for parts in zip(edited, _rest(batch), strict=True)]
         starts = np.cumsum([0] + [suffix.shape[1] for suffix in suffixes]).tolist()
-        kept = [start + end - probe.edit.start for start, probe in zip(starts, batch.probes, strict=False) for end in probe.measure.ends]
+        kept = [
+            start + end - probe.perturbation.start
+            for start, probe in zip(starts, batch.probes, strict=False)
+            for end in probe.logit_fn.ends
+        ]
         columns = _Columns.prefixes(list(deepest), list(deepest.values()))
         queries = _Columns.suffixes(batch.probes, list(deepest))
         return _masked_forward(model, torch.cat(suffixes, dim=1), queries, columns, kept, prefix_cache(list(deepest.items())))
@@ -78,7 +82,7 @@ class Packed:
 
 def _rest(batch: Batch) -> list[Tensor]:
     """What follows each probe's edited stretch."""
-    return [probe.clean.embeds[probe.edit.start + probe.edit.span :] for probe in batch.probes]
+    return [probe.clean.embeds[probe.perturbation.start + probe.perturbation.span :] for probe in batch.probes]
 
 
 def _row(*parts: Tensor) -> Float[Tensor, "rows length dim"]:
@@ -122,7 +126,7 @@ class _Columns:
     @classmethod
     def suffixes(cls, probes: Sequence[PerturbedRows], cleans: Sequence[CleanRun]) -> "_Columns":
         place = {clean: number for number, clean in enumerate(cleans)}
-        starts = np.array([probe.edit.start for probe in probes])
+        starts = np.array([probe.perturbation.start for probe in probes])
         lengths = np.array([len(probe.clean.prompt) for probe in probes]) - starts
         position = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
         owner = np.repeat([place[probe.clean.source] for probe in probes], lengths)
@@ -225,7 +229,7 @@ def choose_layout(model: Any, clean: CleanRun) -> tuple[Layout, str]:
 
 def _in_parts(layout: Layout, model: Any, batch: Batch) -> Float[Tensor, "rows probes vocab"]:
     """The logits of a batch, of its halves where it does not fit, and of theirs; memory must not decide about the layout."""
-    with suppress(DeviceMemoryError), memory_told_apart():
+    with suppress(DeviceMemoryError), unify_memory_errors():
         return layout.logits(model, batch, batch.edited())
     halves = batch.halves()
     if halves is None:
@@ -237,5 +241,5 @@ def _edits(clean: CleanRun) -> Batch:
     size = clean.embeds.float().std()
     noise = torch.randn(2, 1, clean.embeds.shape[1], generator=torch.Generator().manual_seed(0)).to(clean.embeds.device) * size
     last = len(clean.prompt) - 1
-    measure = chosen("prob", (0,), (last,))
+    measure = token_logit_fn("prob", (0,), (last,))
     return Batch(tuple(PerturbedRows(clean, AddNoise(p, noise, 1.0), measure) for p in (0, last // 2, last)), (0, 1, 2), range(2))

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache
 from noiser.errors import DeviceMemoryError, NonFiniteError
 from noiser.lm.attention import folding
 from noiser.lm.batching import Collector, Sums, batches, run_batch
-from noiser.lm.devices import Budget, check_gradient, memory_told_apart, placement_of, plan_budget, plan_gradient_budget, why_no_gradient
+from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
 from noiser.lm.forward import Full, Layout, check_embeddings, check_signature, choose_layout, exceeds_window, packed_clean
 from noiser.lm.kv_cache import CleanRun, KeysValues, read_cache, split_layers
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
@@ -31,7 +31,7 @@ class TokenCounter:
     backward_tokens: int = 0
 
 
-Watcher = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with token-forwards done, and with those that the request at hand is known to take yet."""
 
 
@@ -62,8 +62,8 @@ class LanguageModel:
         self.budget = plan_budget(model, placement, token_budget)
         self.gradient_budget = plan_gradient_budget(model, placement, self.budget, token_budget)
         self._no_gradient = why_no_gradient(placement)
-        self.spent = TokenCounter()
-        self._tell: Watcher | None = None
+        self.token_counter = TokenCounter()
+        self._tell: ProgressCallback | None = None
         self._layouts: dict[bool, tuple[Layout, str]] = {} if prefix else dict.fromkeys((False, True), (Full(), "asked for"))
         self._embeddings_checked = False
 
@@ -76,10 +76,10 @@ class LanguageModel:
 
     def embeddings(self, token_ids: Sequence[int]) -> Float[Tensor, "tokens dim"]:
         """What the model's embedding module makes of these tokens."""
-        with quiet(self.model):
+        with evaluation_mode(self.model):
             return self.model.get_input_embeddings()(torch.tensor(token_ids, device=self.device))
 
-    def place(self, tensor: Tensor) -> Tensor:
+    def to_device(self, tensor: Tensor) -> Tensor:
         """The tensor where the model's embeddings are; float64 stays on the CPU where the device has none (Apple's GPU)."""
         return tensor if tensor.dtype == torch.float64 and self.device.type == "mps" else tensor.to(self.device)
 
@@ -89,12 +89,12 @@ class LanguageModel:
 
     def clean(self, prompts: Sequence[Prompt]) -> list[CleanRun]:
         """Run each prompt unperturbed; short ones share forward passes."""
-        return [clean for (clean,) in self.beginnings([ForwardRequest(prompt, (len(prompt) - 1,)) for prompt in prompts])]
+        return [clean for (clean,) in self.forward([ForwardRequest(prompt, (len(prompt) - 1,)) for prompt in prompts])]
 
-    def beginnings(self, runs: Sequence[ForwardRequest]) -> list[list[CleanRun]]:
+    def forward(self, runs: Sequence[ForwardRequest]) -> list[list[CleanRun]]:
         """Run each sequence once and take the clean run of its beginning up to each of its ends from that."""
         results: list[list[CleanRun]] = []
-        with quiet(self.model):
+        with evaluation_mode(self.model):
             for group in self._clean_groups(runs):
                 results += self._clean_that_fits(group, gradient=group[0].slopes is not None and not self._no_gradient)
                 self._inspect(results[-1][-1].source)
@@ -111,21 +111,21 @@ class LanguageModel:
         ids: list[int] = []
         while len(ids) < count and not ends.intersection(ids[-1:]):
             sequence = torch.tensor([*prompt.input_ids, *ids], device=self.device)
-            with quiet(self.model), memory_told_apart():
+            with evaluation_mode(self.model), unify_memory_errors():
                 embeds = self.model.get_input_embeddings()(sequence)[None]
                 logits = self.model(inputs_embeds=embeds, use_cache=False, logits_to_keep=1).logits[0, -1].float()
             if not logits.isfinite().all():
                 raise NonFiniteError("the model's logits hold NaN or infinity: it cannot continue this prompt")
-            self.spent.forward_tokens += len(sequence)
+            self.token_counter.forward_tokens += len(sequence)
             ids.append(int(logits.argmax()))
             self._told()
         return tuple(ids)
 
     @contextmanager
-    def watched(self, watcher: Watcher) -> Iterator[None]:
+    def progress_callback(self, watcher: ProgressCallback) -> Iterator[None]:
         """Inside, `watcher` is called after every batch, in the thread that runs the model. What it raises (`Stopped`) ends the
         work and comes out where that was asked for; the model is left as it was."""
-        begun, before = self.spent.forward_tokens, self._tell
+        begun, before = self.token_counter.forward_tokens, self._tell
         self._tell = lambda done, left: watcher(done - begun, left)
         try:
             yield
@@ -134,9 +134,9 @@ class LanguageModel:
 
     def _told(self, left: int = 0) -> None:
         if self._tell is not None:
-            self._tell(self.spent.forward_tokens, left)
+            self._tell(self.token_counter.forward_tokens, left)
 
-    def read(self, probes: Sequence[PerturbedRows]) -> list[Readout]:
+    def run_perturbed(self, probes: Sequence[PerturbedRows]) -> list[Readout]:
         """Run every probe, batched by the budget, and read its numbers. The order is the caller's.
 
         Raises ModelError where gradients are wanted of a model too much of which is offloaded.
@@ -145,11 +145,11 @@ class LanguageModel:
             check_gradient(self._no_gradient)
         collector = Collector(len(probes))
         left = sum(self.layout(probe.clean.prompt)[0].tokens(probe) * probe.rows for probe in probes) if self._tell else 0
-        with quiet(self.model):
+        with evaluation_mode(self.model):
             for batch in batches(probes, lambda probe: self.layout(probe.clean.prompt)[0], self._budget):
-                before = self.spent.forward_tokens
+                before = self.token_counter.forward_tokens
                 self._run(batch, collector)
-                left -= self.spent.forward_tokens - before
+                left -= self.token_counter.forward_tokens - before
                 self._told(max(0, left))
         return collector.readings()
 
@@ -160,7 +160,7 @@ class LanguageModel:
         """One batch. On out-of-memory its halves, down to a single row, and the budget remembers what did fit."""
         layout = self.layout(batch.probes[0].clean.prompt)[0]
         sums: Sums | None = None
-        with suppress(DeviceMemoryError), memory_told_apart():
+        with suppress(DeviceMemoryError), unify_memory_errors():
             sums = run_batch(self.model, layout, batch)
         halves = batch.halves()
         if sums is None:
@@ -169,8 +169,8 @@ class LanguageModel:
             if halves is None:
                 collector.fail(batch, "oom")
             return
-        self.spent.forward_tokens += sum(sums.forward)
-        self.spent.backward_tokens += sum(sums.backward)
+        self.token_counter.forward_tokens += sum(sums.forward)
+        self.token_counter.backward_tokens += sum(sums.backward)
         if squeezed:
             self._budget(batch.probes[0]).learn(sum(sums.forward), len(batch.rows) * batch.offsets()[-1])
         if halves and len(batch.probes) > 1 and not sums.finite.all():
@@ -198,13 +198,13 @@ class LanguageModel:
 
     def _clean_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list[list[CleanRun]]:
         """The group's clean runs; one by one where memory is short or one's NaN spread; without the gradient if need be."""
-        with suppress(DeviceMemoryError), memory_told_apart():
+        with suppress(DeviceMemoryError), unify_memory_errors():
             cleans = self._clean(group, gradient)
             if len(group) == 1 or all(clean.logits.isfinite().all() for found in cleans for clean in found):
                 return cleans
         if len(group) > 1:
             return [cleans for run in group for cleans in self._clean_that_fits([run], gradient)]
-        with memory_told_apart():
+        with unify_memory_errors():
             return self._clean(group, gradient=False)
 
     def _clean(self, group: list[ForwardRequest], gradient: bool) -> list[list[CleanRun]]:
@@ -215,7 +215,7 @@ class LanguageModel:
                 kept, cache = self._clean_logits(embeds, [run.ends for run in group])
             logits = kept.float().split([len(run.ends) for run in group])
             gradients = self._slopes(group, logits, embeds) if gradient else [{} for _ in group]
-        self.spent.forward_tokens += sum(map(len, ids))
+        self.token_counter.forward_tokens += sum(map(len, ids))
         layers = split_layers(read_cache(cache), [len(each) for each in ids])
         parts = zip(group, embeds, logits, layers, gradients, strict=True)
         return [_beginnings(run, e.detach(), found.detach(), kv, slopes, folded.value) for run, e, found, kv, slopes in parts]
@@ -241,13 +241,13 @@ class LanguageModel:
             gradients = torch.autograd.grad(total, inputs, retain_graph=any(wanted))
             for (number, end, _), gradient in zip(turn, gradients, strict=True):
                 found[number][end] = gradient.float()
-            self.spent.backward_tokens += sum(map(len, inputs))
+            self.token_counter.backward_tokens += sum(map(len, inputs))
         return found
 
     def _inspect(self, clean: CleanRun) -> None:
         """Once a model: do embeddings speak for ids? Once a model and window: does the packed layout hold?"""
         windowed = self._windowed(clean.prompt)
-        with memory_told_apart():
+        with unify_memory_errors():
             if not self._embeddings_checked:
                 check_embeddings(self.model, torch.tensor(clean.prompt.input_ids, device=self.device), clean.probs)
                 self._embeddings_checked = True
@@ -269,7 +269,7 @@ def _listed(ids: Any) -> list[int]:
 
 
 @contextmanager
-def quiet(model: Any) -> Iterator[None]:
+def evaluation_mode(model: Any) -> Iterator[None]:
     """Evaluation mode and no gradients inside; each module's own mode restored after, whatever happens."""
     training = [module for module in model.modules() if module.training]
     try:

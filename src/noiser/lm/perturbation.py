@@ -34,7 +34,7 @@ class AddNoise:
         """How many positions may change."""
         return self.shift.shape[1]
 
-    def of(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
+    def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
         """The new embeddings of those rows."""
         shift = self.shift[rows.start : rows.stop]
         return (embeds.to(shift) + self.scale * shift).to(embeds)
@@ -61,7 +61,7 @@ class Interpolate:
         """How many positions may change."""
         return self.share.shape[1]
 
-    def of(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
+    def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
         """The new embeddings of those rows."""
         share = self.share[rows.start : rows.stop].to(embeds.device)[..., None]
         wide = embeds.to(share.dtype)
@@ -93,13 +93,13 @@ class MaskElements:
         """How many positions may change."""
         return self.share.shape[1]
 
-    def of(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
+    def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
         """The new embeddings of those rows."""
         draws, share = (each[rows.start : rows.stop].to(embeds.device) for each in (self.draws, self.share))
         return embeds * ((draws < share[..., None]) == self.inside)
 
 
-Edit = AddNoise | Interpolate | MaskElements
+Perturbation = AddNoise | Interpolate | MaskElements
 
 
 ModelContext = Callable[[Any], AbstractContextManager[None]]
@@ -111,8 +111,8 @@ class PerturbedRows:
     """Rows of one clean sequence, each with its own edit, and the number to read off each."""
 
     clean: CleanRun
-    edit: Edit
-    measure: LogitFn
+    perturbation: Perturbation
+    logit_fn: LogitFn
     base: int | None = None
     """The token that rivals are measured against in the rows' mean distribution at the measure's first end; None: no rivals."""
     anchor: bool = False
@@ -125,7 +125,7 @@ class PerturbedRows:
     @property
     def draws(self) -> int:
         """How many rows are edited."""
-        return self.edit.rows
+        return self.perturbation.rows
 
     @property
     def rows(self) -> int:
@@ -134,10 +134,14 @@ class PerturbedRows:
 
     def edited(self, rows: range) -> Float[Tensor, "_ span dim"]:
         """The embeddings of the edited stretch in those rows."""
-        embeds = self.clean.embeds[self.edit.start : self.edit.start + self.edit.span]
+        embeds = self.clean.embeds[self.perturbation.start : self.perturbation.start + self.perturbation.span]
         if rows.stop <= self.draws:
-            return self.edit.of(embeds, rows)
-        return torch.cat([self.edit.of(embeds, range(rows.start, self.draws)), embeds[None]]) if rows.start < self.draws else embeds[None]
+            return self.perturbation.apply(embeds, rows)
+        return (
+            torch.cat([self.perturbation.apply(embeds, range(rows.start, self.draws)), embeds[None]])
+            if rows.start < self.draws
+            else embeds[None]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,4 +219,4 @@ class Batch:
 
     def offsets(self) -> list[int]:
         """Where each probe's ends begin among all kept logits; one more than there are probes."""
-        return [0, *accumulate(len(probe.measure.ends) for probe in self.probes)]
+        return [0, *accumulate(len(probe.logit_fn.ends) for probe in self.probes)]

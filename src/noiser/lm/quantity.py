@@ -19,10 +19,10 @@ class LogitFn:
 
     ends: tuple[int, ...]
     """The positions, ascending; the last is the last of the sequence."""
-    of: Callable[[Float[Tensor, "rows ends vocab"]], Float[Tensor, " rows"]]
+    function: Callable[[Float[Tensor, "rows ends vocab"]], Float[Tensor, " rows"]]
 
 
-def chosen(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> LogitFn:
+def token_logit_fn(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> LogitFn:
     """Of the tokens `ids`, read one at each end: `prob`, their joint probability; `log_prob`, its logarithm, so a sum; or
     `mean_prob`, the mean of their probabilities, each given those before it."""
     wanted = torch.tensor(ids).view(1, -1, 1)

@@ -14,7 +14,7 @@ from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.text.prompt import Prompt
 
 R = TypeVar("R")
-Requires = Literal["margin", "goal"] | AttentionReducer | None
+Requires = Literal["margin", "objective"] | AttentionReducer | None
 """What a method has its clean runs take along: the gradient of the top-two margin, or of what is explained; or their
 attention weights, folded."""
 Slopes = Callable[[Tensor], Mapping[int, Tensor]]
@@ -137,11 +137,11 @@ def deduplicate(asking: Steps[R]) -> Steps[R]:
     return request.result
 
 
-Cleans = dict[tuple[Any, ...], Any]
+CleanRunCache = dict[tuple[Any, ...], Any]
 """One prompt's clean runs and continuation, by what was asked for."""
 
 
-def cached(asking: Steps[R], cleans: Cleans | None, requires: Requires) -> Steps[R]:
+def cached(asking: Steps[R], cleans: CleanRunCache | None, requires: Requires) -> Steps[R]:
     """The same, with every clean run (of these tokens, read at these ends, with this taken along) and the continuation taken
     from `cleans` where they are there already, and put there where not. None: nothing is shared.
 
@@ -185,5 +185,5 @@ def next_request(asking: Steps[R], answer: Any = None) -> Any:
 
 def _key(probe: PerturbedRows) -> tuple[Any, ...]:
     """What tells probes apart: they hold what they are made of, so identities last as long as they do."""
-    parts = (id(probe.clean), id(probe.edit), id(probe.measure), id(probe.within))
+    parts = (id(probe.clean), id(probe.perturbation), id(probe.logit_fn), id(probe.within))
     return *parts, probe.base, probe.anchor, probe.weights

@@ -85,14 +85,14 @@ def schedule(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = MAX_CON
 def _generate(lm: LanguageModel, job: Job) -> None:
     """A continuation shares no batch."""
     assert isinstance(job.request, Generation)
-    begin, spent = time.perf_counter(), lm.spent.forward_tokens
+    begin, spent = time.perf_counter(), lm.token_counter.forward_tokens
     answer: Answer | NoiserError
     try:
         answer = lm.generate(job.request.prompt, job.request.count)
     except NoiserError as error:
         answer = error
     job.seconds += time.perf_counter() - begin
-    job.forward_tokens += lm.spent.forward_tokens - spent
+    job.forward_tokens += lm.token_counter.forward_tokens - spent
     _resume(lm, job, answer)
 
 
@@ -103,7 +103,7 @@ def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     requests = [job.request for job in jobs if isinstance(job.request, ForwardRequest)]
     begin = time.perf_counter()
     try:
-        found = lm.beginnings(requests)
+        found = lm.forward(requests)
     except NoiserError as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
@@ -126,7 +126,7 @@ def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     probes = [probe for job in jobs if isinstance(job.request, list) for probe in job.request]
     begin = time.perf_counter()
     try:
-        readings = lm.read(probes)
+        readings = lm.run_perturbed(probes)
     except NoiserError as error:  # a user's function that fails for one prompt
         if len(jobs) == 1:
             jobs[0].resume(error)
@@ -166,10 +166,10 @@ def _external_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
 
 def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
     """Resume the job; tokens that its method sends through the model by itself are the job's."""
-    forward, backward = lm.spent.forward_tokens, lm.spent.backward_tokens
+    forward, backward = lm.token_counter.forward_tokens, lm.token_counter.backward_tokens
     job.resume(answer)
-    job.forward_tokens += lm.spent.forward_tokens - forward
-    job.backward_tokens += lm.spent.backward_tokens - backward
+    job.forward_tokens += lm.token_counter.forward_tokens - forward
+    job.backward_tokens += lm.token_counter.backward_tokens - backward
 
 
 def _unfit(request: Any) -> str:
@@ -178,7 +178,9 @@ def _unfit(request: Any) -> str:
         return ""
     if not isinstance(request, list) or not all(isinstance(each, PerturbedRows) for each in request):
         return f"the engine is asked by yielding a list of probes; got {type(request).__name__}"
-    outside = [each for each in request if each.edit.start < 0 or each.edit.start + each.edit.span > len(each.clean.prompt)]
+    outside = [
+        each for each in request if each.perturbation.start < 0 or each.perturbation.start + each.perturbation.span > len(each.clean.prompt)
+    ]
     return f"an edit reaches beyond the {len(outside[0].clean.prompt)} tokens of its sequence" if outside else ""
 
 

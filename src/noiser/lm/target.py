@@ -12,14 +12,14 @@ from torch import Tensor
 from noiser.errors import OptionError, PromptError
 from noiser.lm.attention import AttentionReducer
 from noiser.lm.kv_cache import CleanRun
-from noiser.lm.perturbation import Edit, ModelContext, PerturbedRows, Readout
-from noiser.lm.quantity import LogitFn, chosen, custom, difference
+from noiser.lm.perturbation import ModelContext, Perturbation, PerturbedRows, Readout
+from noiser.lm.quantity import LogitFn, custom, difference, token_logit_fn
 from noiser.lm.requests import ForwardRequest, Generation, Requires, Steps, ask
 from noiser.lm.tokenizer import Tokens
 from noiser.results.attribution import Target
 from noiser.text.prompt import Prompt
 
-Words = str | SupportsIndex | Sequence[int]
+TokensLike = str | SupportsIndex | Sequence[int]
 """Tokens, given as text (its leading space included), as an id, or as ids."""
 
 
@@ -27,11 +27,11 @@ Words = str | SupportsIndex | Sequence[int]
 class Question:
     """Everything about the target, checked for sense; the model's own next token by default."""
 
-    target: Words | Callable[..., Any] | None = None
+    target: TokensLike | Callable[..., Any] | None = None
     """What to explain: one token, or several as a whole; or a function from the next token's logits [vocab] to a scalar."""
-    foil: Words | None = None
+    foil: TokensLike | None = None
     """What to hold it against: why the target and not the foil?"""
-    continuation: Words | None = None
+    continuation: TokensLike | None = None
     """A text that follows the prompt, each of its tokens explained by all before it."""
     generate: int | None = None
     """So many tokens of the model's own, greedy, instead of a given continuation."""
@@ -91,7 +91,7 @@ def _is_span(span: Any) -> bool:
     return 0 <= span[0] < span[1]
 
 
-def read_words(tokens: Tokens, words: Words) -> tuple[int, ...]:
+def to_token_ids(tokens: Tokens, words: TokensLike) -> tuple[int, ...]:
     """The ids of a target, foil or continuation. Raises PromptError where there are none, or an id that does not exist."""
     ids = tokens.ids(words)
     if not ids:
@@ -99,11 +99,11 @@ def read_words(tokens: Tokens, words: Words) -> tuple[int, ...]:
     return ids
 
 
-def check_words(tokens: Tokens, question: Question) -> None:
+def check_token_ids(tokens: Tokens, question: Question) -> None:
     """Raises PromptError for tokens that do not exist, before any prompt is run."""
     for words in (question.foil, question.continuation, None if callable(question.target) else question.target):
         if words is not None:
-            read_words(tokens, words)
+            to_token_ids(tokens, words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class Branch:
     """A sequence that begins with the prompt, the number read off it, and whether that counts for or against."""
 
     clean: CleanRun
-    measure: LogitFn
+    logit_fn: LogitFn
     sign: float = 1.0
 
 
@@ -130,7 +130,7 @@ class Objective:
 
     def on(self, clean: CleanRun) -> LogitFn | None:
         """The measure, where it is all read off this very sequence; else None."""
-        return self.branches[0].measure if len(self.branches) == 1 and self.branches[0].clean is clean else None
+        return self.branches[0].logit_fn if len(self.branches) == 1 and self.branches[0].clean is clean else None
 
 
 ResolvedTarget = tuple[CleanRun, Objective]
@@ -141,7 +141,7 @@ def resolve_target(tokens: Tokens, prompt: Prompt, question: Question, requires:
     """Run what the question needs unperturbed, and say what to read off it: one goal for each row of the scores.
 
     `requires` has the clean runs take something along: the gradient of the top-two margin after the explained tokens
-    (`margin`), or of what each branch reads (`goal`); or the first branch's attention weights, folded.
+    (`margin`), or of what each branch reads (`objective`); or the first branch's attention weights, folded.
     """
     if question.kind == "a continuation":
         return (yield from _rows(tokens, prompt, question, requires))
@@ -149,13 +149,13 @@ def resolve_target(tokens: Tokens, prompt: Prompt, question: Question, requires:
         return [(yield from _span(tokens, prompt, question, requires))]
     if question.foil is None and (question.target is None or callable(question.target)):
         return [(yield from _next(tokens, prompt, question, requires))]
-    own = () if question.target is None else read_words(tokens, cast(Any, question.target))
+    own = () if question.target is None else to_token_ids(tokens, cast(Any, question.target))
     if question.foil is not None:
         return [(yield from _contrast(tokens, prompt, question, own, requires))]
     return [(yield from _whole(tokens, prompt, own, question.chosen_quantity, requires))]
 
 
-def spacing_advice(tokens: Tokens, question: Question, posed: ResolvedTarget) -> list[str]:
+def missing_space_warnings(tokens: Tokens, question: Question, posed: ResolvedTarget) -> list[str]:
     """A warning where a word was likely meant with its leading space: with it, it is one token, and far more probable."""
     clean, goal = posed
     advice = []
@@ -177,17 +177,17 @@ def _next(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires
         target = _target(tokens, [clean], (clean.prediction,), name, _value(measure, [clean]))
         return clean, Objective(target, (Branch(clean, measure),))
     quantity = question.chosen_quantity
-    clean = yield from _run_one(prompt, requires, lambda logits: chosen(quantity, (int(logits[0].argmax()),), (end,)))
+    clean = yield from _run_one(prompt, requires, lambda logits: token_logit_fn(quantity, (int(logits[0].argmax()),), (end,)))
     return _posed(tokens, clean, [clean], (clean.prediction,), quantity)
 
 
 def _rows(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[list[ResolvedTarget]]:
     ids = yield from _continuation(tokens, prompt, question)
     ends = tuple(range(len(prompt) - 1, len(prompt) + len(ids) - 1))
-    each = [chosen(question.chosen_quantity, (own,), (end,)) for own, end in zip(ids, ends, strict=True)]
+    each = [token_logit_fn(question.chosen_quantity, (own,), (end,)) for own, end in zip(ids, ends, strict=True)]
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {row: _margin(at) if requires == "margin" else each[row].of(at[None, None])[0] for row, at in enumerate(logits)}
+        return {row: _margin(at) if requires == "margin" else each[row].function(at[None, None])[0] for row, at in enumerate(logits)}
 
     cleans = yield from _run(
         ForwardRequest(tokens.extended(prompt, ids[:-1]), ends, slopes if isinstance(requires, str) else None, _fold(requires))
@@ -206,10 +206,10 @@ def _span(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires
 def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, requires: Requires) -> Steps[ResolvedTarget]:
     """Several tokens as one target; they themselves are not attributed to."""
     ends = tuple(range(len(context) - 1, len(context) + len(ids) - 1))
-    measure = chosen(quantity, ids, ends)
+    measure = token_logit_fn(quantity, ids, ends)
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {0: _margin(logits[0])} if requires == "margin" else {len(ids) - 1: measure.of(logits[None])[0]}
+        return {0: _margin(logits[0])} if requires == "margin" else {len(ids) - 1: measure.function(logits[None])[0]}
 
     cleans = yield from _run(
         ForwardRequest(tokens.extended(context, ids[:-1]), ends, slopes if isinstance(requires, str) else None, _fold(requires))
@@ -218,7 +218,7 @@ def _whole(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str,
 
 
 def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int, ...], requires: Requires) -> Steps[ResolvedTarget]:
-    foil, quantity, end = read_words(tokens, cast(Any, question.foil)), question.chosen_quantity, len(prompt) - 1
+    foil, quantity, end = to_token_ids(tokens, cast(Any, question.foil)), question.chosen_quantity, len(prompt) - 1
     if own == foil:
         same = "".join(map(tokens.surface, foil))
         raise OptionError(f"target and foil are the same, {same!r}: there is nothing between them")
@@ -237,15 +237,15 @@ def _contrast(tokens: Tokens, prompt: Prompt, question: Question, own: tuple[int
     if not own:
         own = ((yield from _run(ForwardRequest(prompt, (end,))))[0].prediction,)
     clean, first = yield from _whole(tokens, prompt, own, each, requires)
-    _, second = yield from _whole(tokens, prompt, foil, each, "goal" if requires == "goal" else None)
+    _, second = yield from _whole(tokens, prompt, foil, each, "objective" if requires == "objective" else None)
     target = Target(**{**vars(first.target), "quantity": quantity, "value": first.value - second.value, "foil": second.target})
-    return clean, Objective(target, (*first.branches, *(Branch(branch.clean, branch.measure, -1.0) for branch in second.branches)))
+    return clean, Objective(target, (*first.branches, *(Branch(branch.clean, branch.logit_fn, -1.0) for branch in second.branches)))
 
 
 def _continuation(tokens: Tokens, prompt: Prompt, question: Question) -> Steps[tuple[int, ...]]:
     if question.generate is None:
         assert question.continuation is not None
-        return read_words(tokens, question.continuation)
+        return to_token_ids(tokens, question.continuation)
     if tokens.limit is not None and len(prompt) + question.generate - 1 > tokens.limit:
         raise PromptError(
             f"{len(prompt)} tokens of prompt and {question.generate} generated are more than the {tokens.limit:,} that the model takes"
@@ -264,7 +264,7 @@ def _run_one(prompt: Prompt, requires: Requires, measure: Callable[[Tensor], Log
     """A clean run read at its end only; `measure` may depend on the logits there [1, vocab], as the model's prediction does."""
 
     def slopes(logits: Tensor) -> dict[int, Tensor]:
-        return {0: _margin(logits[0]) if requires == "margin" else measure(logits).of(logits[None])[0]}
+        return {0: _margin(logits[0]) if requires == "margin" else measure(logits).function(logits[None])[0]}
 
     (clean,) = yield from _run(ForwardRequest(prompt, (len(prompt) - 1,), slopes if isinstance(requires, str) else None, _fold(requires)))
     return clean
@@ -281,13 +281,13 @@ def _margin(logits: Tensor) -> Tensor:
 
 
 def _posed(tokens: Tokens, context: CleanRun, cleans: Sequence[CleanRun], ids: tuple[int, ...], quantity: str) -> ResolvedTarget:
-    measure = chosen(quantity, ids, [len(clean.prompt) - 1 for clean in cleans])
+    measure = token_logit_fn(quantity, ids, [len(clean.prompt) - 1 for clean in cleans])
     target = _target(tokens, cleans, ids, quantity, _value(measure, cleans))
     return context, Objective(target, (Branch(cleans[-1], measure),))
 
 
 def _value(measure: LogitFn, cleans: Sequence[CleanRun]) -> float:
-    return float(measure.of(torch.stack([clean.logits for clean in cleans])[None])[0])
+    return float(measure.function(torch.stack([clean.logits for clean in cleans])[None])[0])
 
 
 def _target(
@@ -322,7 +322,7 @@ class Measured:
 
 def measure(
     goal: Objective,
-    edits: Sequence[Edit],
+    edits: Sequence[Perturbation],
     *,
     anchor: bool = False,
     weights: tuple[float, ...] | None = None,
@@ -330,7 +330,7 @@ def measure(
 ) -> Steps[list[Measured]]:
     """The goal's quantity under each edit, whatever sequences it is read off; with `weights`, its gradient too."""
     pairs = [(edit, branch) for edit in edits for branch in goal.branches]
-    probes = [PerturbedRows(branch.clean, edit, branch.measure, anchor=anchor, weights=weights, within=within) for edit, branch in pairs]
+    probes = [PerturbedRows(branch.clean, edit, branch.logit_fn, anchor=anchor, weights=weights, within=within) for edit, branch in pairs]
     readings = iter((yield from ask(probes)))
     return [_sum(goal.branches, [next(readings) for _ in goal.branches]) for _ in edits]
 

@@ -71,7 +71,7 @@ def _attended(clean: CleanRun, goal: Objective, variant: Variant) -> MethodOutpu
     branch = goal.branches[0]
     folded = branch.clean.source.attention
     assert folded is not None
-    scores = folded[list(branch.measure.ends), : len(clean.prompt)].cpu().double().numpy().mean(0)
+    scores = folded[list(branch.logit_fn.ends), : len(clean.prompt)].cpu().double().numpy().mean(0)
     if variant == "official":
         scores = np.exp(scores) / np.exp(scores).sum()
     return MethodOutput(scores, {"warnings": [SAME_FOR_ALL] if goal.target.foil or goal.target.rank else []})

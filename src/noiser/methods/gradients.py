@@ -55,7 +55,7 @@ def broadcast_shares(shares: Float[np.ndarray, " rows"], span: int) -> Float[Ten
     family="gradient",
     source="Denil et al. 2015, arXiv:1412.6815",
     cost="1 row of T tokens, forward and backward",
-    requires="goal",
+    requires="objective",
 )
 def input_x_gradient(lm: LanguageModel, clean: CleanRun, goal: Objective, *, aggregation: Aggregation = "l2") -> Steps[MethodOutput]:  # noqa: ARG001
     """Each token's embedding times the gradient of the explained quantity with respect to it.

@@ -12,8 +12,8 @@ from torch import Tensor
 from noiser.errors import NonFiniteError, OptionError
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Edit, Interpolate, MaskElements, PerturbedRows
-from noiser.lm.quantity import LogitFn, chosen
+from noiser.lm.perturbation import Interpolate, MaskElements, Perturbation, PerturbedRows
+from noiser.lm.quantity import LogitFn, token_logit_fn
 from noiser.lm.target import Objective
 from noiser.registry import Released
 from noiser.results.records import OK
@@ -76,11 +76,11 @@ class MetricContext:
         """The scored tokens: they name what is drawn at random, so no other sample has a say in it."""
         return self.clean.prompt.input_ids
 
-    def zero(self) -> Edit:
+    def zero(self) -> Perturbation:
         """All embeddings zero."""
         return self._once("zero", lambda: Interpolate(0, torch.zeros(1, self.seq)))
 
-    def thinned(self, keep: Float[np.ndarray, "masks seq"], retained: bool, seed: int) -> Edit:
+    def thinned(self, keep: Float[np.ndarray, "masks seq"], retained: bool, seed: int) -> Perturbation:
         """Single elements kept with these probabilities (`retained`), or what that drops kept instead.
 
         The draws are named by seed, tokens and mask alone: every method, protocol and metric meets the same ones.
@@ -89,7 +89,7 @@ class MetricContext:
 
         def draws() -> Tensor:
             each = [generator(seed, self.ids, "mask", mask).random((self.seq, dim), dtype=np.float32) for mask in range(masks)]
-            return self.lm.place(torch.from_numpy(np.stack(each)))
+            return self.lm.to_device(torch.from_numpy(np.stack(each)))
 
         shared = self._once(("draws", masks, seed), draws)
         share = torch.from_numpy(keep.astype(np.float32))
@@ -102,8 +102,8 @@ class MetricContext:
     def reading(self, quantity: Quantity) -> LogitFn:
         """The target's probability, or its logarithm."""
         if quantity == "prob":
-            return self.branch.measure
-        return self._once(quantity, lambda: chosen(quantity, self.goal.target.token_ids, self.branch.measure.ends))
+            return self.branch.logit_fn
+        return self._once(quantity, lambda: token_logit_fn(quantity, self.goal.target.token_ids, self.branch.logit_fn.ends))
 
     def erased(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, quantity: Quantity) -> list[PerturbedRows]:
         """Rows in which only the `kept` tokens are left: one, or with `resample` as many as `draws`."""
@@ -124,7 +124,7 @@ class MetricContext:
         if operator == "delete":
             left = [*np.flatnonzero(kept).tolist(), *range(self.seq, len(clean.prompt))]
             gone = len(clean.prompt) - len(left)
-            moved = LogitFn(tuple(end - gone for end in measure.ends), measure.of)
+            moved = LogitFn(tuple(end - gone for end in measure.ends), measure.function)
             return [PerturbedRows(clean.only(left), Interpolate(0, torch.ones(1, 1)), moved)]
         share = torch.from_numpy(kept.astype(np.float32))[None]
         if operator == "zero":

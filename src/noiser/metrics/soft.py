@@ -29,7 +29,7 @@ def soft(
     """Normalised sufficiency (`retained`) or comprehensiveness, mask by mask, and their mean."""
     keep = keep_probabilities(protocol, candidate.scores, candidate.released, masks)
     edits = (sample.zero(), sample.thinned(keep, retained, seed))
-    clean, measure = (sample.clean, sample.hellinger()) if distance == "hellinger" else (sample.branch.clean, sample.branch.measure)
+    clean, measure = (sample.clean, sample.hellinger()) if distance == "hellinger" else (sample.branch.clean, sample.branch.logit_fn)
     zero, thinned = yield from ask([PerturbedRows(clean, edit, measure) for edit in edits])
     full, moved = (_moved(np.array(reading.values), sample.goal.value, distance) for reading in (zero, thinned))
     if full[0] <= NOTHING:

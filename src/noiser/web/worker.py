@@ -156,15 +156,15 @@ def answer(lm: LanguageModel, asked: Asked, limits: Limits, estimates: Estimates
         steps = [(name, _learned_under(name, options)) for name, options in asked.methods.items()]
         curves = [(CURVES, f"{CURVES} {len(steps)}")] if asked.curves else []
         watch = Watch(job, [*steps, *curves], size, estimates)
-        with lm.watched(watch.batch), _stoppable(job):
+        with lm.progress_callback(watch.batch), _stoppable(job):
             watch.begin(steps[0][0])
             result = _explained(lm, asked, watch)
             _learn(result, dict(steps), size, estimates)
             if asked.curves:
                 watch.begin(CURVES)
-                begin, before = time.perf_counter(), lm.spent.forward_tokens
+                begin, before = time.perf_counter(), lm.token_counter.forward_tokens
                 result = with_curves(lm, cast(Any, result))
-                estimates.learn(curves[0][1], *size, time.perf_counter() - begin, lm.spent.forward_tokens - before)
+                estimates.learn(curves[0][1], *size, time.perf_counter() - begin, lm.token_counter.forward_tokens - before)
         return form(result)
 
     return work

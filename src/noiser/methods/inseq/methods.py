@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 
 from noiser.errors import NoiserError, NonFiniteError, OptionError
-from noiser.lm.devices import is_out_of_memory, memory_told_apart
+from noiser.lm.devices import is_out_of_memory, unify_memory_errors
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.restore import drawing_from, restore_after
@@ -78,7 +78,7 @@ def inseq_scores(
         raise NoiserError(f"Inseq's {name} reads a pickle from its cache, which can run any code: to let it, set allow_pickle=true")
     seed = int(generator(options.get("seed", 0), tuple(input_ids), PREFIX + name).integers(2**32))
     given = {key: value for key, value in options.items() if key not in ("allow_pickle", "seed")}
-    with restore_after(lm.model, lm.tokenizer), drawing_from(seed, *lm.devices), memory_told_apart(), _with_gradients():
+    with restore_after(lm.model, lm.tokenizer), drawing_from(seed, *lm.devices), unify_memory_errors(), _with_gradients():
         lm.model.register_forward_pre_hook(partial(_count, lm), with_kwargs=True)
         try:
             return _scores(lm, input_ids, target_id, name, given)
@@ -98,8 +98,8 @@ def _with_gradients() -> Iterator[None]:
 def _count(lm: LanguageModel, _module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """A hook that counts what Inseq sends through the model; where gradients are on, Inseq takes one."""
     given = next(each for each in (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args) if each is not None)
-    lm.spent.forward_tokens += given.shape[0] * given.shape[1]
-    lm.spent.backward_tokens += given.shape[0] * given.shape[1] * torch.is_grad_enabled()
+    lm.token_counter.forward_tokens += given.shape[0] * given.shape[1]
+    lm.token_counter.backward_tokens += given.shape[0] * given.shape[1] * torch.is_grad_enabled()
 
 
 def _run(lm: LanguageModel, clean: CleanRun, goal: Objective, *, name: str, **options: Any) -> MethodOutput:

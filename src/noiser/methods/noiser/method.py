@@ -84,7 +84,7 @@ def noiser(
     dim, ids = clean.embeds.shape[1], clean.prompt.input_ids
     parts = units_to_perturb(clean.prompt, unit)
     noise = Noise(
-        parts.members, lambda n: lm.place(released_noise(samples, dim, norm) if official else paper_noise(samples, dim, seed, ids, n))
+        parts.members, lambda n: lm.to_device(released_noise(samples, dim, norm) if official else paper_noise(samples, dim, seed, ids, n))
     )
     trials = NoiseEvaluations(clean, goal, noise)
     if bound in SEARCHED:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import AddNoise, PerturbedRows, Readout
-from noiser.lm.quantity import chosen
+from noiser.lm.quantity import token_logit_fn
 from noiser.lm.target import Objective
 from noiser.methods.base import Steps, ask, measure
 from noiser.methods.noiser.noise import Noise
@@ -24,7 +24,7 @@ class NoiseEvaluations:
         end = len(clean.prompt) - 1
         self._scored_here = goal.on(clean) is not None
         """Whether a trial reads the goal's quantity too: not where that takes another sequence."""
-        self._measure = goal.on(clean) or chosen("prob", (self.prediction,), (end,))
+        self._measure = goal.on(clean) or token_logit_fn("prob", (self.prediction,), (end,))
         top = clean.probs.topk(2).values.tolist()
         self.clean_log_ratio = max(_log(top[0]) - _log(top[1]), TINY)
         self.readings: list[dict[float, Readout]] = [{} for _ in noise.units]
