@@ -5,21 +5,32 @@ checksum over the key alone, or not compared; the tail after the last line end r
 `create_once` that overwrites; of two records that differ the later one taken.
 """
 
+import hashlib
 import itertools
 import json
+import os
 import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from noiser.errors import RunError
 from noiser.experiments.folder import RecordIndex, RunFolder
-from noiser.storage import Damage, Writer, create_once, decode, encode, read_once, scan
+from noiser.storage import Damage, Writer, create_once, decode, encode, open_output, read_created, scan, write_file
 
 RECORDS = [{"key": f"k{place}", "kind": "value", "status": "ok", "value": place / 7, "text": "a\u2028\ud800\n"} for place in range(3)]
 
 
 def read(folder):
     return [found for _, _, found in scan(folder)]
+
+
+def forged(body):
+    """A line whose checksum is correct."""
+    return b'{"sum":"' + hashlib.blake2b(body, digest_size=8).hexdigest().encode() + b'","record":' + body + b"}\n"
 
 
 @pytest.fixture
@@ -95,7 +106,7 @@ def test_what_is_created_once_stays_as_it_is(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["a.json"]
     path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
     with pytest.raises(RunError, match="is damaged"):
-        read_once(path)
+        read_created(path)
 
 
 def test_whoever_is_first_has_created_it(tmp_path, monkeypatch):
@@ -110,7 +121,7 @@ def test_whoever_is_first_has_created_it(tmp_path, monkeypatch):
             path.write_bytes(encode({"a": "theirs"}))
 
     monkeypatch.setattr(store.os, "fsync", late)
-    assert create_once(path, {"a": "ours"}) == {"a": "theirs"} == read_once(path)
+    assert create_once(path, {"a": "ours"}) == {"a": "theirs"} == read_created(path)
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -189,3 +200,142 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 def test_what_a_killed_beginning_left_is_no_hindrance(tmp_path):
     (tmp_path / ".run.json.1234abcd").write_bytes(b'{"sum"')
     assert RunFolder.start(tmp_path, {"a": 1}, {}).identity == {"a": 1}
+
+
+# Files of results: one writer for all. Mutants caught: `write_file` as `open(path, "wb")` (the old file is gone after a failure); without
+# realpath (a link becomes a file); without the test for ordinary files (a FIFO or device is replaced); without fsync.
+
+
+class FullDiskError(OSError):
+    """What the system says when there is no room."""
+
+
+@pytest.mark.parametrize("old", [b"old", None], ids=["a file is there", "no file is there"])
+def test_a_failure_leaves_the_old_file_or_none(tmp_path, old):
+    path = tmp_path / "result.json"
+    if old is not None:
+        path.write_bytes(old)
+    with pytest.raises(FullDiskError), open_output(path) as file:
+        file.write(b"half")
+        raise FullDiskError
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == ([old] if old is not None else [])
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    import noiser.storage as store
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "result.json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed_and_stays_a_link(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/dangling")
+    (tmp_path / "second").symlink_to(tmp_path / "link")
+    for name in ("link", "second"):
+        write_file(tmp_path / name, name.encode())
+        assert (tmp_path / "folder" / "dangling").read_bytes() == name.encode()
+        assert (tmp_path / name).is_symlink()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="loop"):
+        write_file(tmp_path / "loop", b"")
+
+
+def test_a_fifo_and_a_device_are_written_through(tmp_path):
+    fifo, found = tmp_path / "fifo", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: found.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    write_file(fifo, b"through")
+    reader.join(10)
+    assert found == [b"through"]
+    assert fifo.is_fifo()
+    write_file("/dev/null", b"nothing")
+    assert not Path("/dev/null").is_file()
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
+def test_standard_output_is_never_replaced_nor_cut(tmp_path):
+    """`--out /dev/stdout >> log` adds to the log."""
+    log = tmp_path / "log"
+    log.write_bytes(b"before\n")
+    script = "from noiser.storage import write_file; write_file('/dev/stdout', b'after')"
+    with log.open("ab") as sink:
+        subprocess.run([sys.executable, "-c", script], stdout=sink, check=True)
+    assert log.read_bytes() == b"before\nafter"
+
+
+def test_permissions_stay_and_a_missing_folder_is_named(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    write_file(path, b"new")
+    assert path.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(FileNotFoundError) as error:
+        write_file(tmp_path / "missing" / "a", b"")
+    assert error.value.filename == str(tmp_path / "missing" / "a")
+    with pytest.raises(IsADirectoryError):
+        write_file(tmp_path, b"")
+
+
+@pytest.mark.parametrize("write", ["records", "created", "result"])
+def test_content_is_on_the_disk_before_its_name_is_shown_and_before_the_next_step(tmp_path, monkeypatch, write):
+    """Mutant caught: store without fsync. What was written is flushed first; a power loss after the call loses nothing."""
+    import noiser.storage as store
+
+    flushed, real = [], store.os.fsync
+
+    def fsync(descriptor):
+        name = Path(f"/proc/self/fd/{descriptor}").readlink()
+        flushed.append((name.is_dir(), name.read_bytes() if name.is_file() else b"", sorted(each.name for each in tmp_path.iterdir())))
+        real(descriptor)
+
+    monkeypatch.setattr(store.os, "fsync", fsync)
+    line = encode(RECORDS[0])
+    if write == "records":
+        writer = Writer(tmp_path)
+        writer.write(RECORDS[:1])
+        writer.write(RECORDS[1:2])
+        assert [content for folder, content, _ in flushed if not folder] == [line, line + encode(RECORDS[1])]
+    else:
+        path = tmp_path / "a.json"
+        _ = create_once(path, RECORDS[0]) if write == "created" else write_file(path, line)
+        contents = [(content, "a.json" in names) for folder, content, names in flushed if not folder]
+        assert contents == [(line, False)]
+    assert any(folder for folder, *_ in flushed)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"value":NaN}', b'{"value":-Infinity}', b'{"value":1e999}', b'{"value":' + b"9" * 400 + b".5}",
+        b'{"value":' + b"7" * 5000 + b"}", b'{"value":' + b"7" * 400 + b"}", b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"a":"\xff"}', b'{"a":1', b"[1]", b"null", b'"text"', b"",
+    ],
+    ids=lambda body: f"{body[:14].decode(errors='replace')} ({len(body)})",
+)  # fmt: skip
+def test_a_correct_checksum_makes_no_line_a_record(tmp_path, body):
+    """Mutants caught: a NaN read back; json.loads at 100,000 levels (RecursionError); int() of 5,000 digits (ValueError); 1e999 as inf."""
+    (tmp_path / "a.jsonl").write_bytes(forged(body) + encode(RECORDS[0]))
+    damage, record = read(tmp_path)
+    assert isinstance(damage, Damage)
+    assert damage.line == 1
+    assert "not a record" in damage.reason or "strict JSON" in damage.reason or "nested" in damage.reason
+    assert record == RECORDS[0]
+    (tmp_path / "one.json").write_bytes(forged(body))
+    with pytest.raises(RunError, match="is damaged"):
+        read_created(tmp_path / "one.json")
+
+
+def test_brackets_in_text_and_large_numbers_that_fit_are_read():
+    """Mutant caught: brackets inside of strings counted as nesting."""
+    record = {"text": "[{" * 500 + '"\\', "value": 1.5e308, "small": 1e-300, "id": 10**307, "deep": [[[[1]]]], "many": [[1]] * 100}
+    assert decode(encode(record)[:-1]) == record

@@ -1,4 +1,4 @@
-"""Records on disk: one checksummed line of strict JSON each, in a file of each worker's own, flushed to the disk before the next."""
+"""Files that survive failures: the user cache, files that are replaced as a whole, and append-only records with checksums."""
 
 import hashlib
 import json
@@ -6,17 +6,19 @@ import os
 import re
 import secrets
 import socket
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 from noiser.errors import RunError
 
 
 def cache_folder() -> Path:
-    """`NOISER_CACHE`, or the place where this system keeps caches."""
+    """The folder of all caches: `NOISER_CACHE`, or the usual place of this operating system."""
     if chosen := os.environ.get("NOISER_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":
@@ -26,21 +28,95 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "noiser"
 
 
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file so that whoever reads it meanwhile, or after a failure, finds the one before or this one. The path."""
-    place = Path(path)
-    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+# Files of results
+
+
+def write_file(path: str | Path, content: bytes) -> Path:
+    """Write `content` to a file and return the path. Every result is written by this function or by `open_output`.
+
+    An ordinary file is replaced as a whole: after an error (a full disk, for example) the old file is still there, unchanged. A
+    symbolic link is followed. A device, a FIFO or `/dev/stdout` is written to and never replaced. Raises OSError.
+    """
+    with open_output(path) as file:
+        file.write(content)
+    return Path(path)
+
+
+@contextmanager
+def open_output(path: str | Path) -> Iterator[IO[bytes]]:
+    """As `write_file`, for content that comes in pieces: `with open_output(path) as file: file.write(...)`.
+
+    An ordinary file appears at the end of the block. An exception inside the block leaves the old file, or no file.
+    For text wrap the file: `io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)`, and detach it at the end.
+    """
+    if _is_written_through(path):
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}")
     try:
-        partial.write_bytes(content)
-        partial.replace(place)
+        with _create_beside(target, partial, path) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        _sync_folder(target.parent)
     finally:
         partial.unlink(missing_ok=True)
-    return place
 
+
+def _create_beside(target: Path, partial: Path, path: str | Path) -> IO[bytes]:
+    """The new file, with the permissions of the old one. Raises OSError that names `path` and not the partial file."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        old = None
+    if old is not None and not os.access(target, os.W_OK):
+        raise PermissionError(13, "Permission denied", str(path))
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    if old is not None:
+        partial.chmod(stat.S_IMODE(old.st_mode))
+    return os.fdopen(descriptor, "wb")
+
+
+def _is_written_through(path: str | Path) -> bool:
+    """True for whatever a new file cannot replace: a folder, a device, a FIFO, an open file under /dev or /proc."""
+    place = Path.cwd() / path
+    for _ in range(40):  # as many links as Linux follows
+        if str(place).startswith(("/dev/fd/", "/dev/std", "/proc/")):
+            return True
+        if not place.is_symlink():
+            break
+        place = Path(os.path.realpath(place.parent)) / place.readlink()
+    return Path(path).exists() and not Path(path).is_file()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in the folder durable, on systems that can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+# Records: one checksummed line of strict JSON each
 
 _HEAD, _MIDDLE = b'{"sum":"', b'","record":'
 _SUM = 16
 _BODY = len(_HEAD) + _SUM + len(_MIDDLE)
+_NOT_A_RECORD = "it is not a record"
+MAX_DEPTH = 64
+"""How deep the JSON of a record may be nested."""
 
 
 @dataclass(frozen=True)
@@ -57,41 +133,92 @@ class Damage:
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """A record as its line: `{"sum": hash of the rest, "record": ...}`."""
+    """A record as its line: `{"sum": hash of the rest, "record": ...}`. Raises ValueError for NaN and infinity."""
     body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
-    return b"".join((_HEAD, _sum(body), _MIDDLE, body, b"}\n"))
+    return b"".join((_HEAD, _checksum(body), _MIDDLE, body, b"}\n"))
 
 
 def decode(line: bytes) -> dict[str, Any] | str:
-    """A line's record (the line end left out), or what is wrong with it."""
+    """The record of a line (given without its line end), or a sentence that says what is wrong with the line.
+
+    A correct checksum does not make a line trusted: NaN, infinity, integers of thousands of digits and deep nesting are refused.
+    """
     body = line[_BODY:-1]
     if not line.startswith(_HEAD) or line[_BODY - len(_MIDDLE) : _BODY] != _MIDDLE or not line.endswith(b"}"):
-        return "it is not a record"
-    if line[len(_HEAD) : len(_HEAD) + _SUM] != _sum(body):
+        return _NOT_A_RECORD
+    if line[len(_HEAD) : len(_HEAD) + _SUM] != _checksum(body):
         return "its checksum differs"
-    found = json.loads(body)
-    return found if isinstance(found, dict) else "it is not a record"
+    if _is_too_deep(body):
+        return f"its JSON is nested more than {MAX_DEPTH} deep"
+    try:
+        record = _strict_json(body)
+    except ValueError as error:
+        return f"it is not strict JSON: {error}"
+    return record if isinstance(record, dict) else _NOT_A_RECORD
 
 
-def _sum(body: bytes) -> bytes:
+def _checksum(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=_SUM // 2).hexdigest().encode()
 
 
-def scan(folder: Path) -> Iterator[tuple[str, int, dict[str, Any] | Damage]]:
-    """Every line of every file in `folder`, in the order of their names: file, line from 1 on, and the record or the damage.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
-    What stands behind the last line end was torn by a kill or is just being written, and is left out.
+
+def _is_too_deep(body: bytes) -> bool:
+    """True if the JSON is nested deeper than MAX_DEPTH. Checked before parsing, because the parser itself recurses."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+_LARGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{309}")
+
+
+def _strict_json(body: bytes) -> Any:
+    """The parsed JSON. Raises ValueError for anything that is not JSON or holds a number that no float64 can hold."""
+    if _LARGE_NUMBER.search(body) is None:  # only such a number overflows; the fast parser is enough for all others
+        return json.loads(body.decode(), parse_constant=_refuse_constant)
+    return json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_small)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return number
+
+
+def _small(digits: str) -> int:
+    if len(digits) > 308:
+        raise ValueError(f"an integer has {len(digits):,} digits")
+    return int(digits)
+
+
+def scan(folder: Path) -> Iterator[tuple[str, int, dict[str, Any] | Damage]]:
+    """Yield every line of every `*.jsonl` file in `folder`, in the order of the names: file, line from 1 on, record or damage.
+
+    Bytes after the last line end are left out: a kill tore them off, or a writer is still writing them.
     """
     for path in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
-                    found = decode(line[:-1])
-                    yield path.name, number, Damage(path.name, number, found, line) if isinstance(found, str) else found
+                    record = decode(line[:-1])
+                    yield path.name, number, Damage(path.name, number, record, line) if isinstance(record, str) else record
 
 
 class Writer:
-    """One worker's file, which nobody else writes to. It appears with the first record."""
+    """The file of one worker. No other process writes to it. The file appears with the first record."""
 
     def __init__(self, folder: Path, worker: str = "") -> None:
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{worker} {socket.gethostname()} {os.getpid()}").strip("-")
@@ -100,7 +227,7 @@ class Writer:
         self._size = 0
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append the records and flush them to the disk. Raises RunError where that fails; what was written before stays."""
+        """Append the records and flush them to the disk. Raises RunError if that fails; earlier records stay."""
         data = memoryview(b"".join(map(encode, records)))
         try:
             if self._descriptor < 0:
@@ -110,11 +237,10 @@ class Writer:
                 done += os.write(self._descriptor, data[done:])
             os.fsync(self._descriptor)
         except OSError as error:
-            self._take_back()
-            said = error.strerror or error
+            self._undo()
             raise RunError(
-                f"cannot write to {self.path.name}: {said}. All records before are intact; once it can be written again, the same "
-                "command goes on from there"
+                f"cannot write to {self.path.name}: {error.strerror or error}. All earlier records are intact. "
+                "When the file can be written again, run the same command: it continues"
             ) from error
         self._size += len(data)
 
@@ -127,10 +253,10 @@ class Writer:
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
-        sync_folder(self.path.parent)
+        _sync_folder(self.path.parent)
 
-    def _take_back(self) -> None:
-        """Cut off what was begun; were it left, readers would skip it as torn."""
+    def _undo(self) -> None:
+        """Cut off the records of the failed call; later ones would follow a torn line."""
         if self._descriptor >= 0:
             try:
                 os.ftruncate(self._descriptor, self._size)
@@ -138,52 +264,47 @@ class Writer:
                 self.close()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a new name in the folder last, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+# Single checksummed files that never change
 
 
-def create_once(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a checksummed file under this name, unless somebody else did first; what it holds in the end.
+def create_once(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a checksummed file, unless another process was first. Returns what the file holds in the end.
 
-    It appears whole or not at all, whatever happens, and never changes. Raises RunError where it cannot be written.
+    The file appears as a whole or not at all, and never changes. Raises RunError if it cannot be written.
     """
     if path.exists():
-        return read_once(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+        return read_created(path)
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            file.write(encode(value))
+            file.write(encode(record))
             file.flush()
             os.fsync(file.fileno())
         try:
             os.link(partial, path)
         except FileExistsError:
-            return read_once(path)
+            return read_created(path)
         except OSError:  # a file system without hard links
             if not path.exists():
                 partial.replace(path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    return read_once(path)
+    return read_created(path)
 
 
-def read_once(path: Path) -> dict[str, Any]:
-    """What `create_once` wrote. Raises RunError where that was damaged."""
-    found = decode(path.read_bytes().removesuffix(b"\n"))
-    if isinstance(found, str):
-        raise RunError(f"{path} is damaged: {found}. Move it away, and the command that began the run makes it anew")
-    return found
+def read_created(path: Path) -> dict[str, Any]:
+    """The record that `create_once` wrote. Raises RunError if the file is damaged or cannot be read."""
+    try:
+        record = decode(path.read_bytes().removesuffix(b"\n"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    if isinstance(record, str):
+        raise RunError(f"{path} is damaged: {record}. Move it away; the command that started the run creates it again")
+    return record
+
+
+write_whole = write_file  # the former name

@@ -27,7 +27,7 @@ from noiser.results.answerability import answer_summaries, answerers
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import MethodRow, MetricColumn, Record
 from noiser.results.tables import summarise
-from noiser.storage import create_once, encode, read_once
+from noiser.storage import create_once, encode, read_created
 from noiser.views.plots import broken, spread
 from noiser.views.terminal.evaluation import to_text
 from tests.experiments.test_report import HOSTILE, Tags
@@ -255,7 +255,7 @@ def test_labels_at_a_side_keep_their_order_and_distance():
 
 def judged(out, judges, model="SmolLM2"):
     """A run's folder to which the records of judges are added by hand, with what a run that asks them writes of itself."""
-    written = read_once(out / RUN)
+    written = read_created(out / RUN)
     identity, shown = written["identity"], written["shown"]
     for judge in judges:
         for name, options, better in (

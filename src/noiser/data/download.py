@@ -2,18 +2,16 @@
 
 import json
 import os
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError
-from noiser.storage import cache_folder
+from noiser.storage import cache_folder, write_file
 
 KNOWN_URL = "https://rome.baulab.info/data/dsets/known_1000.json"
 WIKIBIO_HUB = "potsawee/wiki_bio_gpt3_hallucination"
@@ -46,7 +44,7 @@ def fetched(name: str, check: Callable[[bytes], None]) -> Path:
     folder = cache_folder() / "data"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _put(raw, folder / name)
+        write_file(folder / name, raw)
     except OSError as error:
         raise OptionError(f"it was fetched, but cannot be written into the cache {folder}: {error.strerror or error}") from error
     return folder / name
@@ -58,19 +56,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _put(raw: bytes, path: Path) -> None:
-    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            Path(partial).unlink()
 
 
 def _from_url(url: str) -> bytes:

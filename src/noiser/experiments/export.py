@@ -1,8 +1,8 @@
 """A run's records as a flat table, for other programs."""
 
 import csv
+import io
 import json
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from noiser.errors import OptionError, RunError
 from noiser.experiments.folder import OK, RecordIndex, RunFolder
 from noiser.experiments.trials import ATTRIBUTION, VALUE, Work, row_status
+from noiser.storage import write_file
 
 FORMS = ("parquet", "csv", "jsonl")
 WHAT = ("values", "scores")
@@ -28,14 +29,11 @@ def export(folder: RunFolder, what: str, form: str, path: Path) -> int:
     RunError where the file cannot be written."""
     found, work = RecordIndex(folder), Work(folder)
     rows = list(_values(work, found) if what == "values" else _scores(work, found))
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[form]
     try:
-        {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[form](rows, what, partial)
-        partial.replace(path)
+        write_file(path, write(rows, what))
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return len(rows)
 
 
@@ -72,7 +70,7 @@ def _scores(work: Work, found: RecordIndex) -> Iterator[dict[str, Any]]:
                     yield {**said, **own, "seconds": record["cost"]["seconds"]}
 
 
-def _parquet(rows: list[dict[str, Any]], what: str, path: Path) -> None:
+def _parquet(rows: list[dict[str, Any]], what: str) -> bytes:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -81,16 +79,19 @@ def _parquet(rows: list[dict[str, Any]], what: str, path: Path) -> None:
     kinds = {str: pa.string(), float: pa.float64(), int: pa.int64()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS[what].items()])
     printable = [{name: _printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
-    pq.write_table(pa.Table.from_pylist(printable, schema=schema), path)
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(printable, schema=schema), file)
+    return file.getvalue()
 
 
-def _csv(rows: list[dict[str, Any]], what: str, path: Path) -> None:
+def _csv(rows: list[dict[str, Any]], what: str) -> bytes:
     """Texts that a spreadsheet would run as a formula get an apostrophe in front."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(COLUMNS[what]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _harmless(_printable(value)) if isinstance(value, str) else value for name, value in row.items()})
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(COLUMNS[what]))
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _harmless(_printable(value)) if isinstance(value, str) else value for name, value in row.items()})
+    return file.getvalue().encode()
 
 
 def _printable(text: str) -> str:
@@ -102,7 +103,5 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and text.strip() else text
 
 
-def _jsonl(rows: list[dict[str, Any]], what: str, path: Path) -> None:  # noqa: ARG001  (as the others)
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+def _jsonl(rows: list[dict[str, Any]], what: str) -> bytes:  # noqa: ARG001  (the three have one signature)
+    return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)

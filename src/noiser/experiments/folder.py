@@ -10,7 +10,7 @@ import numpy as np
 
 from noiser.errors import RunError
 from noiser.experiments.fingerprint import differences, key
-from noiser.storage import Damage, create_once, read_once, scan
+from noiser.storage import Damage, create_once, read_created, scan, write_file
 
 RUN, RECORDS, SCREENED, QUARANTINE = "run.json", "records", "screened", "quarantine"
 OK = "ok"
@@ -32,7 +32,7 @@ class RunFolder:
         """Raises RunError where the folder holds no run."""
         if not (path / RUN).is_file():
             raise RunError(f"{path} holds no run: there is no {RUN} in it. noiser run ... --out {path} begins one")
-        return cls(path, read_once(path / RUN))
+        return cls(path, read_created(path / RUN))
 
     @classmethod
     def start(cls, path: Path, identity: Mapping[str, Any], shown: Mapping[str, Any]) -> "RunFolder":
@@ -73,7 +73,7 @@ class RunFolder:
         """Keep a copy of a damaged line, so that nothing is lost whatever becomes of its file."""
         folder = self.path / QUARANTINE
         folder.mkdir(exist_ok=True)
-        (folder / f"{damage.file}.{damage.line}").write_bytes(damage.raw)
+        write_file(folder / f"{damage.file}.{damage.line}", damage.raw)
 
 
 def _only_begun(path: Path) -> bool:

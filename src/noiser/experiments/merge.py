@@ -8,7 +8,7 @@ from noiser.experiments.fingerprint import differences
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.run import Outcome, outcome
 from noiser.experiments.trials import Work
-from noiser.storage import Writer, create_once, read_once
+from noiser.storage import Writer, create_once, read_created
 
 AT_ONCE = 500
 """Records between two flushes."""
@@ -57,7 +57,7 @@ def _screened(folders: Sequence[RunFolder], into: RunFolder) -> None:
                 path = folder.screened(model, data)
                 if not path.exists():
                     continue
-                own = read_once(path)
+                own = read_created(path)
                 there = create_once(into.screened(model, data), own)
                 if [(row["id"], row.get("hash")) for row in own["rows"]] != [(row["id"], row.get("hash")) for row in there["rows"]]:
                     raise RunError(f"{folder.path} and another folder disagree on which prompts of {data} {model} answers")

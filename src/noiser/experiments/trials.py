@@ -8,7 +8,7 @@ from noiser.experiments.fingerprint import key, trial_key
 from noiser.experiments.folder import RecordIndex, RunFolder, failed
 from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE
 from noiser.results.records import Record
-from noiser.storage import read_once
+from noiser.storage import read_created
 
 ATTRIBUTION, VALUE, SAMPLE = "attribution", "value", "sample"
 _SKIPPED = {OTHERWISE: "not answered", NO_TARGET: "no target"}
@@ -83,7 +83,7 @@ class Work:
 
     def _part(self, folder: RunFolder, model: str, data: str) -> GridCell:
         path = folder.screened(model, data)
-        return make_part(self.identity, model, data, read_once(path)["rows"] if path.exists() else None, self.trials)
+        return make_part(self.identity, model, data, read_created(path)["rows"] if path.exists() else None, self.trials)
 
 
 def make_part(

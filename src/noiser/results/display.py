@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError
-from noiser.storage import write_whole
+from noiser.storage import write_file
 
 GROUP = "noiser.views"
 """The entry-point group under which views are registered, by name; `pyproject.toml` lists ours."""
@@ -23,7 +23,7 @@ class Showable:
         With an `evaluation` (of the same methods, by `noiser.evaluate`) its tables stand beside the scores; with removal curves
         (`noiser.with_curves`) the page shows them. A file of that name is replaced once the new one is whole. The path.
         """
-        return write_whole(path, view("page")(self, evaluation).encode())
+        return write_file(path, view("page")(self, evaluation).encode())
 
     def save_figure(self, path: str | Path, *, normalization: str = "none", by: str | None = None) -> Path:
         """Write the heat map as a figure for a paper, in the form that the path ends with: svg, png or pdf. The path.
@@ -33,7 +33,7 @@ class Showable:
         form = Path(path).suffix[1:].lower()
         if form not in FIGURES:
             raise OptionError(f"a figure's name ends with .{', .'.join(FIGURES)}; got {str(path)!r}")
-        return write_whole(path, view("figure")(self, form, normalization=normalization, by=by))
+        return write_file(path, view("figure")(self, form, normalization=normalization, by=by))
 
     def _repr_html_(self) -> str:
         """In a notebook: the page in a frame of its own, so that neither the notebook's style nor another viewer touches it."""

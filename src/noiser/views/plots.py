@@ -8,6 +8,7 @@ from typing import Any
 
 from noiser.results.answer_comparison import Correlation, LeastSummary, Point
 from noiser.results.records import Number, Row, Summary
+from noiser.storage import write_file
 from noiser.views.escape import visible
 from noiser.views.palette import OPPOSES, SUPPORTS
 
@@ -39,7 +40,7 @@ def save_plots(summaries: Sequence[Summary], model: str, folder: Path) -> list[P
 
 def draw(summary: Summary, model: str, path: Path) -> None:
     """One metric's plot, in the form that the path ends with."""
-    path.write_bytes(forest(summary, model, path.suffix[1:]))
+    write_file(path, forest(summary, model, path.suffix[1:]))
 
 
 def forest(summary: Summary, model: str, form: str) -> bytes:
