@@ -1,18 +1,18 @@
-"""The tables of methods and metrics. An option is a keyword-only parameter of the function; its annotation is its check."""
+"""The registry of methods and metrics. A keyword-only parameter of a function is an option; its annotation is the check."""
 
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from noiser.errors import OptionError
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values a number may take, both ends included; used as `Annotated[int, Range(1, 1000)]`."""
+    """The values that a number may take, both ends included. Use it as `Annotated[int, Range(1, 1000)]`."""
 
     low: int | float
     high: int | float
@@ -47,18 +47,18 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a method and a metric have in common: a name, a source, a function and its options."""
+    """What methods and metrics share: a name, a source, a function and its options."""
 
     name: str
     source: str
     function: Callable[..., Any]
     check: Callable[..., None] | None = None
     version: int = 1
-    """Raised whenever its numbers change: results of another version are not mixed with these."""
+    """Goes up whenever the numbers change. A run never mixes results of two versions."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option with its default, `seed` included where something is drawn at random."""
+        """Every option with its default. A function that draws random numbers has the option `seed`."""
         return {name: parameter.default for name, parameter in _keyword_only(self.function).items()}
 
     @property
@@ -73,25 +73,38 @@ class Entry:
         parameters = _keyword_only(self.function).items()
         return [Option(name, parameter.annotation, parameter.default, helps.get(name, "")) for name, parameter in parameters]
 
-    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The defaults overlaid with `given`, each value (or its text, as from `--set`) checked against its annotation.
+    def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options: the defaults, replaced by `options`. A value may also be text, as `--set` gives it.
 
-        Raises OptionError for an unknown name, a value of the wrong type or outside its range, or a combination that
-        the entry's own check refuses.
+        Raises OptionError for an unknown name, for a value of the wrong type or outside its range, and for a combination
+        that the entry's own check refuses.
         """
         parameters = _keyword_only(self.function)
-        unknown = sorted(set(given) - set(parameters))
+        unknown = sorted(set(options) - set(parameters))
         if unknown:
-            has = ", ".join(parameters) or "no options"
-            raise OptionError(f"{self.name} has no option {', '.join(map(repr, unknown))}; it has {has}")
-        values = {name: _convert(f"{self.name}: {name}", parameters[name].annotation, value) for name, value in given.items()}
+            known = ", ".join(parameters) or "no options"
+            raise OptionError(f"{self.name} has no option {', '.join(map(repr, unknown))}; it has {known}")
+        values = {name: _convert(f"{self.name}: {name}", parameters[name].annotation, value) for name, value in options.items()}
         resolved = self.options | values
         if self.check is not None:
             self.check(**{name: resolved[name] for name in _keyword_only(self.check)})
         return resolved
 
+    def resolve_label(self, label: str, options: Mapping[str, Any] | None, seed: int | None) -> dict[str, Any]:
+        """All options: the defaults, replaced by those that `label` carries and by `options`.
 
-Released = Literal["signed_sum", "abs_l1", "softmax", "none"]
+        `seed` is the default of the option `seed`, if the entry has one. Raises OptionError as `resolve` does, and if the label
+        and `options` give one option two values.
+        """
+        carried, options = read_label(label)[1], options or {}
+        for name in carried.keys() & options.keys():
+            if str(carried[name]) != str(options[name]):
+                raise OptionError(f"{label} sets {name} to {carried[name]}, but {name} is also set to {options[name]}: give it once")
+        default = {"seed": seed} if seed is not None and "seed" in self.options else {}
+        return self.resolve({**default, **carried, **options})
+
+
+PaperNormalization = Literal["signed_sum", "abs_l1", "softmax", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +113,13 @@ class Method(Entry):
 
     family: str
     cost: str = "not stated"
-    """How many rows of how many tokens go through the model for one target; T tokens, L layers."""
+    """How many rows of how many tokens go through the model for one target. T is the number of tokens, L of layers."""
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None
-    """What the clean run takes along: the gradient of the top-two margin, or of what is explained; or its attention weights,
-    folded by this function (see `noiser.lm.attention.Fold`)."""
-    released: Released = "abs_l1"
-    """What the authors' released code does to scores of this kind before it judges them: it divides them by their signed sum,
-    or their absolute values by the sum of those; takes one more softmax; or nothing."""
+    """What the clean run records: the gradient of the top-two margin, the gradient of the explained quantity, or its attention
+    weights, reduced by this function (see `noiser.lm.attention.AttentionReducer`)."""
+    paper_normalization: PaperNormalization = "abs_l1"
+    """How the authors' released code normalises scores of this kind before it measures them. `signed_sum`: divide by the sum.
+    `abs_l1`: divide the absolute values by their sum. `softmax`: apply one more softmax. `none`: leave them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +128,52 @@ class Metric(Entry):
 
     better: Literal["higher", "lower"]
     measures: str
-    """What it measures, in a sentence."""
-    fools: str
-    """What gets a good value without being a good explanation, in a sentence."""
+    """What it measures, in one sentence."""
+    failure_mode: str
+    """What gets a good value without being a good explanation, in one sentence."""
     relative: bool = False
-    """Whether it is also reported as the logarithm of its mean over that of random scores."""
+    """True: tables also report the logarithm of its mean over the mean of random scores."""
     cost: str = "not stated"
     """How many rows of how many tokens go through the model for one method and target."""
     judged: bool = False
-    """Whether it asks a judge, which it then takes as its fourth argument."""
+    """True: it asks a judge. The function then takes the judge as its third argument."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with all its options, checked. `noiser.methods.parse` makes it."""
+
+    label: str
+    """The name of its row: `noiser`, or `noiser:bound=none+samples=20`."""
+    method: Method
+    options: Mapping[str, Any]
+    """All options, `seed` included if the method has one."""
+
+    @property
+    def name(self) -> str:
+        """The name of the method."""
+        return self.method.name
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric with all its options, checked. `noiser.metrics.parse` makes it."""
+
+    label: str
+    """The name of its column: `soft_ns`, or `soft_ns:protocol=paper`."""
+    metric: Metric
+    options: Mapping[str, Any]
+    """All options, `seed` included if the metric has one."""
+
+    @property
+    def name(self) -> str:
+        """The name of the metric."""
+        return self.metric.name
+
+
+Spec = TypeVar("Spec", MethodSpec, MetricSpec)
+Selection = Sequence[str | Spec] | Mapping[str, Any]
+"""Labels or specifications in a sequence, or a mapping from labels to options."""
 
 
 METHODS: dict[str, Method] = {}
@@ -138,19 +188,19 @@ def method(
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None,
-    released: Released = "abs_l1",
+    paper_normalization: PaperNormalization = "abs_l1",
     version: int = 1,
 ) -> Callable[[Callable], Callable]:
-    """Enter a function into METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
+    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
 
-    def enter(function: Callable) -> Callable:
+    def register(function: Callable) -> Callable:
         METHODS[name] = Method(
-            name=name, family=family, source=source, function=function, cost=cost, check=check, requires=requires, released=released,
-            version=version,
+            name=name, family=family, source=source, function=function, cost=cost, check=check, requires=requires,
+            paper_normalization=paper_normalization, version=version,
         )  # fmt: skip
         return function
 
-    return enter
+    return register
 
 
 def metric(
@@ -159,48 +209,87 @@ def metric(
     source: str,
     better: Literal["higher", "lower"],
     measures: str,
-    fools: str,
+    failure_mode: str,
     relative: bool = False,
     cost: str = "not stated",
     check: Callable[..., None] | None = None,
     version: int = 1,
     judged: bool = False,
 ) -> Callable[[Callable], Callable]:
-    """Enter a function into METRICS under `name`. `check` takes some of the options by name and raises OptionError."""
+    """Register a function in METRICS under `name`. `check` takes some of the options by name and raises OptionError."""
 
-    def enter(function: Callable) -> Callable:
+    def register(function: Callable) -> Callable:
         METRICS[name] = Metric(
-            name=name, source=source, function=function, better=better, measures=measures, fools=fools, relative=relative,
-            cost=cost, check=check, version=version, judged=judged,
-        )  # fmt: skip
+            name=name,
+            source=source,
+            function=function,
+            better=better,
+            measures=measures,
+            failure_mode=failure_mode,
+            relative=relative,
+            cost=cost,
+            check=check,
+            version=version,
+            judged=judged,
+        )
         return function
 
-    return enter
-
-
-def find_metric(name: str) -> Metric:
-    """The metric of that name; OptionError lists what there is."""
-    if name not in METRICS:
-        raise OptionError(f"there is no metric {name!r}; there are {', '.join(sorted(METRICS))}")
-    return METRICS[name]
+    return register
 
 
 def find_method(name: str) -> Method:
-    """The method of that name; OptionError lists what there is."""
+    """The method of that name. Raises OptionError, with a list of all methods, for an unknown name."""
     if name not in METHODS:
         raise OptionError(f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}")
     return METHODS[name]
 
 
+def find_metric(name: str) -> Metric:
+    """The metric of that name. Raises OptionError, with a list of all metrics, for an unknown name."""
+    if name not in METRICS:
+        raise OptionError(f"there is no metric {name!r}; there are {', '.join(sorted(METRICS))}")
+    return METRICS[name]
+
+
 def read_label(label: str) -> tuple[str, dict[str, str]]:
-    """`noiser:bound=l2+steps=5` as the name and the options in their text form; a colon without options is part of the name."""
+    """`noiser:bound=l2+steps=5` as its name and its options as text. A colon without options belongs to the name (`inseq:lime`)."""
     name, colon, rest = label.rpartition(":")
     if not colon or "=" not in rest:
         return label, {}
     pairs = [part.partition("=") for part in rest.split("+")]
-    if not name or not all(key and separator for key, separator, _ in pairs):
-        raise OptionError(f"options in a name read NAME:OPTION=VALUE+OPTION=VALUE; got {label!r}")
-    return name, {key: value for key, _, value in pairs}
+    if not name or not all(option and separator for option, separator, _ in pairs):
+        raise OptionError(f"options in a label are written NAME:OPTION=VALUE+OPTION=VALUE; got {label!r}")
+    return name, {option: value for option, _, value in pairs}
+
+
+def by_label(selection: Any, kind: str, *, empty: bool = False) -> dict[str, Any]:
+    """A selection of methods or metrics as a mapping from labels to options, or to the specification itself.
+
+    `kind` names the selection in errors: "methods", for example. Raises OptionError for a single text, for a label that occurs
+    twice, and for an empty selection unless `empty` is True.
+    """
+    if isinstance(selection, str):
+        raise OptionError(f"{kind} must be a sequence of names; got the single text {selection!r}")
+    if isinstance(selection, Mapping):
+        pairs = list(selection.items())
+    else:
+        pairs = [(item.label, item) if isinstance(item, MethodSpec | MetricSpec) else (item, {}) for item in selection]
+    labels = [label for label, _ in pairs]
+    if len(set(labels)) < len(labels):
+        raise OptionError(f"{kind}: give each once; got {', '.join(map(str, labels))}")
+    if not pairs and not empty:
+        raise OptionError(f"{kind}: give at least one")
+    return dict(pairs)
+
+
+def check_distinct(specs: Iterable[MethodSpec | MetricSpec]) -> None:
+    """Raises OptionError if two specifications have the same method or metric and the same options."""
+    labels: dict[tuple[str, str], str] = {}
+    for spec in specs:
+        first = labels.setdefault((spec.name, repr(sorted(spec.options.items()))), spec.label)
+        if first != spec.label:
+            kind = "method" if isinstance(spec, MethodSpec) else "metric"
+            raise OptionError(f"{first} and {spec.label} are the same {kind} with the same options: leave one of them out")
 
 
 def _keyword_only(function: Callable) -> dict[str, inspect.Parameter]:
@@ -246,7 +335,7 @@ def _number_or_text(annotation: Any) -> dict[str, Any]:
 
 
 def _convert(where: str, annotation: Any, value: Any) -> Any:
-    """`value`, or what its text means, as the annotation wants it: int, float, str, a Literal, None, or a union of them."""
+    """`value`, or the value that its text stands for. The annotation is int, float, str, bool, None, a Literal, or a union of them."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _in_range(where, _convert(where, arguments[0], value), arguments[1])
@@ -257,8 +346,8 @@ def _convert(where: str, annotation: Any, value: Any) -> Any:
     try:
         return _READERS[annotation](value)
     except (TypeError, ValueError, KeyError) as error:
-        wanted = "none" if annotation is type(None) else annotation.__name__
-        raise OptionError(f"{where} wants {wanted}; got {value!r}") from error
+        kind = "none" if annotation is type(None) else annotation.__name__
+        raise OptionError(f"{where} wants {kind}; got {value!r}") from error
 
 
 def _read_int(value: Any) -> int:
@@ -299,10 +388,10 @@ def _one_of(where: str, choices: tuple, value: Any) -> Any:
 
 
 def _first_that_fits(where: str, kinds: tuple, value: Any) -> Any:
-    wanted = []
+    refusals = []
     for kind in kinds:
         try:
             return _convert(where, kind, value)
         except OptionError as error:
-            wanted.append(str(error).removeprefix(where).split(";")[0].strip())
-    raise OptionError(f"{where} {', or '.join(wanted)}; got {value!r}")
+            refusals.append(str(error).removeprefix(where).split(";")[0].strip())
+    raise OptionError(f"{where} {', or '.join(refusals)}; got {value!r}")

@@ -113,10 +113,10 @@ def test_the_first_examples_are_what_they_are_with_all(lm, found):
 def test_replacements_come_from_other_prompts_only(lm):
     seen = []
 
-    @metric("spy", source="a test", better="higher", measures="m", fools="f")
-    def spy(lm, sample, candidate, *, operator: str = "resample"):
+    @metric("spy", source="a test", better="higher", measures="m", failure_mode="f")
+    def spy(sample, candidate, *, operator: str = "resample"):
         seen.append((sample.ids, tuple(sample.pool)))
-        return METRICS["aopc"].function(lm, sample, candidate, operator="resample")
+        return METRICS["aopc"].function(sample, candidate, operator="resample")
 
     try:
         evaluate(lm, EXAMPLES, ["uniform"], ["spy"], controls=[])
@@ -165,8 +165,8 @@ def test_a_method_of_somebodys_that_breaks_fails_alone(lm, found):
             return MethodOutput(np.full(4, np.nan))
         return MethodOutput(np.arange(len(clean.prompt), dtype=float))
 
-    @metric("cracks", source="a test", better="higher", measures="m", fools="f")
-    def cracks(lm, sample, candidate):
+    @metric("cracks", source="a test", better="higher", measures="m", failure_mode="f")
+    def cracks(sample, candidate):
         if sample.seq == 8:
             raise LookupError("the metric's own")
         return Value(float("inf") if sample.seq == 6 else 1.0)
@@ -191,7 +191,7 @@ def test_a_method_of_somebodys_that_breaks_fails_alone(lm, found):
 def asks(request):
     """A metric that asks the engine for something of its own."""
 
-    def odd(lm, sample, candidate):
+    def odd(sample, candidate):
         yield request(sample)
 
     return odd
@@ -200,17 +200,17 @@ def asks(request):
 ODD_METRICS = {
     "a tuple for a list": asks(lambda sample: (PerturbedRows(sample.clean, sample.zero(), sample.hellinger()),)),
     "an edit that is too wide": asks(lambda sample: [PerturbedRows(sample.clean, Interpolate(0, torch.zeros(1, 50)), sample.hellinger())]),
-    "text for a number": lambda lm, sample, candidate: Value("a"),
-    "no detail": lambda lm, sample, candidate: Value(1.0, None),
-    "detail that is no JSON": lambda lm, sample, candidate: Value(1.0, {"a": np.ones(2)}),
-    "NaN in the detail": lambda lm, sample, candidate: Value(1.0, {"a": float("nan")}),
-    "no memory": lambda lm, sample, candidate: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
+    "text for a number": lambda sample, candidate: Value("a"),
+    "no detail": lambda sample, candidate: Value(1.0, None),
+    "detail that is no JSON": lambda sample, candidate: Value(1.0, {"a": np.ones(2)}),
+    "NaN in the detail": lambda sample, candidate: Value(1.0, {"a": float("nan")}),
+    "no memory": lambda sample, candidate: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
 }
 
 
 @pytest.mark.parametrize("name", ODD_METRICS)
 def test_whatever_a_metric_asks_or_gives_is_its_own_failure(lm, name):
-    metric("odd", source="a test", better="higher", measures="m", fools="f")(ODD_METRICS[name])
+    metric("odd", source="a test", better="higher", measures="m", failure_mode="f")(ODD_METRICS[name])
     try:
         mixed = balances(evaluate(lm, EXAMPLES[:2], ["occlusion"], ["soft_ns", "odd"], controls=[]))
     finally:
@@ -230,8 +230,8 @@ def test_what_a_method_may_not_return_is_its_own_failure(lm, wrong):
         made = {"short": size - 1, "long": size + 1}
         return MethodOutput(np.ones(made[wrong])) if wrong in made else None if wrong == "nothing" else np.ones(size)
 
-    @metric("odd", source="a test", better="higher", measures="m", fools="f")
-    def odd(lm, sample, candidate):
+    @metric("odd", source="a test", better="higher", measures="m", failure_mode="f")
+    def odd(sample, candidate):
         return 0.5
 
     try:

@@ -301,12 +301,12 @@ def test_the_time_limit_is_for_all_metrics_together(place, tmp_path, monkeypatch
     from noiser.registry import METRICS as ALL
     from noiser.registry import Metric
 
-    def slow(lm, sample, candidate, *, place: int = 0):
+    def slow(sample, candidate, *, place: int = 0):
         sleep(0.1)
         yield from measure(sample.goal, [sample.zero()])
         return Value(1.0)
 
-    said = {"source": "here", "better": "higher", "measures": "time", "fools": "nothing"}
+    said = {"source": "here", "better": "higher", "measures": "time", "failure_mode": "nothing"}
     monkeypatch.setitem(ALL, "slow", Metric(name="slow", function=slow, **said))
     metrics = [f"slow:place={number}" for number in range(3)]
     how = {"methods": ["uniform"], "controls": ["constant"], "metrics": metrics, "limit": 1}

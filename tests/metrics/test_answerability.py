@@ -48,7 +48,7 @@ def measured(lm, name, judge, *candidates, prompt=PROMPT, target="Paris", **opti
         posed = yield from resolve_target(lm.tokens, lm.prompt(prompt), Question(target), None)
         sample = MetricContext(lm, *posed[0])
         parts = [
-            entry.function(lm, sample, ScoresToEvaluate(np.asarray(each, float)), judge, **entry.resolve(options)) for each in candidates
+            entry.function(sample, ScoresToEvaluate(np.asarray(each, float)), judge, **entry.resolve(options)) for each in candidates
         ]
         return (yield from deduplicate(gather(parts)))
 

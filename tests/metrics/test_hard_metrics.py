@@ -46,7 +46,7 @@ def measured(lm, name, scores, *, prompt=PROMPT, question=None, **options):
     def asking():
         posed = yield from resolve_target(lm.tokens, lm.prompt(prompt), question or Question(), None)
         sample = MetricContext(lm, *posed[0], POOL)
-        parts = [entry.function(lm, sample, ScoresToEvaluate(np.asarray(each, float)), **entry.resolve(options)) for each in scores]
+        parts = [entry.function(sample, ScoresToEvaluate(np.asarray(each, float)), **entry.resolve(options)) for each in scores]
         return (yield from deduplicate(gather(parts)))
 
     (job,) = schedule(lm, [asking()])
@@ -220,9 +220,9 @@ def test_a_probe_that_was_run_is_remembered(lm):
     def asking():
         posed = yield from resolve_target(lm.tokens, lm.prompt(PROMPT), Question(), None)
         sample = MetricContext(lm, *posed[0])
-        first = yield from entry.function(lm, sample, ScoresToEvaluate(SCORES))
+        first = yield from entry.function(sample, ScoresToEvaluate(SCORES))
         before = lm.token_counter.forward_tokens
-        again = yield from entry.function(lm, sample, ScoresToEvaluate(3 * SCORES))
+        again = yield from entry.function(sample, ScoresToEvaluate(3 * SCORES))
         return first, again, lm.token_counter.forward_tokens - before
 
     (job,) = schedule(lm, [deduplicate(asking())])

@@ -46,7 +46,7 @@ def measured(lm, name, candidates, prompt=PROMPT, question=None, **options):
     def asking():
         posed = yield from resolve_target(lm.tokens, lm.prompt(prompt), question or Question(), None)
         sample = MetricContext(lm, *posed[0])
-        parts = [entry.function(lm, sample, each, **entry.resolve(options)) for each in candidates]
+        parts = [entry.function(sample, each, **entry.resolve(options)) for each in candidates]
         return (yield from deduplicate(gather(parts)))
 
     (job,) = schedule(lm, [asking()])

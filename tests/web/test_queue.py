@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import noiser
-from noiser.attribution.compare import DEFAULT
+from noiser.attribution.compare import DEFAULT_METHODS
 from noiser.errors import ModelError
 from noiser.methods import METHODS
 from noiser.registry import Method
@@ -283,7 +283,7 @@ def test_the_warm_up_makes_way():
             gate.open.set()
             heard(client, b'"result"')
         first = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
-        asked = served.room.read(json.dumps({**first, "methods": list(DEFAULT)}).encode(), streamed=True)
+        asked = served.room.read(json.dumps({**first, "methods": list(DEFAULT_METHODS)}).encode(), streamed=True)
         assert served.room.desk.cache.get(served.room.key(asked, streamed=True)) is None, "the warm-up did not come to its end"
 
 

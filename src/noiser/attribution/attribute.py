@@ -1,4 +1,4 @@
-"""The front door: a model, a prompt and a method in, an Attribution out."""
+"""The main entry point: a model, a prompt and a method in, an Attribution out."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +16,12 @@ from noiser.lm.scheduler import Job, schedule
 from noiser.lm.target import Question, ResolvedTarget, TokensLike, check_token_ids, missing_space_warnings, resolve_target
 from noiser.lm.tokenizer import Source
 from noiser.methods.base import MethodOutput
-from noiser.registry import Method
+from noiser.registry import MethodSpec
 from noiser.results.attribution import Attribution, Target
 from noiser.text.prompt import Prompt
+
+Task = tuple[Source, Question] | tuple[Source, Question, CleanRunCache]
+"""A prompt, what to explain about it, and the clean runs that it shares with other tasks, if it shares any."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Failure:
     """A prompt that could not be explained, and why."""
 
     index: int
-    """Its place among the prompts."""
+    """Its position among the prompts."""
     prompt: Source
     error: NoiserError
 
@@ -34,8 +37,8 @@ class Failure:
 def attribute(
     lm: LanguageModel,
     prompt: Source,
-    method: str = "noiser",
-    target: TokensLike | Callable[..., Any] | None = None,
+    method: str | MethodSpec = "noiser",
+    target: TokensLike | Callable[..., Any] | Question | None = None,
     *,
     foil: TokensLike | None = None,
     continuation: TokensLike | None = None,
@@ -46,22 +49,26 @@ def attribute(
 ) -> Attribution:
     """Which tokens of `prompt` made the model predict `target`?
 
-    `prompt` is text, token ids, a Prompt, or a chat: a list of {"role": ..., "content": ...}. What is explained:
+    `prompt` is text, token ids, a Prompt, or a chat: a list of {"role": ..., "content": ...}. `method` is a name, which may carry
+    options (`noiser:bound=none+samples=20`), or the result of `noiser.methods.parse`. What is explained:
 
-    target        the next token, as text with its leading space or as an id, the model's own prediction by default;
-                  several tokens (text or ids) as a whole; or a function from the next token's logits [vocab] to a scalar.
-    foil          what the target is held against: why the target and not the foil?
-    continuation  a text or ids that follow the prompt: a row of scores for each token, attributed to all before it.
-    generate      instead, so many tokens of the model's own, greedy.
-    span          (from, up to): these tokens of the continuation as a whole, attributed to all before them.
-    quantity      `prob` (the default), `log_prob`; of several tokens as a whole their joint probability, its logarithm
-                  (the default for a span), or `mean_prob`; with a foil the difference in `prob` or the `log_odds`.
+    target        the next token, as text with its leading space or as an id; the model's own prediction by default. Several
+                  tokens (text or ids) are explained as a whole. A function from the next token's logits [vocab] to a scalar is
+                  explained too. A `noiser.lm.target.Question` stands for this and the five arguments below.
+    foil          what the target is compared with: why the target and not the foil?
+    continuation  a text or ids that follow the prompt: one row of scores for each of its tokens, attributed to all tokens before.
+    generate      the same for N tokens that the model generates greedily.
+    span          (start, stop): these tokens of the continuation as a whole, attributed to all tokens before them.
+    quantity      `prob` (the default) or `log_prob`. Of several tokens as a whole: the joint probability, its logarithm (the
+                  default for a span), or `mean_prob`. With a foil: the difference in `prob` or the `log_odds`.
 
     `options` are the method's, `seed` among them. Raises PromptError, OptionError, ModelError, NonFiniteError or
-    DeviceMemoryError, and leaves the model as it was in any case.
+    DeviceMemoryError. The model is never changed.
     """
-    question = Question(target, foil, continuation, generate, span, quantity)
-    (result,) = _in_order(lm, [prompt], method, question, options, "raise")
+    spec = noiser.methods.parse(method, options)
+    question = as_question(target, foil, continuation, generate, span, quantity)
+    check_token_ids(lm.tokens, question)
+    (result,) = attribute_each(lm, [(prompt, question)], spec, "raise")
     assert isinstance(result, Attribution)
     return result
 
@@ -69,8 +76,8 @@ def attribute(
 def attribute_many(
     lm: LanguageModel,
     prompts: Iterable[Source],
-    method: str = "noiser",
-    target: TokensLike | Callable[..., Any] | None = None,
+    method: str | MethodSpec = "noiser",
+    target: TokensLike | Callable[..., Any] | Question | None = None,
     *,
     errors: Literal["raise", "return"] = "raise",
     foil: TokensLike | None = None,
@@ -80,48 +87,55 @@ def attribute_many(
     quantity: str | None = None,
     **options: Any,
 ) -> Iterator[Attribution | Failure]:
-    """`attribute` for many prompts, in their order, whose rows share batches; results come as they are ready.
+    """`attribute` for many prompts, in their order. Rows of different prompts share batches; each result is yielded once it is ready.
 
-    Each result is what the prompt would get alone. A prompt that fails raises in its turn, or comes as a Failure with
-    `errors="return"`; the others are not affected.
+    Each result is equal to that of the prompt alone. A prompt that fails raises when its turn comes; with `errors="return"` it
+    yields a Failure. The other prompts are not affected.
     """
     if errors not in ("raise", "return"):
         raise OptionError(f"errors must be raise or return; got {errors!r}")
-    question = Question(target, foil, continuation, generate, span, quantity)
-    return _in_order(lm, prompts, method, question, options, errors)
-
-
-def _in_order(
-    lm: LanguageModel, prompts: Iterable[Source], name: str, question: Question, given: Mapping[str, Any], errors: str
-) -> Iterator[Attribution | Failure]:
-    """What is wrong with the method, its options or the target is said at once, before the first result is asked for."""
-    method = noiser.methods.find(name)
-    options = method.resolve(given)
+    spec = noiser.methods.parse(method, options)
+    question = as_question(target, foil, continuation, generate, span, quantity)
     check_token_ids(lm.tokens, question)
-    return attribute_each(lm, ((prompt, question) for prompt in prompts), method, options, errors)
+    return attribute_each(lm, ((prompt, question) for prompt in prompts), spec, errors)
+
+
+def as_question(
+    target: TokensLike | Callable[..., Any] | Question | None,
+    foil: TokensLike | None = None,
+    continuation: TokensLike | None = None,
+    generate: int | None = None,
+    span: tuple[int, int] | None = None,
+    quantity: str | None = None,
+) -> Question:
+    """The arguments about the target as one object, checked. Raises OptionError if they do not fit together."""
+    if not isinstance(target, Question):
+        return Question(target, foil, continuation, generate, span, quantity)
+    others = {"foil": foil, "continuation": continuation, "generate": generate, "span": span, "quantity": quantity}
+    extra = [name for name, value in others.items() if value is not None]
+    if extra:
+        raise OptionError(f"the target is a Question, which holds {', '.join(extra)} itself: set it there")
+    return target
 
 
 def attribute_each(
-    lm: LanguageModel,
-    asked: Iterable[tuple[Source, Question] | tuple[Source, Question, CleanRunCache]],
-    method: Method,
-    options: Mapping[str, Any],
-    errors: str,
-    limit: float | None = None,
+    lm: LanguageModel, tasks: Iterable[Task], spec: MethodSpec, errors: Literal["raise", "return"], limit: float | None = None
 ) -> Iterator[Attribution | Failure]:
-    """`attribute_many` where each prompt comes with a question of its own, and with the clean runs that others have made of
-    it or will want of it; the options are complete. A prompt may take `limit` seconds."""
-    under_way: deque[Source] = deque()
+    """`attribute_many` for prompts with a question each, and with everything checked already.
+
+    A task may carry the clean runs of its prompt: they are read from there and stored there. A prompt may take `limit` seconds.
+    """
+    started: deque[Source] = deque()
 
     def work() -> Iterator[Steps[_Explained]]:
-        for source, question, *shared in asked:
-            under_way.append(source)
-            yield _explain(lm, source, method, question, options, *shared)
+        for source, question, *cleans in tasks:
+            started.append(source)
+            yield _explain(lm, source, spec, question, *cleans)
 
     for index, job in enumerate(schedule(lm, work(), limit=limit)):
-        source = under_way.popleft()
+        source = started.popleft()
         if job.result is not None:
-            yield _attribution(lm, job, method, options)
+            yield _attribution(lm, job, spec)
         elif errors == "raise":
             raise job.error or AssertionError("a job ended with neither result nor error")
         elif job.error is not None:
@@ -131,64 +145,71 @@ def attribute_each(
 @dataclass(frozen=True)
 class _Explained:
     given: int
+    """Tokens of the prompt as it was given."""
     prompt: Prompt
-    """The last row's: the given one, and what of a continuation stands before its last token."""
+    """The tokens that the last target is attributed to: the given prompt, and a continuation up to its last token."""
     targets: tuple[Target, ...]
-    scored: list[MethodOutput]
+    outputs: list[MethodOutput]
     advice: list[str]
 
 
 def _explain(
-    lm: LanguageModel, source: Source, method: Method, question: Question, options: Mapping[str, Any], cleans: CleanRunCache | None = None
+    lm: LanguageModel, source: Source, spec: MethodSpec, question: Question, cleans: CleanRunCache | None = None
 ) -> Steps[_Explained]:
-    """One prompt: the clean runs that the question needs, then the method on every row's goal, all rows at a time."""
+    """One prompt: the clean runs that the question needs, then the method on every target, all rows together."""
     prompt = lm.prompt(source)
-    posed = yield from cached(resolve_target(lm.tokens, prompt, question, method.requires), cleans, method.requires)
-    advice = missing_space_warnings(lm.tokens, question, posed[0])
-    scored = yield from gather([_scored(lm, method, row, options) for row in posed])
-    return _Explained(len(prompt), posed[-1][0].prompt, tuple(goal.target for _, goal in posed), scored, advice)
+    requires = spec.method.requires
+    resolved = yield from cached(resolve_target(lm.tokens, prompt, question, requires), cleans, requires)
+    advice = missing_space_warnings(lm.tokens, question, resolved[0])
+    outputs = yield from gather([_run_method(lm, spec, target) for target in resolved])
+    return _Explained(len(prompt), resolved[-1][0].prompt, tuple(objective.target for _, objective in resolved), outputs, advice)
 
 
-def _scored(lm: LanguageModel, method: Method, posed: ResolvedTarget, options: Mapping[str, Any]) -> Steps[MethodOutput]:
-    clean, goal = posed
-    found = method.function(lm, clean, goal, **options)
-    scored = (yield from cast(Steps[MethodOutput], found)) if isgenerator(found) else found
-    if not isinstance(scored, MethodOutput) or not isinstance(scored.notes, Mapping) or not _fits(scored.scores, len(clean.prompt)):
-        came = f"scores of shape {np.shape(scored.scores)}" if isinstance(scored, MethodOutput) else type(scored).__name__
-        raise ForeignError(f"{method.name} has to return a Scored with one score for each of {len(clean.prompt)} tokens; it gave {came}")
-    return scored
+def _run_method(lm: LanguageModel, spec: MethodSpec, resolved: ResolvedTarget) -> Steps[MethodOutput]:
+    clean, objective = resolved
+    result = spec.method.function(lm, clean, objective, **spec.options)
+    output = (yield from cast(Steps[MethodOutput], result)) if isgenerator(result) else result
+    if not _is_valid(output, len(clean.prompt)):
+        actual = f"scores of shape {np.shape(output.scores)}" if isinstance(output, MethodOutput) else type(output).__name__
+        raise ForeignError(
+            f"{spec.name} must return a MethodOutput with one score for each of {len(clean.prompt)} tokens; it returned {actual}"
+        )
+    return output
 
 
-def _fits(scores: Any, length: int) -> bool:
-    return isinstance(scores, np.ndarray) and scores.shape == (length,) and scores.dtype.kind in "fiub"
+def _is_valid(output: Any, length: int) -> bool:
+    """Whether it is a MethodOutput with a mapping of notes and `length` real scores."""
+    if not isinstance(output, MethodOutput) or not isinstance(output.notes, Mapping):
+        return False
+    return isinstance(output.scores, np.ndarray) and output.scores.shape == (length,) and output.scores.dtype.kind in "fiub"
 
 
-def _attribution(lm: LanguageModel, job: Job[_Explained], method: Method, options: Mapping[str, Any]) -> Attribution:
+def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> Attribution:
     assert job.result is not None
-    found = job.result
-    scores = np.zeros((len(found.scored), len(found.prompt)))
-    for row, scored in enumerate(found.scored):
-        scores[row, : len(scored.scores)] = scored.scores
-    layout, reason = lm.layout(found.prompt)
-    how = {"layout": f"{layout.name}: {reason}" if reason else layout.name}
+    explained = job.result
+    scores = np.zeros((len(explained.outputs), len(explained.prompt)))
+    for row, output in enumerate(explained.outputs):
+        scores[row, : len(output.scores)] = output.scores
+    layout, reason = lm.layout(explained.prompt)
     return Attribution(
         scores=scores,
-        prompt=found.prompt,
-        targets=found.targets,
-        method=method.name,
-        options={name: value for name, value in options.items() if name != "seed"},
+        prompt=explained.prompt,
+        targets=explained.targets,
+        method=spec.name,
+        options={name: value for name, value in spec.options.items() if name != "seed"},
         model=lm.name,
         revision=lm.revision,
-        seed=options.get("seed"),
+        seed=spec.options.get("seed"),
         cost=job.cost,
-        notes={**_notes(found.scored, found.advice), **how},
-        unit=options.get("unit", "token"),
-        given=found.given,
+        notes={**_notes(explained.outputs, explained.advice), "layout": f"{layout.name}: {reason}" if reason else layout.name},
+        unit=spec.options.get("unit", "token"),
+        given=explained.given,
+        label=spec.label,
     )
 
 
-def _notes(scored: Sequence[MethodOutput], advice: list[str]) -> dict[str, Any]:
-    """One row's notes as they are; of several, each row's, and their warnings once each."""
-    rows = [{"warnings": [], **one.notes} for one in scored]
-    warnings = list(dict.fromkeys([*advice, *(sentence for row in rows for sentence in row["warnings"])]))
+def _notes(outputs: Sequence[MethodOutput], advice: list[str]) -> dict[str, Any]:
+    """The notes of one row as they are; of several rows a list, and each warning once."""
+    rows = [{"warnings": [], **output.notes} for output in outputs]
+    warnings = list(dict.fromkeys([*advice, *(warning for row in rows for warning in row["warnings"])]))
     return {**rows[0], "warnings": warnings} if len(rows) == 1 else {"rows": rows, "warnings": warnings}

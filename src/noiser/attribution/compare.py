@@ -1,24 +1,26 @@
-"""Several methods, one prompt, the same tokens and target for each."""
+"""Several methods on one prompt, with the same tokens and the same target for each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import noiser.methods
-from noiser.attribution.attribute import attribute
-from noiser.errors import NoiserError, OptionError, PromptError
+from noiser.attribution.attribute import as_question, attribute
+from noiser.errors import NoiserError, PromptError
 from noiser.lm.model import LanguageModel
 from noiser.lm.target import Question, TokensLike
 from noiser.lm.tokenizer import Source
+from noiser.registry import MethodSpec, Selection
 from noiser.results.attribution import Attribution, Comparison
 
-DEFAULT = ("noiser", "occlusion", "integrated_gradients")
+DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
 
 
 def compare(
     lm: LanguageModel,
     prompt: Source,
-    methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = DEFAULT,
-    target: TokensLike | Callable[..., Any] | None = None,
+    methods: Selection[MethodSpec] = DEFAULT_METHODS,
+    target: TokensLike | Callable[..., Any] | Question | None = None,
     *,
     foil: TokensLike | None = None,
     continuation: TokensLike | None = None,
@@ -29,43 +31,32 @@ def compare(
 ) -> Comparison:
     """What several methods say about the same prediction, and how far they agree.
 
-    `methods` are names, or names with each one's options: {"noiser": {"samples": 20}, "lime": {}}. The rest is as for
-    `attribute`; with `generate` the model continues the prompt once, and every method explains that continuation.
+    `methods` are names, which may carry options: ["noiser", "noiser:bound=none"]. A mapping gives the options of each label:
+    {"noiser": {"samples": 20}, "lime": {}}. Results of `noiser.methods.parse` are taken as they are. The other arguments are those
+    of `attribute`. With `generate` the model continues the prompt once, and every method explains that continuation.
 
-    A method that this model or machine refuses (attention weights that cannot be had, NaN, memory) is named in
-    `failures` and costs the others nothing. Raises OptionError and PromptError, and what the last one refused for where
-    none is left. `on_method` is called with the name of each method before it begins.
+    A method that fails on this model or machine (no attention weights, NaN, memory) is listed in `failures`; the others are not
+    affected. `on_method` is called with the label of each method before it starts.
+
+    Raises OptionError and PromptError, and the error of the last method if all methods fail.
     """
-    Question(target, foil, continuation, generate, span, quantity)
-    options = checked(methods)
+    question = as_question(target, foil, continuation, generate, span, quantity)
+    specs = noiser.methods.parse_all(methods)
     prompt = lm.prompt(prompt)
-    if generate is not None:
-        first = attribute(lm, prompt, "uniform", generate=generate)
-        continuation, generate = [token for own in first.targets for token in own.token_ids], None
-    found: list[Attribution] = []
+    if question.generate is not None:
+        first = attribute(lm, prompt, "uniform", generate=question.generate)
+        question = replace(question, generate=None, continuation=[token for row in first.targets for token in row.token_ids])
+    attributions: list[Attribution] = []
     failures: dict[str, str] = {}
-    asked: dict[str, Any] = {"foil": foil, "continuation": continuation, "span": span, "quantity": quantity}
-    for name, given in options.items():
+    for spec in specs:
         if on_method is not None:
-            on_method(name)
+            on_method(spec.label)
         try:
-            found.append(attribute(lm, prompt, name, target, **asked, **given))
+            attributions.append(attribute(lm, prompt, spec, question))
         except PromptError:
             raise
         except NoiserError as error:
-            failures[name] = str(error)
-            if len(failures) == len(options):
+            failures[spec.label] = str(error)
+            if len(failures) == len(specs):
                 raise
-    return Comparison(tuple(found), failures)
-
-
-def checked(methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every method with its options in full. Raises OptionError for one that does not exist, or is given twice."""
-    if isinstance(methods, str):
-        raise OptionError(f"methods is a sequence of names; got the single text {methods!r}")
-    if len(set(methods)) < len(methods):
-        raise OptionError(f"each method once; got {', '.join(methods)}")
-    if not methods:
-        raise OptionError("give at least one method to compare")
-    given = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
-    return {name: noiser.methods.find(name).resolve(options or {}) for name, options in given.items()}
+    return Comparison(tuple(attributions), failures)

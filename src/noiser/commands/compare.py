@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import noiser.methods
-from noiser.attribution.compare import checked, compare
+from noiser.attribution.compare import compare
 from noiser.attribution.curves import with_curves
 from noiser.commands.output import PICTURED, Output, console
 from noiser.commands.pictures import drawn
@@ -14,6 +14,7 @@ from noiser.commands.wanted import Asked, assigned, check_display, read_messages
 from noiser.errors import OptionError
 from noiser.lm.load import load
 from noiser.lm.target import Question
+from noiser.registry import MethodSpec, read_label
 
 FORMATS = ("heatmap", "json", "html", "svg", "png")
 
@@ -23,7 +24,7 @@ class Wanted:
     """What to compare; everything in it is checked before any weights are read."""
 
     prompt: str | list[Any]
-    methods: Mapping[str, Mapping[str, Any]]
+    methods: Sequence[MethodSpec]
     question: Question
     normalize: str
     by: str | None
@@ -46,17 +47,17 @@ class Wanted:
         if (text is None) == (messages is None):
             raise OptionError("give either a prompt or --messages" + (", not both" if text is not None else ""))
         check_display(*display)
-        chosen = checked(options_of(methods, settings, seed))
+        chosen = noiser.methods.parse_all(options_of(methods, settings, seed))
         return cls(text or "" if messages is None else read_messages(messages), chosen, asked.question(), *display, curves)
 
 
 def options_of(methods: str, settings: Sequence[str], seed: int | None) -> dict[str, dict[str, Any]]:
     """Each named method with its options: METHOD.NAME=VALUE for one, NAME=VALUE for all that have it."""
-    has = {name: noiser.methods.find(name).options for name in read_names("--methods", methods)}
+    has = {name: noiser.methods.find(read_label(name)[0]).options for name in read_names("--methods", methods)}
     given: dict[str, dict[str, Any]] = {**assigned(settings, has, f"--methods {methods}")}
     if seed is not None:
         for name, options in has.items():
-            given[name] |= {"seed": seed} if "seed" in options else {}
+            given[name] |= {"seed": seed} if "seed" in options and "seed" not in read_label(name)[1] else {}
     return given
 
 
@@ -66,7 +67,7 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
         watch.say(f"loading {model}")
         lm = load(model, **load_options)
         watch.follow(lm, 1)
-        found = compare(lm, wanted.prompt, wanted.methods, **vars(wanted.question))
+        found = compare(lm, wanted.prompt, wanted.methods, wanted.question)
         for each in found.attributions:
             each.normalized(wanted.normalize)
             each.by(wanted.by or "token")

@@ -166,16 +166,18 @@ def explain(output: Output) -> int:
     from rich.text import Text
 
     entries = [METRICS[name] for name in sorted(METRICS)]
-    fields = ("name", "better", "measures", "fools", "cost", "source", "options")
+    fields = {"fools": "failure_mode"} | {name: name for name in ("cost", "source", "options")}
+    fields = {name: name for name in ("name", "better", "measures")} | fields
     with output.opened() as sink:
         if output.form == "json":
-            output.write_json({"schema": 1, "metrics": [{field: getattr(each, field) for field in fields} for each in entries]}, sink)
+            metrics = [{key: getattr(each, field) for key, field in fields.items()} for each in entries]
+            output.write_json({"schema": 1, "metrics": metrics}, sink)
             return 0
         blocks: list[Any] = []
         for each in entries:
             options = ", ".join(f"{name}={value}" for name, value in each.options.items())
             blocks.append(Text.assemble((each.name, "bold"), f"  ({each.better} is better)  ", (options, "dim")))
-            said = (("measures", each.measures), ("fools it", each.fools))
+            said = (("measures", each.measures), ("fools it", each.failure_mode))
             blocks += [Padding(Text(f"{what}: {sentence}"), (0, 0, 0, 4)) for what, sentence in said]
         console(sink).print(Group(*blocks))
     return 0

@@ -118,7 +118,7 @@ def _judge(lm: LanguageModel, case: ExampleTask, labels: Sequence[str], columns:
         if list(case.explained[label]) != [goal.target.token_ids for _, goal in posed]:
             raise OptionError(f"{label}: the scores given explain other tokens than the example asks for")
     parts = [
-        _measured(lm, column, sample, candidate)
+        _measured(column, sample, candidate)
         for label in labels
         for column in columns
         for sample, candidate in zip(samples, case.candidates[label], strict=True)
@@ -126,10 +126,10 @@ def _judge(lm: LanguageModel, case: ExampleTask, labels: Sequence[str], columns:
     return (yield from deduplicate(gather(parts)))
 
 
-def _measured(lm: LanguageModel, column: Measuring, sample: MetricContext, candidate: ScoresToEvaluate) -> Steps[Value]:
+def _measured(column: Measuring, sample: MetricContext, candidate: ScoresToEvaluate) -> Steps[Value]:
     asked = () if column.judge is None else (column.judge,)
     try:
-        found = yield from guarded(column.metric.function)(lm, sample, candidate, *asked, **column.gauge.options)
+        found = yield from guarded(column.metric.function)(sample, candidate, *asked, **column.gauge.options)
     except JudgeError as error:  # it costs this value alone: nothing else of the sample is run again
         return Value(None, {}, str(error), status=status_of(error))
     if not isinstance(found, Value) or not (found.value is None or isinstance(found.value, Real)):

@@ -15,7 +15,7 @@ from noiser.lm.requests import CleanRunCache, Generation, Steps
 from noiser.lm.scheduler import schedule
 from noiser.lm.target import Question
 from noiser.metrics.sample import ScoresToEvaluate
-from noiser.registry import METHODS, Released
+from noiser.registry import METHODS, MethodSpec, PaperNormalization
 from noiser.results.attribution import Attribution, Cost
 from noiser.results.records import Example, Record
 from noiser.rng import generator
@@ -123,8 +123,9 @@ class EvaluationRunner:
         if row.method is None:
             return [None] * len(readable)
         method = replace(row.method, function=guarded(row.method.function))
-        asked = [(prompt, question, cleans) for _, prompt, question, cleans in readable]
-        return list(attribute_each(self.lm, asked, method, row.contender.options, "return", self.limit))
+        tasks = [(prompt, question, cleans) for _, prompt, question, cleans in readable]
+        spec = MethodSpec(row.contender.label, method, row.contender.options)
+        return list(attribute_each(self.lm, tasks, spec, "return", self.limit))
 
     def _scores(self, example: Example, results: Mapping[str, Result]) -> tuple[dict[str, list[ScoresToEvaluate]], list[Record]]:
         """Every row's scores, and the records of those that have none."""
@@ -171,7 +172,9 @@ def _targets(found: Result) -> list[tuple[int, ...]]:
 def _candidates(attribution: Attribution, permuted: int | None) -> list[ScoresToEvaluate]:
     """The scores before each target, as the metrics take them; in a random order where a seed for that is given."""
     entry = METHODS.get(attribution.method)
-    once_more: Released = "none" if attribution.options.get("variant") == "official" else entry.released if entry else "abs_l1"
+    normalization: PaperNormalization = entry.paper_normalization if entry else "abs_l1"
+    if attribution.options.get("variant") == "official":  # the method has normalised them already
+        normalization = "none"
     found = []
     for row, target in zip(attribution.scores, attribution.targets, strict=True):
         length = target.context or len(row)
@@ -180,5 +183,5 @@ def _candidates(attribution: Attribution, permuted: int | None) -> list[ScoresTo
             scores = generator(permuted, attribution.prompt.input_ids[:length], "permuted").permutation(scores)
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{attribution.method} gave scores that are NaN or infinite")
-        found.append(ScoresToEvaluate(scores, once_more))
+        found.append(ScoresToEvaluate(scores, normalization))
     return found

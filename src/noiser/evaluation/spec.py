@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import noiser.methods
+import noiser.metrics
 from noiser.errors import OptionError
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.metrics import find_metric
@@ -64,10 +65,8 @@ def measurings(metrics: Chosen, seed: int, judges: Sequence[Judge] = (), *, empt
     """The metrics with their options in full, one that asks a judge once for each of the judges; no metric at all is an error
     unless `empty`. Raises OptionError for what does not exist or fit, and for judges that nobody asks."""
     found = []
-    for label, given in _mapping(metrics, "metrics", empty=empty).items():
-        name, own = read_label(label)
-        metric = find_metric(name)
-        options = metric.resolve(_seeded(metric.options, _merged(label, own, given), seed))
+    for spec in noiser.metrics.parse_all(metrics, seed=seed, empty=empty):
+        label, name, metric, options = spec.label, spec.name, spec.metric, spec.options
         if not metric.judged:
             found.append(Measuring(MetricColumn(label, name, options, metric.better, metric.relative), metric))
         for judge in judges if metric.judged else ():
@@ -187,18 +186,8 @@ def _entrant(label: str, given: Any, seed: int, examples: int, *, control: bool 
         return Entrant(MethodRow(label, given[0].method, dict(given[0].options), control), None, given=given)
     if given is not None and not isinstance(given, Mapping):
         raise OptionError(f"{label}: wanted its options by name, or a list of Attributions; got {type(given).__name__}")
-    name, own = read_label(label)
-    method = noiser.methods.find(name)
-    options = method.resolve(_seeded(method.options, _merged(label, own, given), seed))
-    return Entrant(MethodRow(label, name, options, control or method.family == "control"), method)
-
-
-def _merged(label: str, own: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a name says itself, and what is said of it. Raises OptionError where the two differ."""
-    for option in own.keys() & (given or {}).keys():
-        if str(own[option]) != str((given or {})[option]):
-            raise OptionError(f"{label} says {option} itself; it was set to {(given or {})[option]} as well")
-    return {**own, **(given or {})}
+    spec = noiser.methods.parse(label, given, seed=seed)
+    return Entrant(MethodRow(label, spec.name, spec.options, control or spec.method.family == "control"), spec.method)
 
 
 def _permuted(label: str, methods: Sequence[str]) -> Entrant:
@@ -206,7 +195,3 @@ def _permuted(label: str, methods: Sequence[str]) -> Entrant:
     if of not in methods:
         raise OptionError(f"{label} permutes the scores of {of!r}, which is not among the methods")
     return Entrant(MethodRow(f"{PERMUTED}:{of}", PERMUTED, {}, True), None, of=of)
-
-
-def _seeded(has: Mapping[str, Any], given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    return {**({"seed": seed} if "seed" in has else {}), **given}

@@ -32,7 +32,7 @@ def _rolled(before: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[Ten
     source="Jain et al. 2020, arXiv:2005.00115",
     cost="1 row of T tokens",
     requires=_last,
-    released="softmax",
+    paper_normalization="softmax",
 )
 def last_attention(lm: LanguageModel, clean: CleanRun, goal: Objective, *, variant: Variant = "paper") -> MethodOutput:  # noqa: ARG001
     """How much the last position attends to each token: last layer, mean over heads. In [0, 1], adds up to 1.
@@ -52,7 +52,7 @@ def last_attention(lm: LanguageModel, clean: CleanRun, goal: Objective, *, varia
     source="Abnar & Zuidema 2020, arXiv:2005.00928",
     cost="1 row of T tokens",
     requires=_rolled,
-    released="softmax",
+    paper_normalization="softmax",
 )
 def attention_rollout(lm: LanguageModel, clean: CleanRun, goal: Objective, *, variant: Variant = "paper") -> MethodOutput:  # noqa: ARG001
     """How much of each token flows into the last position through all layers. In [0, 1], adds up to 1.

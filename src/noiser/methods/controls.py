@@ -10,26 +10,26 @@ from noiser.registry import method
 from noiser.rng import generator
 
 
-@method("random", family="control", source="Ghasemi Madani et al. 2025, arXiv:2504.02911", cost="none", released="none")
+@method("random", family="control", source="Ghasemi Madani et al. 2025, arXiv:2504.02911", cost="none", paper_normalization="none")
 def random(lm: LanguageModel, clean: CleanRun, goal: Objective, *, seed: int = 0) -> MethodOutput:  # noqa: ARG001
     """softmax(u), u ~ U(0, 1) for each token: the paper's random baseline. Positive, adds up to 1."""
     drawn = np.exp(generator(seed, clean.prompt.input_ids, "random").random(len(clean.prompt)))
     return MethodOutput(drawn / drawn.sum())
 
 
-@method("uniform", family="control", source="a control", cost="none", released="none")
+@method("uniform", family="control", source="a control", cost="none", paper_normalization="none")
 def uniform(lm: LanguageModel, clean: CleanRun, goal: Objective) -> MethodOutput:  # noqa: ARG001
     """1/T for each token."""
     return MethodOutput(np.full(len(clean.prompt), 1 / len(clean.prompt)))
 
 
-@method("constant", family="control", source="a control", cost="none", released="none")
+@method("constant", family="control", source="a control", cost="none", paper_normalization="none")
 def constant(lm: LanguageModel, clean: CleanRun, goal: Objective) -> MethodOutput:  # noqa: ARG001
     """1 for each token: wins every metric that takes scores for probabilities."""
     return MethodOutput(np.ones(len(clean.prompt)))
 
 
-@method("recency", family="control", source="a control", cost="none", released="none")
+@method("recency", family="control", source="a control", cost="none", paper_normalization="none")
 def recency(lm: LanguageModel, clean: CleanRun, goal: Objective) -> MethodOutput:  # noqa: ARG001
     """The later a token, the higher: from 1/T for the first to 1 for the last."""
     return MethodOutput(np.arange(1, len(clean.prompt) + 1) / len(clean.prompt))

@@ -12,9 +12,8 @@ from noiser.errors import JudgeError
 from noiser.judges.consultation import consult, unwrap
 from noiser.judges.prompting import correct, plain
 from noiser.judges.protocol import Judge, JudgePrompt, Reply, Variant
-from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
-from noiser.metrics.protocols import as_released
+from noiser.metrics.protocols import paper_normalized
 from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
 from noiser.registry import Range, metric
 from noiser.results.answerability import FORMS, Form
@@ -58,7 +57,7 @@ def ranked(sample: MetricContext, candidate: ScoresToEvaluate, words: Words, var
     method. A chat's words are those of its messages, not of its template."""
     prompt = sample.clean.prompt
     found = sample.units(UNIT[words])
-    scores = as_released(candidate.scores, candidate.released) if variant == "official" else candidate.scores
+    scores = paper_normalized(candidate.scores, candidate.paper_normalization) if variant == "official" else candidate.scores
     masses = scores if variant == "official" else normalize(scores[None], "clip_l1")[0]
     said = {token for turn in prompt.turns for token in turn.tokens} or set(range(len(prompt)))
     own = [place for place, members in enumerate(found.members) if said.intersection(members)]
@@ -95,12 +94,11 @@ Replies = dict[Form, dict[str, dict[str, Any]]]
     source="Ghasemi Madani et al. 2025, arXiv:2504.02911, section 4.4",
     better="higher",
     measures="how often a judge names the explained word when it is shown only the words with the highest scores",
-    fools="a judge that knows the answer by heart, or the answer among the words: compare no words, random words, and all of them",
+    failure_mode="a judge that knows the answer by heart, or the answer among the words: compare no words, random words, and all of them",
     cost="no rows; 2 clues to the judge, and 4 of each prompt for all methods together, 2 more for each method (forms x conditions)",
     judged=True,
 )
 def answerability(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     judge: Judge,

@@ -6,7 +6,6 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float
 
-from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.erasure import NONE_LEFT, Draws, curve, most, read
 from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
@@ -18,11 +17,10 @@ from noiser.registry import Range, metric
     source="Samek et al. 2017, arXiv:1509.06321",
     better="higher",
     measures="the loss in the target's probability, mean over 1, 2, ... all tokens gone, highest first",
-    fools="how robust the model is: values of two models cannot be compared (naopc can); and the operator, as for comprehensiveness",
+    failure_mode="how robust the model is: values of two models cannot be compared (naopc can); and the operator, as for comprehensiveness",
     cost="T rows of T tokens (x draws)",
 )
 def aopc(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,
@@ -56,11 +54,10 @@ SAME = 1e-9
     source="Edin et al. 2024, arXiv:2408.08137",
     better="higher",
     measures="where the AOPC of this order of the tokens stands between that of the worst (0) and of the best order (1)",
-    fools="the operator, as for comprehensiveness; on long prompts the limits come from a beam search and can be passed",
+    failure_mode="the operator, as for comprehensiveness; on long prompts the limits come from a beam search and can be passed",
     cost="at most 2^T rows of T tokens for T up to exact, else about beam x T^2 rows, once for all methods; and T rows for each",
 )
 def naopc(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,

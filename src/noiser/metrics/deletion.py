@@ -1,6 +1,5 @@
 """Deletion: the curve as the highest tokens go first."""
 
-from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.erasure import NONE_LEFT, Draws, area, curve, most
 from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
@@ -12,11 +11,10 @@ from noiser.registry import metric
     source="Petsiuk et al. 2018, arXiv:1806.07421",
     better="lower",
     measures="the area under the target's probability as tokens are left out, highest first",
-    fools="the operator, as for comprehensiveness; and it is low for every method where the model is unsure from the start",
+    failure_mode="the operator, as for comprehensiveness; and it is low for every method where the model is unsure from the start",
     cost="T rows of T tokens (x draws)",
 )
 def deletion(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,
@@ -47,11 +45,10 @@ def deletion(
     source="Petsiuk et al. 2018, arXiv:1806.07421",
     better="higher",
     measures="the area under the target's probability as tokens are put in, highest first",
-    fools="the operator, as for sufficiency; the first tokens stand alone among zeros or holes, which no model was trained on",
+    failure_mode="the operator, as for sufficiency; the first tokens stand alone among zeros or holes, which no model was trained on",
     cost="T rows of T tokens (x draws)",
 )
 def insertion(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import numpy as np
 
-from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.erasure import NONE_LEFT, Draws, first, most, read
 from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
@@ -16,11 +15,10 @@ from noiser.registry import Range, metric
     source="Shrikumar et al. 2017, arXiv:1704.02685",
     better="lower",
     measures="the change of the target's log-probability when the highest 20 % of the tokens are gone",
-    fools="single samples: it has no floor, so one prompt whose probability falls to nothing outweighs many; and the operator",
+    failure_mode="single samples: it has no floor, so one prompt whose probability falls to nothing outweighs many; and the operator",
     cost="1 row of T tokens (x draws)",
 )
 def log_odds(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,

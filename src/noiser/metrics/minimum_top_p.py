@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from noiser.judges.consultation import consult, unwrap
 from noiser.judges.protocol import Judge, JudgePrompt, Variant
-from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.answerability import Ranked, Words, judged, ranked
 from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
@@ -19,12 +18,11 @@ WRONG = "wrong with all words"
     source="Ghasemi Madani et al. 2025, arXiv:2504.02911, section 5.3 and figure 3",
     better="lower",
     measures="the share of the words, highest first, that a judge needs to name the explained word",
-    fools="a judge that knows the answer by heart needs one word of anything; compare the random row",
+    failure_mode="a judge that knows the answer by heart needs one word of anything; compare the random row",
     cost="no rows; about 1 + log2(words) clues to the judge, one after the other; with search=sweep up to one for each word",
     judged=True,
 )
 def minimum_top_p(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     judge: Judge,

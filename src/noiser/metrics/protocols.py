@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.errors import NonFiniteError
-from noiser.registry import Released
+from noiser.registry import PaperNormalization
 from noiser.results.scores import normalize
 
 Protocol = Literal["matched", "proportional", "paper", "official"]
@@ -21,7 +21,7 @@ def shares(masks: int) -> Float[np.ndarray, " masks"]:
     return (np.arange(masks) + 0.5) / masks
 
 
-def keep_probabilities(protocol: Protocol, scores: Scores, released: Released, masks: int) -> Keep:
+def keep_probabilities(protocol: Protocol, scores: Scores, normalization: PaperNormalization, masks: int) -> Keep:
     """The probability, in [0, 1], with which each element of a token's embedding is retained in each mask.
 
     matched       only the order of the scores counts: `matched` at the shares above.
@@ -33,7 +33,7 @@ def keep_probabilities(protocol: Protocol, scores: Scores, released: Released, m
         return np.stack([matched(scores, share) for share in shares(masks)])
     if protocol == "proportional":
         return np.stack([proportional(scores, share) for share in shares(masks)])
-    once = normalize(scores[None], "clip_l1")[0] if protocol == "paper" else as_released(scores, released)
+    once = normalize(scores[None], "clip_l1")[0] if protocol == "paper" else paper_normalized(scores, normalization)
     return np.tile(once.clip(0, 1), (masks, 1))
 
 
@@ -65,10 +65,10 @@ def proportional(scores: Scores, share: float) -> Scores:
     return keep
 
 
-def as_released(scores: Scores, released: Released) -> Scores:
+def paper_normalized(scores: Scores, normalization: PaperNormalization) -> Scores:
     """What the authors' released code makes of scores of this kind. Raises NonFiniteError where it would divide by 0."""
-    if released != "signed_sum":
-        return normalize(scores[None], released)[0]
+    if normalization != "signed_sum":
+        return normalize(scores[None], normalization)[0]
     total = scores.sum()
     if total == 0:
         raise NonFiniteError("protocol=official divides the scores by their sum, which is 0 here: they have no values")

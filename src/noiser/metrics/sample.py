@@ -15,7 +15,7 @@ from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate, MaskElements, Perturbation, PerturbedRows
 from noiser.lm.quantity import LogitFn, token_logit_fn
 from noiser.lm.target import Objective
-from noiser.registry import Released
+from noiser.registry import PaperNormalization
 from noiser.results.records import OK
 from noiser.rng import generator
 from noiser.text.units import Units, units
@@ -30,7 +30,7 @@ class ScoresToEvaluate:
     """What is judged: one method's scores for one target."""
 
     scores: Float[np.ndarray, " seq"]
-    released: Released = "none"
+    paper_normalization: PaperNormalization = "none"
     """What the released code does to scores of this kind; only `protocol=official` asks."""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import numpy as np
 from jaxtyping import Float
 
-from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import PerturbedRows
 from noiser.lm.requests import Steps, ask
 from noiser.metrics.protocols import Protocol, keep_probabilities, shares
@@ -27,7 +26,7 @@ def soft(
     sample: MetricContext, candidate: ScoresToEvaluate, retained: bool, protocol: Protocol, distance: Distance, masks: int, seed: int
 ) -> Steps[Value]:
     """Normalised sufficiency (`retained`) or comprehensiveness, mask by mask, and their mean."""
-    keep = keep_probabilities(protocol, candidate.scores, candidate.released, masks)
+    keep = keep_probabilities(protocol, candidate.scores, candidate.paper_normalization, masks)
     edits = (sample.zero(), sample.thinned(keep, retained, seed))
     clean, measure = (sample.clean, sample.hellinger()) if distance == "hellinger" else (sample.branch.clean, sample.branch.logit_fn)
     zero, thinned = yield from ask([PerturbedRows(clean, edit, measure) for edit in edits])
@@ -60,11 +59,10 @@ def _released(distance: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"
     better="higher",
     relative=True,
     measures="how much of the prediction survives when each token keeps a part of its embedding according to its score",
-    fools="scale: under paper and official keeping more is enough to win (`constant` does); under matched only the order counts",
+    failure_mode="scale: under paper and official keeping more is enough to win (`constant` does); under matched only the order counts",
     cost="masks rows of T tokens",
 )
 def soft_ns(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,
@@ -95,11 +93,10 @@ def soft_ns(
     better="higher",
     relative=True,
     measures="how far the prediction moves when each token loses a part of its embedding according to its score",
-    fools="scale: under paper and official taking more away is enough to win (`constant` does); under matched only the order counts",
+    failure_mode="scale: under paper and official taking more away is enough to win (`constant` does); under matched only the order counts",
     cost="masks rows of T tokens",
 )
 def soft_nc(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,

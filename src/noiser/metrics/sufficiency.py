@@ -1,6 +1,5 @@
 """Sufficiency: are the highest tokens enough by themselves?"""
 
-from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.metrics.erasure import Draws, at_shares
 from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
@@ -12,11 +11,10 @@ from noiser.registry import metric
     source="DeYoung et al. 2020, arXiv:1911.03429",
     better="lower",
     measures="the loss in the target's probability when only the highest 1, 5, 10, 20, 50 % of the tokens are left (mean)",
-    fools="the operator: prompts of mostly zeros or holes are like nothing the model has seen; compare operators",
+    failure_mode="the operator: prompts of mostly zeros or holes are like nothing the model has seen; compare operators",
     cost="5 rows of T tokens (x draws)",
 )
 def sufficiency(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,
@@ -43,11 +41,10 @@ def sufficiency(
     source="DeYoung et al. 2020, arXiv:1911.03429",
     better="higher",
     measures="the loss in the target's probability when the highest 1, 5, 10, 20, 50 % of the tokens are gone (mean)",
-    fools="the operator: a method that scores by the same operator (occlusion: zero) is tested on its own question; compare operators",
+    failure_mode="the operator: a method that scores by the same operator (occlusion: zero) answers its own question; compare operators",
     cost="5 rows of T tokens (x draws)",
 )
 def comprehensiveness(
-    lm: LanguageModel,  # noqa: ARG001
     sample: MetricContext,
     candidate: ScoresToEvaluate,
     *,

@@ -104,6 +104,8 @@ class Attribution(Showable):
     """How many of the tokens are the prompt that was given; None: all."""
     curves: tuple[Curve, ...] = ()
     """One for each target, or none: what removing and keeping the highest tokens does; see `noiser.with_curves`."""
+    label: str = ""
+    """The name of its row, as it was asked for: `noiser:bound=none`. The method's name by default."""
 
     def __post_init__(self) -> None:
         frozen = np.array(self.scores, dtype=np.float64)
@@ -111,6 +113,7 @@ class Attribution(Showable):
         object.__setattr__(self, "scores", frozen)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+        object.__setattr__(self, "label", self.label or self.method)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = (getattr(self, each.name) for each in fields(self))
@@ -142,6 +145,7 @@ class Attribution(Showable):
             "model": self.model,
             "revision": self.revision,
             "method": self.method,
+            **({"label": self.label} if self.label != self.method else {}),
             "options": dict(self.options),
             "seed": self.seed,
             "prompt": {
@@ -213,7 +217,7 @@ class Comparison(Showable):
         """The comparison as plain Python values (schema 1): the attributions, and how far each two agree."""
         return {
             "schema": 1,
-            "methods": [each.method for each in self.attributions],
+            "methods": [each.label for each in self.attributions],
             "attributions": [each.to_dict() for each in self.attributions],
             "agreement": {"spearman": self.spearman, "top3_overlap": self.top_overlap},
             "failures": dict(self.failures),

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from noiser.attribution.compare import checked
 from noiser.errors import OptionError
 from noiser.lm.target import Question
-from noiser.methods import METHODS
+from noiser.methods import METHODS, parse_all
 from noiser.web.errors import Refusal
 
 
@@ -227,7 +226,7 @@ def _methods(record: Mapping[str, Any], limits: Limits) -> tuple[dict[str, dict[
     if (single is None) == (several is None):
         raise OptionError(f"give one of method and methods; got {'none' if single is None else 'both'}")
     if single is not None:
-        return checked({_known(single): _options(single, record.get("options"))}), True
+        return _checked({_known(single): _options(single, record.get("options"))}), True
     if record.get("options") is not None:
         raise OptionError('options belong to a single method; of several each has its own: {"methods": {"noiser": {"samples": 20}}}')
     if not isinstance(several, list | dict) or not several:
@@ -236,8 +235,12 @@ def _methods(record: Mapping[str, Any], limits: Limits) -> tuple[dict[str, dict[
         raise OptionError(f"at most {limits.max_methods} methods at a time; got {len(several)}")
     names = [_known(name) for name in several]
     if isinstance(several, list):
-        return checked(names), False
-    return checked({name: _options(name, options) for name, options in several.items()}), False
+        return _checked(names), False
+    return _checked({name: _options(name, options) for name, options in several.items()}), False
+
+
+def _checked(methods: list[str] | dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {spec.label: dict(spec.options) for spec in parse_all(methods)}
 
 
 def _known(name: Any) -> str:

@@ -69,16 +69,16 @@ class Session:
 
     def warm_up(self) -> None:
         """Ask the first example, as the page would, until somebody asks: the answer is kept, and what it took a measure for others."""
-        from noiser.attribution.compare import DEFAULT
+        from noiser.attribution.compare import DEFAULT_METHODS
 
         question = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
-        asked = self.read(json.dumps({**question, "methods": list(DEFAULT)}).encode(), streamed=True)
+        asked = self.read(json.dumps({**question, "methods": list(DEFAULT_METHODS)}).encode(), streamed=True)
         self.desk.submit(self.key(asked, streamed=True), self.work(asked, streamed=True), lambda _: None, yields=True)
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know: the model, the limits, the methods with their options, the examples. May wait for imports."""
         self._imported.wait()
-        from noiser.attribution.compare import DEFAULT
+        from noiser.attribution.compare import DEFAULT_METHODS
         from noiser.methods import METHODS
 
         lm = self._lm
@@ -90,7 +90,7 @@ class Session:
             "message": self.desk.message,
             "limits": self.limits.to_dict(),
             "chat": bool(lm and getattr(lm.tokenizer, "chat_template", None)),
-            "default_methods": list(DEFAULT),
+            "default_methods": list(DEFAULT_METHODS),
             "methods": [_described(method) for method in sorted(METHODS.values(), key=lambda method: (method.family, method.name))],
             "examples": EXAMPLES,
         }

@@ -228,4 +228,4 @@ def _explained(lm: LanguageModel, asked: Asked, watch: Watch) -> Attribution | C
 
 def _learn(result: Attribution | Comparison, keys: dict[str, str], size: tuple[int, int], estimates: Estimates) -> None:
     for each in result.attributions if isinstance(result, Comparison) else (result,):
-        estimates.learn(keys[each.method], *size, each.cost.seconds, each.cost.forward_tokens)
+        estimates.learn(keys[each.label], *size, each.cost.seconds, each.cost.forward_tokens)

@@ -47,9 +47,9 @@ class InseqMethod(Method):
         """What is set unless given; the names of Inseq's own options are known only once it runs."""
         return {} if self.name.removeprefix(PREFIX) in STILL else {"seed": 0}
 
-    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """`given`, text read as JSON where it is JSON; Inseq refuses unknown names when the method runs."""
-        resolved = self.options | {name: _read(value) for name, value in given.items()}
+    def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`options`, with text read as JSON if it is JSON. Inseq refuses unknown names when the method runs."""
+        resolved = self.options | {name: _read(value) for name, value in options.items()}
         if "seed" in resolved and "seed" not in self.options:
             raise OptionError(f"{self.name} draws nothing at random, so it has no seed")
         if not isinstance(resolved.get("seed", 0), int) or isinstance(resolved.get("seed"), bool):

@@ -42,7 +42,7 @@ def check(*, bound: Bound, bracket: str, variant: str, norm: Norm | None, unit: 
     cost="1.4 to 2.1 times T x samples rows of T/2 tokens, measured (fewer with unit)",
     check=check,
     requires="margin",
-    released="signed_sum",
+    paper_normalization="signed_sum",
 )
 def noiser(
     lm: LanguageModel,

@@ -67,7 +67,7 @@ def figure(
     rows = result.attributions if isinstance(result, Comparison) else (result,)
     by = by or (rows[0].unit if len({row.unit for row in rows}) == 1 else "token")
     page = _Page(Typeface(keep=form == "svg"), width * 72)
-    shows = {row.method: shown(row, by, normalization) for row in rows}
+    shows = {row.label: shown(row, by, normalization) for row in rows}
     for number in range(len(rows[0].targets)):
         page.target(rows[0], number, shows)
     page.legend(_explained(by, normalization), result.failures if isinstance(result, Comparison) else ())

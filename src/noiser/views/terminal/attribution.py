@@ -104,7 +104,7 @@ def warnings(shown: Attribution | Comparison) -> list[Text]:
     about: dict[str, list[str]] = {}
     for one in each:
         for sentence in one.notes.get("warnings", ()):
-            about.setdefault(sentence, []).append(one.method)
+            about.setdefault(sentence, []).append(one.label)
     lines = [f"! {'' if len(methods) == len(each) else ', '.join(methods) + ': '}{visible(text)}" for text, methods in about.items()]
     return [Text(line, style="yellow") for line in lines]
 

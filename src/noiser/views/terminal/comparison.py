@@ -25,7 +25,7 @@ def schedule(comparison: Comparison, normalization: str = "none", by: str | None
         blocks += [question(target, first.model), Text(), _rows(comparison, row, by, normalization), Text()]
         blocks += [_scores(comparison, row, by, normalization), Text()]
     if by != "token" and normalization == "none":
-        rests = [f"{each.method} {', '.join(map(number, each.by(by).rest))}" for each in comparison.attributions if each.by(by).rest.any()]
+        rests = [f"{each.label} {', '.join(map(number, each.by(by).rest))}" for each in comparison.attributions if each.by(by).rest.any()]
         blocks += [Text(f"in no {by}: {'; '.join(rests)}", style="dim"), Text()] if rests else []
     if normalization != "none":
         blocks += [Text(f"scores after {normalization}", style="dim"), Text()]
@@ -36,7 +36,7 @@ def schedule(comparison: Comparison, normalization: str = "none", by: str | None
 def _rows(comparison: Comparison, row: int, by: str, normalization: str) -> Table:
     table = Table.grid(padding=(0, 1))
     for each in comparison.attributions:
-        table.add_row(Text(each.method, style="dim"), line(each, shown(each, by, normalization), row))
+        table.add_row(Text(each.label, style="dim"), line(each, shown(each, by, normalization), row))
     return table
 
 
@@ -44,14 +44,14 @@ def _scores(comparison: Comparison, row: int, by: str, normalization: str) -> Ta
     each = [shown(one, by, normalization) for one in comparison.attributions]
     scores = np.stack([one.scores[row] for one in each])
     seen = comparison.attributions[0].targets[row].context or len(each[0].of)
-    names = [one.method for one in comparison.attributions]
+    names = [one.label for one in comparison.attributions]
     chosen = [index for index in strongest(scores, MOST_BARS) if each[0].of.index(index) < seen]
     return score_table(each[0], chosen, names, scores, [seen] * len(names))
 
 
 def _agreement(comparison: Comparison) -> Table:
     """Each two methods: rank correlation, and how many of the three highest tokens they share."""
-    names = [each.method for each in comparison.attributions]
+    names = [each.label for each in comparison.attributions]
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("over tokens: Spearman \u00b7 share of the top 3 in common", style="dim")
     for name in names:
@@ -69,5 +69,5 @@ def _or_none(value: float | None, form: str) -> str:
 def _costs(comparison: Comparison) -> Table:
     table = Table.grid(padding=(0, 2))
     for each in comparison.attributions:
-        table.add_row(Text(each.method), Text(" \u00b7 ".join(taken(each.cost)), style="dim"))
+        table.add_row(Text(each.label), Text(" \u00b7 ".join(taken(each.cost)), style="dim"))
     return table
