@@ -2,10 +2,12 @@
 
 Mutants caught: each method continuing the prompt by itself; agreement over tokens that do not come before the target; ranks
 ascending in the top three; ties broken by chance; METHOD.NAME given to every method; a failure that takes the others along;
-an option that no method has passed over; the exit status 0 after a failure.
+an option that no method has passed over; the exit status 0 after a failure; options in a label
+ignored, the same row twice, a label lost in a pickle.
 """
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ import noiser
 from noiser import cli
 from noiser.commands import compare as command
 from noiser.errors import OptionError
+from noiser.lm.target import Question
+from noiser.methods import parse
 from noiser.results.scores import spearman, top_overlap
 from tests.conftest import tiny
 
@@ -43,6 +47,36 @@ def test_a_generated_continuation_is_generated_once(lm, monkeypatch):
     assert len(calls) == 1
     assert found.attributions[0].prompt.input_ids == found.attributions[1].prompt.input_ids
     assert found.attributions[0].scores.shape == (3, len(PROMPT) + 2)
+
+
+def test_one_method_stands_in_several_rows(lm):
+    labels = ["occlusion", "occlusion:baseline=unk", "uniform"]
+    found = noiser.compare(lm, PROMPT, labels)
+    assert [(each.label, each.method) for each in found.attributions] == list(
+        zip(labels, ["occlusion", "occlusion", "uniform"], strict=True)
+    )
+    assert found.attributions[1].options["baseline"] == "unk"
+    assert not np.array_equal(found.attributions[0].scores, found.attributions[1].scores)
+    assert found.to_dict()["methods"] == labels
+    assert ["label" in each for each in found.to_dict()["attributions"]] == [False, True, False], "only where it is not the method's name"
+    alone = noiser.attribute(lm, PROMPT, "occlusion:baseline=unk")
+    np.testing.assert_array_equal(alone.scores, found.attributions[1].scores)
+    assert pickle.loads(pickle.dumps(alone)).label == alone.label == "occlusion:baseline=unk"
+
+
+def test_parsed_methods_and_questions_are_taken_as_they_are(lm):
+    spec, question = parse("lime:samples=20", {"seed": 3}), Question(9, foil=11)
+    assert (spec.label, spec.name, spec.options["samples"], spec.options["seed"]) == ("lime:samples=20", "lime", 20, 3)
+    (found,) = noiser.compare(lm, PROMPT, [spec], question).attributions
+    expected = noiser.attribute(lm, PROMPT, "lime", 9, foil=11, samples=20, seed=3)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert parse("lime", seed=5).options["seed"] == 5 and parse("lime:seed=1", seed=5).options["seed"] == 1
+    with pytest.raises(OptionError, match="lime:samples=20 is parsed already: set seed before you parse it"):
+        noiser.attribute(lm, PROMPT, spec, seed=4)
+    with pytest.raises(OptionError, match="the target is a Question, which holds foil itself"):
+        noiser.attribute(lm, PROMPT, spec, question, foil=12)
+    with pytest.raises(OptionError, match="lime:samples=20 sets samples to 20, but samples is also set to 30"):
+        noiser.attribute(lm, PROMPT, "lime:samples=20", samples=30)
 
 
 def test_agreement_is_spearmans_and_the_share_of_the_top_three():
@@ -74,6 +108,7 @@ def test_one_refusal_costs_the_others_nothing(tokenizer):
     [
         ([], "at least one"),
         (["lime", "lime"], "once"),
+        (["lime", "lime:seed=0"], "lime and lime:seed=0 are the same method with the same options"),
         ("lime", "a sequence"),
         (["limes"], "there are"),
         ({"lime": {"x": 1}}, "no option 'x'"),
