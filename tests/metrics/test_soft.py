@@ -197,14 +197,14 @@ def test_uniform_and_constant_are_the_same_where_only_order_counts(lm):
 def test_all_methods_meet_the_same_masks(lm):
     """Two methods whose scores round to the same keep-probabilities get the same value, whatever they are called."""
     calls = []
-    whole = type(lm).read
+    whole = type(lm).run_perturbed
     try:
-        type(lm).read = lambda self, probes: calls.append(len(probes)) or whole(self, probes)
+        type(lm).run_perturbed = lambda self, probes: calls.append(len(probes)) or whole(self, probes)
         first, again, other = measured(
             lm, "soft_nc", [ScoresToEvaluate(SCORES, "none"), ScoresToEvaluate(SCORES * 2, "none"), ScoresToEvaluate(-SCORES, "none")]
         )
     finally:
-        type(lm).read = whole
+        type(lm).run_perturbed = whole
     assert first.detail == again.detail
     assert other.detail != first.detail
     assert [count for count in calls if count] == [3], "the zero pass once, equal rows once, all in one batch"
