@@ -1,7 +1,7 @@
-"""The rooms stand as docs/architecture.md draws them: imports point left, no files import each other in a circle, slow libraries load late.
+"""The rooms stand as docs/architecture.md draws them: imports point left, no circle of files, slow libraries load late.
 
-Mutants caught: an import of `noiser.judges` in `lm`; a view that imports `lm`; two files of one room that import each other; `import torch` at
-the top of a results file; a file of 401 lines; a public function without a docstring or a return type.
+Mutants caught: an import of `noiser.judges` in `lm`; a view that imports `lm`; two files of one room that import each other;
+`import torch` in a results file; a file of 401 lines; a public function without a docstring or a return type.
 """
 
 import ast
