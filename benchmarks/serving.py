@@ -32,9 +32,9 @@ from noiser.web.middleware import Access
 from noiser.web.app import create_app
 from noiser.web.requests import Limits
 from noiser.web.server import config
-from noiser.web.session import Room
+from noiser.web.session import Session
 import uvicorn
-Room.open = lambda self: None
+Session.start = lambda self: None
 listening = bound("127.0.0.1", 0)
 print(f"noiser: http://127.0.0.1:{listening.getsockname()[1]}/", flush=True)
 uvicorn.Server(config(create_app(lambda: None, Limits(), Access()))).run(sockets=[listening])

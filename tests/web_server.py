@@ -41,7 +41,7 @@ class Served:
     """A server under test."""
 
     port: int
-    room: Session
+    session: Session
     lm: Any
 
     @property
@@ -97,14 +97,14 @@ def serving(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        room = app.state.room
-        until(lambda: server.started and (not ready or room.desk.status == "ready"))
-        yield Served(listening.getsockname()[1], room, loaded[0] if loaded else None)
+        session = app.state.session
+        until(lambda: server.started and (not ready or session.queue.status == "ready"))
+        yield Served(listening.getsockname()[1], session, loaded[0] if loaded else None)
     finally:
-        app.state.room.desk.close()
+        app.state.session.queue.close()
         server.should_exit = True
         thread.join(10)
-        assert app.state.room.desk.join(10.0)
+        assert app.state.session.queue.join(10.0)
 
 
 def until(true: Callable[[], Any], seconds: float = 20.0) -> None:

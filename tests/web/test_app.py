@@ -18,9 +18,9 @@ import noiser.commands.compare
 from noiser.cli import app as command_line
 from noiser.methods import METHODS
 from noiser.views.viewer.data import view
-from noiser.web.errors import Refusal
-from noiser.web.openapi import openapi, shipped
-from noiser.web.requests import Limits, parsed
+from noiser.web.errors import HttpError
+from noiser.web.openapi import openapi, own_methods
+from noiser.web.requests import Limits, parse_json
 from tests.web_server import serving, small
 
 PROMPT = "the cat sat on"
@@ -200,8 +200,8 @@ def _closed():
 def test_many_names_take_no_longer_than_they_have_to():
     """What a body may hold at most, one name twice at its end: the square of their number would take a minute, for everybody."""
     names = ",".join(f'"{number:05}":1' for number in range(26_000))
-    with pytest.raises(Refusal, match="'zz' is there twice"):
-        parsed(f'{{{names},"zz":1,"zz":1}}'.encode())
+    with pytest.raises(HttpError, match="'zz' is there twice"):
+        parse_json(f'{{{names},"zz":1,"zz":1}}'.encode())
 
 
 def test_a_stream_says_what_is_wrong(served):
@@ -285,7 +285,7 @@ def test_the_interface_is_described(served):
 def test_the_description_in_docs_is_that_of_today():
     """Made by: python -m noiser.web.openapi > docs/openapi.json."""
     kept = Path(__file__).parents[2] / "docs" / "openapi.json"
-    assert json.loads(kept.read_text()) == json.loads(json.dumps(openapi(shipped())))
+    assert json.loads(kept.read_text()) == json.loads(json.dumps(openapi(own_methods())))
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

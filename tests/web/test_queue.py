@@ -15,15 +15,15 @@ import pytest
 import torch
 
 import noiser
-from noiser.attribution.compare import DEFAULT_METHODS
+from noiser.attribution.compare import DEFAULT
 from noiser.errors import ModelError
 from noiser.methods import METHODS
 from noiser.registry import Method
-from noiser.web.errors import Refusal
+from noiser.web.errors import HttpError
 from noiser.web.page import EXAMPLES
-from noiser.web.queue import Cache, JobQueue
+from noiser.web.queue import AnswerCache, JobQueue
 from noiser.web.requests import Limits
-from noiser.web.worker import Estimates
+from noiser.web.eta import CostEstimates
 from tests.web_server import Gate, head, serving, small, until
 
 
@@ -94,7 +94,7 @@ def test_every_stream_comes_to_its_end():
 
 
 def test_a_full_line_sends_away():
-    """Mutant: `len(self._line) > self._most`."""
+    """Mutant: `len(self._waiting) > self._max_waiting`."""
     lm = small()
     gate = Gate(lm)
     with serving(lambda: lm, Limits(queue=3)) as served:
@@ -104,7 +104,7 @@ def test_a_full_line_sends_away():
         for n in range(4):
             threads.append(threading.Thread(target=lambda n=n: results.append(served.attribute(**ask(f"waits {n}")))))
             threads[-1].start()
-            until(lambda n=n: served.room.desk._running and len(served.room.desk._line) == n)
+            until(lambda n=n: served.session.queue._running and len(served.session.queue._waiting) == n)
         answer = served.attribute(**ask("one too many"))
         assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1 and answer.json()["error"]["class"] == "QueueFull"
         assert served.post("/api/explain", ask("one too many")).status_code == 429
@@ -158,7 +158,7 @@ def test_a_client_that_leaves_stops_its_job(path, capsys):
 
 
 def test_a_client_that_leaves_does_not_wait_for_a_batch(capsys):
-    """In the middle of a forward pass, before the next module. Mutant: `_stoppable` registers no hook."""
+    """In the middle of a forward pass, before the next module. Mutant: `_cancellable` registers no hook."""
     lm = small()
     reached = threading.Event()
 
@@ -172,8 +172,8 @@ def test_a_client_that_leaves_does_not_wait_for_a_batch(capsys):
         with streaming(served, ask("first")) as first:
             heard(first, b'"event"')
             assert reached.wait(20)
-        until(lambda: served.room.desk._running is None, 0.5)
-        assert served.room.desk.cache.size == 0
+        until(lambda: served.session.queue._running is None, 0.5)
+        assert served.session.queue.cache.size == 0
         assert not torch.nn.modules.module._global_forward_pre_hooks
 
 
@@ -183,14 +183,14 @@ def test_a_client_that_leaves_the_line_is_not_asked_for():
     with serving(lambda: lm) as served:
         gate.open.clear()
         with streaming(served, ask("first")) as first:
-            until(lambda: served.room.desk._running)
+            until(lambda: served.session.queue._running)
             with streaming(served, ask("changes its mind")) as other:
                 heard(other, b'"ahead": 1')
-            until(lambda: not served.room.desk._line)
+            until(lambda: not served.session.queue._waiting)
             gate.open.set()
             heard(first, b'"result"')
-        key = served.room.key(served.room.read(json.dumps(ask("changes its mind")).encode(), streamed=True), streamed=True)
-        assert served.room.desk.cache.get(key) is None
+        key = served.session.cache_key(served.session.parse_request(json.dumps(ask("changes its mind")).encode(), streamed=True), streamed=True)
+        assert served.session.queue.cache.get(key) is None
 
 
 def test_equal_questions_are_computed_once():
@@ -204,7 +204,7 @@ def test_equal_questions_are_computed_once():
         threads = [threading.Thread(target=lambda: answers.append(served.attribute(**ask("new")))) for _ in range(2)]
         for thread in threads:
             thread.start()
-        until(lambda: len(served.room.desk._line) == 1)
+        until(lambda: len(served.session.queue._waiting) == 1)
         assert served.attribute(**ask("known")).status_code == 200
         gate.open.set()
         for thread in threads:
@@ -227,8 +227,8 @@ def test_memory_stays_where_it_is(capsys):
             return psutil.Process().memory_info().rss
 
         some(0, 50)
-        before, kept = some(50, 50), served.room.desk.cache.size
-        after, more = some(100, 100), served.room.desk.cache.size - kept
+        before, kept = some(50, 50), served.session.queue.cache.size
+        after, more = some(100, 100), served.session.queue.cache.size - kept
     with capsys.disabled():
         print(
             f"\n300 requests after 300 others: {(after - before) / 2**20:+.1f} MiB resident, of which {more / 2**20:.1f} MiB answers kept"
@@ -265,7 +265,7 @@ def test_a_model_that_is_being_read():
             assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
         going.set()
         until(lambda: client.get("/api/about").json()["status"] == "ready")
-        until(lambda: served.room.desk.cache.size > 0)
+        until(lambda: served.session.queue.cache.size > 0)
         first = {name: value for name, value in about["examples"][0].items() if name != "title"}
         (event,) = served.events(**first, methods=about["default_methods"])
         assert event["cached"]
@@ -283,8 +283,8 @@ def test_the_warm_up_makes_way():
             gate.open.set()
             heard(client, b'"result"')
         first = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
-        asked = served.room.read(json.dumps({**first, "methods": list(DEFAULT_METHODS)}).encode(), streamed=True)
-        assert served.room.desk.cache.get(served.room.key(asked, streamed=True)) is None, "the warm-up did not come to its end"
+        asked = served.session.parse_request(json.dumps({**first, "methods": list(DEFAULT)}).encode(), streamed=True)
+        assert served.session.queue.cache.get(served.session.cache_key(asked, streamed=True)) is None, "the warm-up did not come to its end"
 
 
 def test_a_model_that_cannot_be_read():
@@ -292,7 +292,7 @@ def test_a_model_that_cannot_be_read():
         raise ModelError("there is no folder /nowhere")
 
     with serving(fails, ready=False) as served, served.client() as client:
-        until(lambda: served.room.desk.status == "failed")
+        until(lambda: served.session.queue.status == "failed")
         assert "/nowhere" in client.get("/api/about").json()["message"]
         answer = served.attribute(**ask("abc"))
         assert answer.status_code == 503 and "retry-after" not in answer.headers and "/nowhere" in answer.json()["error"]["message"]
@@ -302,7 +302,7 @@ def test_a_warm_up_that_is_refused_leaves_the_model_there():
     """The first example is longer than such a server takes. Mutant: `first` inside the try that opens the model."""
     with serving(small, limits=Limits(max_tokens=2), warm=True) as served:
         assert served.attribute(**ask("ab")).status_code == 200
-        assert served.room.desk.status == "ready"
+        assert served.session.queue.status == "ready"
 
 
 def test_a_desk_that_closes_lets_everybody_go():
@@ -312,19 +312,19 @@ def test_a_desk_that_closes_lets_everybody_go():
         gate.open.clear()
         with streaming(served, ask("first", "noiser")) as first, streaming(served, ask("second")) as second:
             heard(second, b'"ahead": 1')
-            served.room.desk.close()
+            served.session.queue.close()
             heard(second, b'"Stopped"')
             gate.open.set()
             heard(first, b'"Stopped"')
-        assert served.room.desk.join(5.0)
+        assert served.session.queue.join(5.0)
         assert served.attribute(**ask("too late")).status_code == 503
-    with pytest.raises(Refusal):
-        JobQueue(1, Cache(10)).submit("key", lambda job: b"", lambda job: None)
+    with pytest.raises(HttpError):
+        JobQueue(1, AnswerCache(10)).submit("key", lambda job: b"", lambda job: None)
 
 
 def test_the_cache_is_bounded_and_forgets_the_oldest():
     """Mutant: no `move_to_end`."""
-    cache = Cache(30)
+    cache = AnswerCache(30)
     cache.put("a", b"x" * 9)
     cache.put("b", b"x" * 9)
     cache.put("c", b"x" * 9)
@@ -339,14 +339,14 @@ def test_the_cache_is_bounded_and_forgets_the_oldest():
 
 def test_time_left_is_learned_and_not_made_up():
     """Mutant: a power of 1 where one length was seen."""
-    learned = Estimates()
-    assert learned.expected("noiser", 10, 1) is None
-    learned.learn("noiser", 10, 2, 4.0, 2000)
-    found = learned.expected("noiser", 20, 1)
+    learned = CostEstimates()
+    assert learned.estimate("noiser", 10, 1) is None
+    learned.observe("noiser", 10, 2, 4.0, 2000)
+    found = learned.estimate("noiser", 20, 1)
     assert found is not None and found.seconds == pytest.approx(8.0) and found.forward_tokens == pytest.approx(4000)
-    assert learned.expected("noiser", 31, 1) is None and learned.expected("lime", 10, 1) is None
-    learned.learn("noiser", 20, 1, 4.0, 2000)
-    found = learned.expected("noiser", 40, 3)
+    assert learned.estimate("noiser", 31, 1) is None and learned.estimate("lime", 10, 1) is None
+    learned.observe("noiser", 20, 1, 4.0, 2000)
+    found = learned.estimate("noiser", 40, 3)
     assert found is not None and found.forward_tokens == pytest.approx(12_000), "twice the length took twice the tokens"
 
 

@@ -41,14 +41,14 @@ class Wanted:
 def run(model: str, load_options: Mapping[str, Any], wanted: Wanted) -> NoReturn:
     """Serve until interrupted, which ends the process with status 130. Raises OptionError where the port or a name will not do."""
     from noiser.web.app import create_app
-    from noiser.web.middleware import Access, allowed_name
+    from noiser.web.middleware import Access, parse_allowed_host
     from noiser.web.requests import Limits
 
-    names = {allowed_name(name) for name in wanted.allowed_hosts}
+    names = {parse_allowed_host(name) for name in wanted.allowed_hosts}
     listening = bound(wanted.host, wanted.port)
     loopback = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
     token, made = _token(loopback)
-    names |= set() if loopback else {allowed_name(wanted.host), allowed_name(socket.gethostname())}
+    names |= set() if loopback else {parse_allowed_host(wanted.host), parse_allowed_host(socket.gethostname())}
     app = create_app(
         lambda: _load(model, load_options), Limits(max_tokens=wanted.max_tokens, queue=wanted.queue), Access(frozenset(names), token)
     )
@@ -81,11 +81,11 @@ def _url(host: str, listening: socket.socket) -> str:
 
 def _token(loopback: bool) -> tuple[str | None, bool]:
     """The token, and whether it was made here; none on loopback, unless one was set."""
-    from noiser.web.middleware import checked_token
+    from noiser.web.middleware import check_token
 
     given = os.environ.get("NOISER_TOKEN")
     if given is not None:
-        return checked_token(given), False
+        return check_token(given), False
     return (None, False) if loopback else (secrets.token_urlsafe(32), True)
 
 
@@ -110,7 +110,7 @@ def _serve(app: Any, listening: socket.socket) -> NoReturn:
 
     from noiser.web.server import config
 
-    desk: JobQueue = app.state.room.desk
+    desk: JobQueue = app.state.session.queue
 
     class Closing(Server):
         """A server that lets go of its job as soon as it is told to end, so that the clients who wait for it are told too."""

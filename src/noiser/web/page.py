@@ -1,4 +1,4 @@
-"""The app's page: one file, with its script and style inside and a policy that lets nothing else run."""
+"""The app's page: one file with its script and style inside, and a policy that allows no other script or style."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -31,17 +31,16 @@ EXAMPLES: list[dict[str, Any]] = [
         ],
     },
 ]
-"""Each is a request without methods, with a title."""
-
+"""The example questions: each is a request without methods, and a title."""
 
 SCRIPTS = ("api.js", "form.js", "chat.js", "history.js", "app.js")
-"""Behind the viewer's, in this order, and in the same scope."""
-STYLE, SCRIPT = "<!--style-->", "<!--script-->"
+"""They follow the viewer's scripts in this order, in the same scope."""
+STYLE_MARK, SCRIPT_MARK = "<!--style-->", "<!--script-->"
 
 
 @dataclass(frozen=True)
 class AppPage:
-    """What GET / answers."""
+    """The response to GET /."""
 
     html: bytes
     policy: str
@@ -50,12 +49,12 @@ class AppPage:
 
 @cache
 def app_page() -> AppPage:
-    """The same for everybody: what differs comes from /api/about."""
+    """The page, which is the same for every model. /api/about has what differs."""
     parts = page_parts(tuple(map(_read, SCRIPTS)))
     css = f"{parts.css}\n{_read('app.css')}"
     js = parts.js
-    assert "<!--" not in js and "</style" not in css, "it would not end where its element does"
-    html = _read("app.html").replace(STYLE, f"<style>{css}</style>").replace(SCRIPT, f"<script>{js}</script>")
+    assert "<!--" not in js and "</style" not in css, "it would end its element too early"
+    html = _read("app.html").replace(STYLE_MARK, f"<style>{css}</style>").replace(SCRIPT_MARK, f"<script>{js}</script>")
     policy = (
         f"default-src 'none'; script-src '{digest(js)}'; style-src '{digest(css)}'; img-src data: blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""The desk: one model, one job at a time, a line of bounded length in front of it, and clients who may leave it."""
+"""The job queue: one model, one job at a time, a bounded number of waiting jobs, and clients that may leave at any time."""
 
 import itertools
 import logging
@@ -11,203 +11,213 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from noiser.errors import NoiserError, Stopped
-from noiser.web.errors import Refusal, refusal_of
+from noiser.web.errors import HttpError, to_http_error
 
 logger = logging.getLogger("noiser.web")
 Status = Literal["loading", "ready", "failed"]
 State = Literal["waiting", "running", "done"]
-GONE = Refusal(499, "Stopped", "nobody waited for the answer, or the server is closing")
-
-
-class Cache:
-    """Holds at most `most` bytes. Threads may share it."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-        self.size = 0
-        """Bytes held, keys included."""
-
-    def get(self, key: str) -> bytes | None:
-        """The answer, which then counts as just used; None where it is not there."""
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-            return self._held.get(key)
-
-    def put(self, key: str, answer: bytes) -> None:
-        """Keep an answer, and let go of old ones until all fit. One that is too large by itself is not kept."""
-        with self._lock:
-            self._drop(key)
-            if _weight(key, answer) > self._most:
-                return
-            self._held[key] = answer
-            self.size += _weight(key, answer)
-            while self.size > self._most:
-                self._drop(next(iter(self._held)))
-
-    def _drop(self, key: str) -> None:
-        answer = self._held.pop(key, None)
-        if answer is not None:
-            self.size -= _weight(key, answer)
-
-
-def _weight(key: str, answer: bytes) -> int:
-    return len(key) + len(answer)
+CANCELLED = HttpError(499, "Stopped", "the client left, or the server is closing")
 
 
 @dataclass(eq=False)
 class Job:
-    """One client's request on its way. The desk writes to it; the client's side reads, and is told when to."""
+    """One client's request in the queue. The queue's thread writes to it; the client's side reads it."""
 
     key: str
-    work: Callable[["Job"], bytes]
-    """Runs in the desk's thread. It calls `check` often and raises what is wrong."""
-    heard: Callable[["Job"], None]
-    """Called with the job, from any thread, whenever there is something new to read here."""
-    yields: bool = False
-    """Whether it makes way for any other."""
+    """Jobs with equal keys have equal answers."""
+    function: Callable[["Job"], bytes]
+    """Computes the answer in the queue's thread. It must call `check` often."""
+    on_change: Callable[["Job"], None]
+    """Called with the job, from any thread, when its state, progress or place in the queue changes."""
+    gives_way: bool = False
+    """Whether the job stops as soon as another job with another key arrives."""
     state: State = "waiting"
-    begun: float = 0.0
-    """When it began to run, by `time.perf_counter`."""
+    started_at: float = 0.0
+    """Start of the computation, by `time.perf_counter`."""
     progress: dict[str, Any] = field(default_factory=dict)
     answer: bytes | None = None
     cached: bool = False
-    error: Refusal | None = None
-    left: bool = False
+    error: HttpError | None = None
+    cancelled: bool = False
 
     def check(self) -> None:
-        """Raises Stopped where nobody waits for the answer any more."""
-        if self.left:
+        """Raises Stopped if nobody waits for the answer any more."""
+        if self.cancelled:
             raise Stopped
 
 
 class JobQueue:
-    """Opens in a thread of its own (`start`), and answers jobs in the order in which they came."""
+    """Loads a model in its own thread, then answers jobs in the order in which they arrive."""
 
-    def __init__(self, queue: int, cache: Cache) -> None:
+    def __init__(self, max_waiting: int, cache: "AnswerCache") -> None:
         self.status: Status = "loading"
         self.message = ""
+        """Why the model could not be loaded."""
         self.cache = cache
-        self._most = queue
-        self._line: deque[Job] = deque()
+        self._max_waiting = max_waiting
+        self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._closed = False
         self._changed = threading.Condition()
         self._mean_seconds = 2.0
         self._thread: threading.Thread | None = None
 
-    def start(self, opening: Callable[[], None], first: Callable[[], None] | None = None) -> None:
-        """Begin. `opening` reads the model, in the desk's thread; until it is through no job is taken. `first` may submit some."""
-        self._thread = threading.Thread(target=self._serve, args=(opening, first), name="noiser-desk", daemon=True)
+    def start(self, load: Callable[[], None], after_load: Callable[[], None] | None = None) -> None:
+        """Start the thread. It calls `load`, then `after_load`, which may submit jobs. Clients' jobs are refused until `load` returns."""
+        self._thread = threading.Thread(target=self._run, args=(load, after_load), name="noiser-queue", daemon=True)
         self._thread.start()
 
-    def submit(self, key: str, work: Callable[[Job], bytes], heard: Callable[[Job], None], *, yields: bool = False) -> Job:
-        """A new job at the end of the line. One that `yields` is stopped as soon as another one comes that asks for something else.
+    def submit(
+        self, key: str, function: Callable[[Job], bytes], on_change: Callable[[Job], None], *, gives_way: bool = False
+    ) -> Job:
+        """Put a new job at the end of the queue. A running job that gives way is stopped, unless it has the same key.
 
-        Raises Refusal: 429 where the line is full, 503 where there is no model.
+        Raises HttpError: 429 if the queue is full, 503 if there is no model.
         """
         with self._changed:
             if self.status != "ready" or self._closed:
-                raise self.not_ready()
-            if len(self._line) >= self._most:
-                wait = max(1, round(self._mean_seconds))
-                raise Refusal(429, "QueueFull", f"{len(self._line)} requests are waiting already: ask again later", retry_after=wait)
-            job = Job(key, work, heard, yields)
-            self._line.append(job)
-            if self._running is not None and self._running.yields and self._running.key != key:
-                self._running.left = True
+                raise self.unavailable()
+            if len(self._waiting) >= self._max_waiting:
+                raise HttpError(
+                    429,
+                    "QueueFull",
+                    f"{len(self._waiting)} requests are waiting already: ask again later",
+                    retry_after=max(1, round(self._mean_seconds)),
+                )
+            job = Job(key, function, on_change, gives_way)
+            self._waiting.append(job)
+            if self._running is not None and self._running.gives_way and self._running.key != key:
+                self._running.cancelled = True
             self._changed.notify()
         return job
 
-    def not_ready(self) -> Refusal:
-        """Why there is no model to ask."""
+    def unavailable(self) -> HttpError:
+        """The error (503) for a request that comes while there is no model."""
         if self._closed:
-            return Refusal(503, "Closing", "the server is closing")
+            return HttpError(503, "Closing", "the server is closing")
         if self.status == "failed":
-            return Refusal(503, "ModelError", f"there is no model: {self.message}")
-        return Refusal(503, "Loading", "the model is being read: ask again in some seconds", retry_after=2)
+            return HttpError(503, "ModelError", f"there is no model: {self.message}")
+        return HttpError(503, "Loading", "the model is being loaded: ask again in some seconds", retry_after=2)
 
-    def leave(self, job: Job) -> None:
-        """Its client is gone: out of the line, or stopped at its next check. Nothing where it is done."""
+    def cancel(self, job: Job) -> None:
+        """Remove a waiting job, or stop a running one at its next check. Does nothing if the job is done."""
         with self._changed:
-            job.left = True
+            job.cancelled = True
             if job.state != "waiting":
                 return
             with suppress(ValueError):
-                self._line.remove(job)
-        self._finish(job, error=GONE)
+                self._waiting.remove(job)
+        self._finish(job, error=CANCELLED)
 
     def ahead(self, job: Job) -> int:
-        """How many jobs will be answered before this one; 0 for one that runs or is done."""
+        """How many jobs come before this one; 0 for a job that runs or is done."""
         with self._changed:
-            if job.state != "waiting" or job not in self._line:
+            if job.state != "waiting" or job not in self._waiting:
                 return 0
-            return self._line.index(job) + (self._running is not None and not self._running.left)
+            return self._waiting.index(job) + (self._running is not None and not self._running.cancelled)
 
     def close(self) -> None:
-        """No more jobs: those that wait or run end with GONE."""
+        """Accept no more jobs, and cancel those that wait or run."""
         with self._changed:
             self._closed = True
-            jobs = [*self._line, *([self._running] if self._running else [])]
+            jobs = [*self._waiting, *([self._running] if self._running else [])]
             self._changed.notify()
         for job in jobs:
-            self.leave(job)
+            self.cancel(job)
 
     def join(self, timeout: float) -> bool:
-        """Whether the desk's thread ends within so many seconds."""
+        """Whether the thread ends within `timeout` seconds."""
         if self._thread is not None:
             self._thread.join(timeout)
         return self._thread is None or not self._thread.is_alive()
 
-    def _serve(self, opening: Callable[[], None], first: Callable[[], None] | None) -> None:
+    def _run(self, load: Callable[[], None], after_load: Callable[[], None] | None) -> None:
         try:
-            opening()
-        except Exception as error:  # noqa: BLE001  (the thread must not die in silence)
-            self.status, self.message = "failed", refusal_of(error).message
+            load()
+        except Exception as error:  # noqa: BLE001  (the thread must not die silently)
+            self.status, self.message = "failed", to_http_error(error).message
             logger.info("there is no model: %s", self.message)
             return
         self.status = "ready"
-        if first is not None:
+        if after_load is not None:
             try:
-                first()
-            except (Refusal, NoiserError) as error:  # what it submits is not worth the server
+                after_load()
+            except (HttpError, NoiserError) as error:  # a failed warm-up must not stop the server
                 logger.info("not warmed up: %s", error)
         for job in iter(self._next, None):
-            self._do(job)
+            self._execute(job)
 
     def _next(self) -> Job | None:
+        """Wait for the next job; None when the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._line or self._closed)
+            self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
                 return None
-            self._running = self._line.popleft()
-            self._running.state, self._running.begun = "running", time.perf_counter()
+            self._running = self._waiting.popleft()
+            self._running.state, self._running.started_at = "running", time.perf_counter()
             return self._running
 
-    def _do(self, job: Job) -> None:
+    def _execute(self, job: Job) -> None:
         try:
             job.check()
-            found = self.cache.get(job.key)
-            job.cached = found is not None
-            answer = job.work(job) if found is None else found
+            cached = self.cache.get(job.key)
+            job.cached = cached is not None
+            answer = job.function(job) if cached is None else cached
             self.cache.put(job.key, answer)
         except Stopped:
-            self._finish(job, error=GONE)
-        except Exception as error:  # noqa: BLE001  (one client's failure is no other's)
-            self._finish(job, error=refusal_of(error))
+            self._finish(job, error=CANCELLED)
+        except Exception as error:  # noqa: BLE001  (one client's failure must not reach another client)
+            self._finish(job, error=to_http_error(error))
         else:
-            self._mean_seconds += 0.2 * (time.perf_counter() - job.begun - self._mean_seconds)
+            self._mean_seconds += 0.2 * (time.perf_counter() - job.started_at - self._mean_seconds)
             self._finish(job, answer=answer)
 
-    def _finish(self, job: Job, *, answer: bytes | None = None, error: Refusal | None = None) -> None:
+    def _finish(self, job: Job, *, answer: bytes | None = None, error: HttpError | None = None) -> None:
+        """Store the result and tell the job's client, and the clients of all waiting jobs."""
         with self._changed:
             job.answer, job.error = answer, error
-            job.state = "done"  # at last: who sees this finds the rest there
+            job.state = "done"  # last: a reader that sees "done" finds the answer
             if self._running is job:
                 self._running = None
-            waiting = list(self._line)
-        for each in itertools.chain([job], waiting):
-            with suppress(RuntimeError):  # its client's event loop has ended
-                each.heard(each)
+            waiting = list(self._waiting)
+        for changed in itertools.chain([job], waiting):
+            with suppress(RuntimeError):  # that client's event loop has ended
+                changed.on_change(changed)
+
+
+class AnswerCache:
+    """Answers by key, at most `max_bytes` in all, the least recently used dropped first. Threads may share it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._answers: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self.size = 0
+        """Bytes of all keys and answers."""
+
+    def get(self, key: str) -> bytes | None:
+        """The answer, which then counts as just used; None if it is not here."""
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+            return self._answers.get(key)
+
+    def put(self, key: str, answer: bytes) -> None:
+        """Keep an answer, and drop old ones until all fit. An answer larger than the whole cache is not kept."""
+        with self._lock:
+            self._drop(key)
+            if _bytes_of(key, answer) > self._max_bytes:
+                return
+            self._answers[key] = answer
+            self.size += _bytes_of(key, answer)
+            while self.size > self._max_bytes:
+                self._drop(next(iter(self._answers)))
+
+    def _drop(self, key: str) -> None:
+        answer = self._answers.pop(key, None)
+        if answer is not None:
+            self.size -= _bytes_of(key, answer)
+
+
+def _bytes_of(key: str, answer: bytes) -> int:
+    return len(key) + len(answer)

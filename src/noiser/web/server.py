@@ -1,4 +1,4 @@
-"""HTTP on a socket, for clients that are slow on purpose: uvicorn's own protocol, with three limits that it has not."""
+"""uvicorn's HTTP protocol with three more limits, against clients that are slow on purpose."""
 
 import asyncio
 from typing import Any
@@ -6,66 +6,66 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADERS_WITHIN = 10.0
-"""Seconds from a request's first byte, or a connection's beginning, to the end of its headers."""
-TAKEN_WITHIN = 30.0
-"""Seconds for which a client may leave an answer that is too long for the buffers lying there."""
-CONNECTIONS = 1000
-"""At a time."""
+HEADER_TIMEOUT = 10.0
+"""Seconds from the start of a connection, or the first byte of a request, to the end of its headers."""
+WRITE_TIMEOUT = 30.0
+"""Seconds for which a client may leave a full send buffer unread."""
+MAX_CONNECTIONS = 1000
+"""Open connections at a time."""
 
 
 class StrictHttpProtocol(H11Protocol):
-    """Drops a client that does not finish its headers or does not take its answer, and refuses more clients than CONNECTIONS."""
+    """Drops a client that does not finish its headers or does not read its answer, and refuses more than MAX_CONNECTIONS clients."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self.access_log = False  # it has query strings, and a handler on the root logger would switch it on
-        self._headers: asyncio.TimerHandle | None = None
-        self._taking: asyncio.TimerHandle | None = None
+        self.access_log = False  # it contains query strings, and a handler on the root logger would switch it on
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Begin to wait for headers."""
+        """Start the timer for the first headers."""
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
-        self._wait_for_headers()
+        self._update_header_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Wait for the rest of the headers, or no longer."""
+        """Start or stop the timer for the headers."""
         super().data_received(data)
-        self._wait_for_headers()
+        self._update_header_timer()
 
     def on_response_complete(self) -> None:
-        """What has come of the next request meanwhile is not all of its headers, unless it is under way already."""
+        """Start the timer if the beginning of a next request is already here."""
         super().on_response_complete()
         if self.conn.trailing_data[0]:
-            self._wait_for_headers()
+            self._update_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._headers = _cancelled(self._headers)
-        self._taking = _cancelled(self._taking)
+        """Stop both timers."""
+        self._header_timer = _cancelled(self._header_timer)
+        self._write_timer = _cancelled(self._write_timer)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client takes nothing at present."""
+        """The client does not read at present: start the timer for its answer."""
         super().pause_writing()
-        self._taking = self._taking or self.loop.call_later(TAKEN_WITHIN, self.transport.abort)
+        self._write_timer = self._write_timer or self.loop.call_later(WRITE_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It does again."""
-        self._taking = _cancelled(self._taking)
+        """The client reads again: stop the timer."""
+        self._write_timer = _cancelled(self._write_timer)
         super().resume_writing()
 
-    def _wait_for_headers(self) -> None:
+    def _update_header_timer(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering:
-            self._headers = _cancelled(self._headers)
-        elif self._headers is None:
-            self._headers = self.loop.call_later(HEADERS_WITHIN, self._drop)
+            self._header_timer = _cancelled(self._header_timer)
+        elif self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_TIMEOUT, self._drop)
 
     def _drop(self) -> None:
-        self._headers = None
+        self._header_timer = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
 
@@ -76,7 +76,7 @@ def _cancelled(timer: asyncio.TimerHandle | None) -> None:
 
 
 def config(app: Any) -> Config:
-    """How uvicorn serves an app of ours: no name of its own, an end within a second."""
+    """uvicorn's configuration: no `Server` header, no access log, and a shutdown within a second."""
     return Config(
         app,
         http=StrictHttpProtocol,
