@@ -11,7 +11,7 @@ from pathlib import Path
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.report.report import report
 from noiser.storage import scan
-from noiser.views.documents import markdown
+from noiser.views.documents import to_markdown
 from tests.conftest import byte_tokenizer, tiny
 
 PROMPTS = ["one two", "three four", "five six", "red green", "blue grey", "sun moon", "up down", "left right"]
@@ -34,7 +34,7 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
 
 def table(out: Path) -> str:
     """The report without seconds: what has to be the same whatever happened on the way."""
-    return markdown(report(RunFolder.open(out), timings=False), "figures")
+    return to_markdown(report(RunFolder.open(out), timings=False), "figures")
 
 
 def keys(out: Path) -> Counter:

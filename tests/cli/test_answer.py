@@ -21,7 +21,7 @@ from noiser.judges.prompting import read
 from noiser.judges.protocol import JudgeConfig, Reply
 from noiser.results.answer_case import Case, Ruling
 from noiser.text.prompt import Turn
-from noiser.views.terminal.answer_case import answered, to_text
+from noiser.views.terminal.answer_case import render_case, to_text
 from tests.conftest import byte_tokenizer, tiny
 
 PROMPT = "The king of the city of"
@@ -190,7 +190,7 @@ def test_it_fits_eighty_columns_and_long_replies_are_clipped(lm):
     assert max(map(len, text.splitlines())) <= 80
     assert len(text) < 8000
     assert str(case) == to_text(case) or not str(case).startswith("Why")
-    assert answered(case) is not None
+    assert render_case(case) is not None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.report.report import report
 from noiser.storage import scan
-from noiser.views.documents import markdown, page
+from noiser.views.documents import to_html, to_markdown
 from tests.conftest import byte_tokenizer, tiny
 from tests.fault_server import FaultServer, hang, refusal, reset, seeded
 from tests.runs import forks
@@ -71,7 +71,7 @@ def command(place, out, server, model, *more):
 
 
 def table(out):
-    return markdown(report(RunFolder.open(out), timings=False), "figures")
+    return to_markdown(report(RunFolder.open(out), timings=False), "figures")
 
 
 def kept_messages(model):
@@ -180,7 +180,7 @@ def test_a_key_is_nowhere(place, forked, tmp_path):
         forked.run(command(place, tmp_path / "refused", server, "refused"))
     places = tmp_path, os.environ["NOISER_CACHE"], forked.errors.parent
     said = b"".join(path.read_bytes() for top in places for path in os_walk(top) if path.is_file())
-    said += page(report(RunFolder.open(tmp_path / "echo"))).encode() + table(tmp_path / "echo").encode()
+    said += to_html(report(RunFolder.open(tmp_path / "echo"))).encode() + table(tmp_path / "echo").encode()
     assert b"[key]" in said
     plain = KEY.encode()
     for form in (plain, quote(KEY, safe="").encode(), quote(KEY).encode(), json.dumps(KEY)[1:-1].encode()):

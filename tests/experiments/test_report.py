@@ -22,7 +22,7 @@ from noiser.experiments.report import paper
 from noiser.experiments.report.longra import PARTS, by_type
 from noiser.experiments.report.report import costs, report
 from noiser.experiments.trials import Work
-from noiser.views.documents import Document, Figure, Section, Table, latex, markdown, page
+from noiser.views.documents import Document, Figure, Section, Table, to_html, to_latex, to_markdown
 from tests.experiments.test_runs import run
 from tests.runs import make_place
 
@@ -180,16 +180,16 @@ def test_nothing_in_a_report_is_anybodys_markup(hostile):
     tags = []
     for word in (hostile, "harmless"):
         parser = Tags()
-        parser.feed(page(document(word)))
+        parser.feed(to_html(document(word)))
         tags.append(parser.found)
     assert tags[0] == tags[1]
-    assert "\x1b" not in page(document(hostile)) + markdown(document(hostile), "f") + latex(document(hostile), "f")
-    plain = markdown(document(hostile), "f")
+    assert "\x1b" not in to_html(document(hostile)) + to_markdown(document(hostile), "f") + to_latex(document(hostile), "f")
+    plain = to_markdown(document(hostile), "f")
     assert [line.count("|") - line.count("\\|") for line in plain.splitlines() if line.startswith("| ")] == [3, 3]
     assert "<script" not in plain.replace("\\<", "")
-    typeset = latex(document(hostile), "f")
+    typeset = to_latex(document(hostile), "f")
     assert r"\input{x}" not in typeset
-    assert latex(document(hostile), "f").count(r"\begin{tabular}") == 1
+    assert to_latex(document(hostile), "f").count(r"\begin{tabular}") == 1
 
 
 def test_a_page_needs_no_network(done):

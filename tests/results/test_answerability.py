@@ -28,7 +28,7 @@ from noiser.results.evaluation import Evaluation
 from noiser.results.records import MethodRow, MetricColumn, Record
 from noiser.results.tables import summarise
 from noiser.storage import create_once, encode, read_created
-from noiser.views.plots import broken, spread
+from noiser.views.plots import break_name, spread_apart
 from noiser.views.terminal.evaluation import to_text
 from tests.experiments.test_report import HOSTILE, Tags
 from tests.experiments.test_runs import run
@@ -244,13 +244,13 @@ def test_what_differs_is_said_of_what_was_asked_only():
 
 def test_labels_at_a_side_keep_their_order_and_distance():
     for wanted in ([0.1, 0.1, 0.1], [0.95, 0.97, 1.0], [0.0, 0.5, 1.0], []):
-        found = spread(wanted, 0.1)
+        found = spread_apart(wanted, 0.1)
         assert all(after - before >= 0.1 - 1e-9 for before, after in pairwise(found))
         assert all(0 <= place <= 1 for place in found)
-    assert spread([0.0, 0.5, 1.0], 0.1) == [0.0, 0.5, 1.0]
+    assert spread_apart([0.0, 0.5, 1.0], 0.1) == [0.0, 0.5, 1.0]
     name = "sequential_integrated_gradients:steps=16+baseline=zero"
-    assert broken(name).replace("\n", "") == name
-    assert max(map(len, broken("x" * 100).split("\n"))) <= 34
+    assert break_name(name).replace("\n", "") == name
+    assert max(map(len, break_name("x" * 100).split("\n"))) <= 34
 
 
 def judged(out, judges, model="SmolLM2"):

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from noiser.views.figure.figure import figure
 from noiser.views.terminal.attribution import heatmap
-from noiser.views.terminal.comparison import schedule
+from noiser.views.terminal.comparison import render_comparison
 from noiser.views.viewer import in_script, page
 from noiser.views.viewer.data import view
 from tests.browser import browser, needs_chromium, tab  # noqa: F401  (a fixture)
@@ -82,7 +82,7 @@ def test_a_frame_in_a_notebook_is_one_element(text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_terminal_gets_nothing_but_colours(text):
     """Mutant: labels without visible()."""
-    for shown in (schedule(everywhere(text)), heatmap(everywhere(text).attributions[0])):
+    for shown in (render_comparison(everywhere(text)), heatmap(everywhere(text).attributions[0])):
         console = Console(file=io.StringIO(), width=200, color_system=None, legacy_windows=False)
         console.print(shown)
         printed = console.file.getvalue()
@@ -97,7 +97,7 @@ def test_a_terminal_shows_markup_as_often_as_other_text():
     counts = []
     for text in ("[bold red]rich[/bold red]", "(bold red)rich(/bold red)"):
         console = Console(file=io.StringIO(), width=200, color_system=None, legacy_windows=False)
-        console.print(schedule(everywhere(text)))
+        console.print(render_comparison(everywhere(text)))
         counts.append(console.file.getvalue().count(text))
     assert counts[0] == counts[1] > 4
 

@@ -1,4 +1,4 @@
-"""Who may ask, and how: strangers, pages of other sites, clients that are slow or send too much."""
+"""Access and bounds: strangers, pages of other sites, clients that are slow or send too much."""
 
 import json
 import logging
@@ -10,10 +10,9 @@ import httpx
 import pytest
 
 from noiser.errors import OptionError
-from noiser.web import middleware as intake
-from noiser.web import server as protocol
-from noiser.web.errors import Refusal
-from noiser.web.middleware import Access, allowed_name, checked_token
+from noiser.web import middleware, server
+from noiser.web.errors import HttpError
+from noiser.web.middleware import Access, check_token, parse_allowed_host
 from tests.web_server import JSON, head, serving, until
 
 ASK = {"prompt": "abc", "method": "uniform"}
@@ -27,7 +26,7 @@ def served():
 
 
 @pytest.fixture(scope="module")
-def guarded():
+def with_token():
     with serving(access=Access(frozenset({"box.example", "tunnel.example:9000"}), TOKEN)) as found:
         yield found
 
@@ -77,7 +76,7 @@ def test_the_address_that_a_client_reached_is_our_own(address):
     name = "[fe80::1]" if "%" in address else "192.0.2.7"
     scope = {"type": "http", "method": "GET", "path": "/", "server": (address, 7860)}
     Access().check(scope | {"headers": [(b"host", f"{name}:7860".encode())]})
-    with pytest.raises(Refusal):
+    with pytest.raises(HttpError):
         Access().check(scope | {"headers": [(b"host", b"192.0.2.8:7860")]})
 
 
@@ -90,9 +89,9 @@ def test_two_hosts_or_none_are_refused(served):
 @pytest.mark.parametrize(
     ("host", "status"), [("box.example", 200), ("box.example:{port}", 200), ("tunnel.example:9000", 200), ("tunnel.example", 421)]
 )
-def test_names_may_be_allowed(guarded, host, status):
-    with guarded.client() as client:
-        assert client.get("/", headers={"Host": host.format(port=guarded.port)}).status_code == status
+def test_names_may_be_allowed(with_token, host, status):
+    with with_token.client() as client:
+        assert client.get("/", headers={"Host": host.format(port=with_token.port)}).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -111,10 +110,10 @@ def test_names_may_be_allowed(guarded, host, status):
 )
 def test_pages_of_other_origins_may_not_ask(served, headers, status):
     """Mutant: `foreign and (strict ...)`."""
-    given = {name: value.format(port=served.port) for name, value in headers.items()}
-    assert served.post("/api/attribute", ASK, **given).status_code == status
+    filled = {name: value.format(port=served.port) for name, value in headers.items()}
+    assert served.post("/api/attribute", ASK, **filled).status_code == status
     with served.client() as client:
-        assert client.get("/api/about", headers=given).status_code == status
+        assert client.get("/api/about", headers=filled).status_code == status
 
 
 def test_a_link_from_elsewhere_opens_the_page(served):
@@ -136,23 +135,23 @@ def test_a_link_from_elsewhere_opens_the_page(served):
         (f"bearer {TOKEN}", 200),
     ],
 )
-def test_the_token(guarded, value, status):
+def test_the_token(with_token, value, status):
     """Mutant: `api and self.token is not None` reads `api and False`."""
     headers = {} if value is None else {"Authorization": value}
-    answer = guarded.post("/api/attribute", ASK, **headers)
+    answer = with_token.post("/api/attribute", ASK, **headers)
     assert answer.status_code == status and (status == 200) == ("www-authenticate" not in answer.headers)
-    assert guarded.post("/api/explain", {**ASK, "method": None, "methods": ["uniform"]}, **headers).status_code == status
-    with guarded.client() as client:
+    assert with_token.post("/api/explain", {**ASK, "method": None, "methods": ["uniform"]}, **headers).status_code == status
+    with with_token.client() as client:
         assert client.get("/api/about", headers=headers).status_code == status
         assert client.get("/api/nothing", headers=headers).status_code == (401 if status == 401 else 404)
         assert client.get("/").status_code == 200, "the page itself holds no secret, and asks for the token"
 
 
-def test_the_log_has_no_secrets(guarded, caplog):
+def test_the_log_has_no_secrets(with_token, caplog):
     """Neither query strings, prompts nor tokens; and what is in a path cannot write lines of its own."""
     caplog.set_level(logging.WARNING, "httpx")
     caplog.set_level(logging.INFO)
-    with guarded.client() as client:
+    with with_token.client() as client:
         client.get("/nothing%0aforged%1b[31m?token=query-secret", headers={"Authorization": f"Bearer {TOKEN}"})
         client.post("/api/attribute", json={**ASK, "prompt": "prompt-secret"}, headers={"Authorization": f"Bearer {TOKEN}"})
     until(lambda: "POST /api/attribute" in caplog.text)
@@ -189,7 +188,7 @@ def test_a_body_says_that_it_is_json(served, headers, status):
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_megabyte_is_too_much(served, chunked):
-    """With and without a length. Mutant: what is longer is joined up to SWALLOWED."""
+    """With and without a length. Mutant: what is longer is joined up to MAX_DRAINED."""
     body = json.dumps({**ASK, "prompt": "a" * 2**20}).encode()
     with served.client() as client:
         answer = client.post("/api/attribute", content=iter([body]) if chunked else body, headers=JSON)
@@ -204,7 +203,7 @@ def test_a_length_beyond_reason_is_not_read(served):
 
 def test_a_slow_body_is_given_up(served, monkeypatch):
     """Mutant: `asyncio.timeout(None)`."""
-    monkeypatch.setattr(intake, "WITHIN", 0.3)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT", 0.3)
     answer, seconds = raw(served, head(served, "/api/attribute", 50) + b"{")
     assert answer.startswith("HTTP/1.1 408") and 0.2 < seconds < 3
 
@@ -213,9 +212,9 @@ def test_a_slow_body_is_given_up(served, monkeypatch):
 def test_slow_headers_are_given_up(served, monkeypatch, before):
     """On a new connection, and behind a request that was answered; a byte now and then does not help.
 
-    Mutant: `elif False` in `_wait_for_headers`.
+    Mutant: `elif False` in `_update_header_timer`.
     """
-    monkeypatch.setattr(protocol, "HEADERS_WITHIN", 0.5)
+    monkeypatch.setattr(server, "HEADER_TIMEOUT", 0.5)
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
         connection.sendall(before.encode())
         if before:
@@ -236,7 +235,7 @@ def test_slow_headers_are_given_up(served, monkeypatch, before):
 
 def test_an_answer_that_is_not_taken_is_given_up(served, monkeypatch):
     """A client that asks and asks and reads nothing."""
-    monkeypatch.setattr(protocol, "TAKEN_WITHIN", 0.3)
+    monkeypatch.setattr(server, "WRITE_TIMEOUT", 0.3)
     request = f"GET /template.html HTTP/1.1\r\nHost: localhost:{served.port}\r\n\r\n".encode() * 100
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -248,15 +247,15 @@ def test_an_answer_that_is_not_taken_is_given_up(served, monkeypatch):
 
 
 def test_connections_are_bounded(served, monkeypatch):
-    monkeypatch.setattr(protocol, "CONNECTIONS", 5)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 5)
     held = [socket.create_connection(("127.0.0.1", served.port), timeout=5) for _ in range(5)]
     try:
         time.sleep(0.2)
         with pytest.raises(httpx.TransportError):
             served.attribute(**ASK)
     finally:
-        for each in held:
-            each.close()
+        for connection in held:
+            connection.close()
     time.sleep(0.2)
     assert served.attribute(**ASK).status_code == 200
 
@@ -269,12 +268,13 @@ def test_headers_without_end_are_refused(served):
 @pytest.mark.parametrize("name", ["", "a b", "http://x", "*", "a:1:2", "me@host"])
 def test_names_that_are_none(name):
     with pytest.raises(OptionError):
-        allowed_name(name)
+        parse_allowed_host(name)
 
 
 def test_names_and_tokens_as_they_are_given():
-    assert allowed_name("Box.Example:80") == "box.example:80" and allowed_name("::1") == "[::1]" and allowed_name("[::1]:80") == "[::1]:80"
+    for name, normal in (("Box.Example:80", "box.example:80"), ("::1", "[::1]"), ("[::1]:80", "[::1]:80")):
+        assert parse_allowed_host(name) == normal
     for token in ("", "short", "with space in the middle", "ümläut-ümläut-ümläut"):
         with pytest.raises(OptionError):
-            checked_token(token)
-    assert checked_token(TOKEN) == TOKEN
+            check_token(token)
+    assert check_token(TOKEN) == TOKEN

@@ -1,4 +1,4 @@
-"""One model, many clients: nobody gets another's answer, the line is bounded, and who leaves costs nothing more."""
+"""One model, many clients: each gets its own answer, the queue is bounded, and a client that leaves costs nothing more."""
 
 import asyncio
 import gc
@@ -20,10 +20,10 @@ from noiser.errors import ModelError
 from noiser.methods import METHODS
 from noiser.registry import Method
 from noiser.web.errors import HttpError
+from noiser.web.eta import CostEstimates
 from noiser.web.page import EXAMPLES
 from noiser.web.queue import AnswerCache, JobQueue
 from noiser.web.requests import Limits
-from noiser.web.eta import CostEstimates
 from tests.web_server import Gate, head, serving, small, until
 
 
@@ -53,7 +53,7 @@ def heard(connection, word):
 def test_two_hundred_clients_each_get_their_own(capsys):
     """All at once, every prompt another one: text and scores are those that the library gives.
 
-    Mutants: the desk answers with what is first in its cache; a key without the prompt.
+    Mutants: the queue answers with what is first in its cache; a key without the prompt.
     """
     prompts = [f"client {n} says {n * n}" for n in range(200)]
 
@@ -136,7 +136,7 @@ def test_who_waits_hears_of_it():
 
 @pytest.mark.parametrize("path", ["/api/explain", "/api/attribute"])
 def test_a_client_that_leaves_stops_its_job(path, capsys):
-    """The model's work ends at the next batch, and the next in line begins. Mutant: `leave` does not set `job.left`."""
+    """The model's work ends at the next batch, and the next in line begins. Mutant: `cancel` does not set `job.cancelled`."""
     lm = small(token_budget=64)
     gate = Gate(lm)
     long = ask("a long question that is asked", "noiser", options={"samples": 500, "search": "exact"})
@@ -189,7 +189,8 @@ def test_a_client_that_leaves_the_line_is_not_asked_for():
             until(lambda: not served.session.queue._waiting)
             gate.open.set()
             heard(first, b'"result"')
-        key = served.session.cache_key(served.session.parse_request(json.dumps(ask("changes its mind")).encode(), streamed=True), streamed=True)
+        request = served.session.parse_request(json.dumps(ask("changes its mind")).encode(), streamed=True)
+        key = served.session.cache_key(request, streamed=True)
         assert served.session.queue.cache.get(key) is None
 
 
@@ -237,7 +238,7 @@ def test_memory_stays_where_it_is(capsys):
 
 
 def test_one_request_s_fault_is_no_other_s(monkeypatch):
-    """In the same line, between two good ones. Mutant: `_do` lets exceptions through, and the thread dies."""
+    """In the same line, between two good ones. Mutant: `_execute` lets exceptions through, and the thread dies."""
 
     def breaks(lm, clean, goal):
         raise RuntimeError("broken in the middle")
@@ -272,7 +273,7 @@ def test_a_model_that_is_being_read():
 
 
 def test_the_warm_up_makes_way():
-    """Mutant: `submit` does not set `left` on a job that yields."""
+    """Mutant: `submit` does not cancel a running job that gives way."""
     lm = small(token_budget=8)
     gate = Gate(lm)
     gate.open.clear()
@@ -283,8 +284,10 @@ def test_the_warm_up_makes_way():
             gate.open.set()
             heard(client, b'"result"')
         first = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
-        asked = served.session.parse_request(json.dumps({**first, "methods": list(DEFAULT)}).encode(), streamed=True)
-        assert served.session.queue.cache.get(served.session.cache_key(asked, streamed=True)) is None, "the warm-up did not come to its end"
+        request = served.session.parse_request(json.dumps({**first, "methods": list(DEFAULT)}).encode(), streamed=True)
+        assert served.session.queue.cache.get(served.session.cache_key(request, streamed=True)) is None, (
+            "the warm-up did not come to its end"
+        )
 
 
 def test_a_model_that_cannot_be_read():
@@ -299,13 +302,13 @@ def test_a_model_that_cannot_be_read():
 
 
 def test_a_warm_up_that_is_refused_leaves_the_model_there():
-    """The first example is longer than such a server takes. Mutant: `first` inside the try that opens the model."""
+    """The first example is longer than such a server takes. Mutant: `after_load` inside the try that opens the model."""
     with serving(small, limits=Limits(max_tokens=2), warm=True) as served:
         assert served.attribute(**ask("ab")).status_code == 200
         assert served.session.queue.status == "ready"
 
 
-def test_a_desk_that_closes_lets_everybody_go():
+def test_a_queue_that_closes_lets_everybody_go():
     lm = small(token_budget=8)
     gate = Gate(lm)
     with serving(lambda: lm) as served:

@@ -60,7 +60,7 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
         if output.form == "json":
             output.write_json(case.to_dict(), sink)
         else:
-            from noiser.views.terminal.answer_case import answered
+            from noiser.views.terminal.answer_case import render_case
 
-            console(sink).print(answered(case))
+            console(sink).print(render_case(case))
     return 0 if all(each.correct is not None for each in case.rulings) else 1

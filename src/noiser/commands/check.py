@@ -54,10 +54,10 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
         if output.form == "json":
             output.write_json(found.to_dict(), sink)
         else:
-            from noiser.views.terminal.sanity import table
+            from noiser.views.terminal.sanity import render_checkup
 
             screen = console(sink)
             if not sink.isatty():
                 screen.width = max(screen.width, 20 + 20 * len(found.methods))
-            screen.print(table(found))
+            screen.print(render_checkup(found))
     return 1 if found.outcomes.get("fail") else 0

@@ -86,10 +86,10 @@ def run(model: str, load_options: Mapping[str, Any], wanted: Wanted, output: Out
                     plain["normalized"] = {"how": wanted.normalize, "scores": each.normalized(wanted.normalize).tolist()}
             output.write_json(record, sink)
         else:
-            from noiser.views.terminal.comparison import schedule
+            from noiser.views.terminal.comparison import render_comparison
 
             screen = console(sink)
             if not sink.isatty():
                 screen.width = max(screen.width, 24 + 30 * len(found.attributions))
-            screen.print(schedule(found, wanted.normalize, wanted.by))
+            screen.print(render_comparison(found, wanted.normalize, wanted.by))
     return 1 if found.failures else 0

@@ -151,12 +151,12 @@ def _write(found: Evaluation, output: Output, sink: Any) -> None:
     if output.form == "json":
         output.write_json(found.to_dict(), sink)
         return
-    from noiser.views.terminal.evaluation import tables
+    from noiser.views.terminal.evaluation import render_evaluation
 
     screen = console(sink)
     if not sink.isatty():
         screen.width = 120
-    screen.print(tables(found))
+    screen.print(render_evaluation(found))
 
 
 def explain(output: Output) -> int:

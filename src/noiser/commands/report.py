@@ -13,7 +13,7 @@ from noiser.experiments.folder import RunFolder
 from noiser.experiments.merge import merge
 from noiser.experiments.report.report import report
 from noiser.storage import write_whole
-from noiser.views.documents import Document, latex, markdown, page
+from noiser.views.documents import Document, to_html, to_latex, to_markdown
 
 FORMATS = ("md", "html", "latex")
 
@@ -31,7 +31,7 @@ def run(folder: Path, output: Output, figures: Path | None, *, timings: bool = T
 
 def rendered(document: Document, form: str, figures: str | None = "figures") -> str:
     """The document in its form, with where its plots are found from there; None: they are not."""
-    return page(document) if form == "html" else markdown(document, figures) if form == "md" else latex(document, figures)
+    return to_html(document) if form == "html" else to_markdown(document, figures) if form == "md" else to_latex(document, figures)
 
 
 def save_figures(document: Document, folder: Path) -> None:

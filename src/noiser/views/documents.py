@@ -59,7 +59,7 @@ class Document:
         return [figure for section in self.sections for figure in section.figures]
 
 
-def markdown(document: Document, figures: str | None) -> str:
+def to_markdown(document: Document, figures: str | None) -> str:
     """The document; its plots are looked for as SVG in the folder `figures`, relative to it. None: it goes without."""
     lines = [f"# {text(document.title)}"]
     for section in document.sections:
@@ -97,7 +97,7 @@ SPECIAL = {
 }  # fmt: skip
 
 
-def latex(document: Document, figures: str | None) -> str:
+def to_latex(document: Document, figures: str | None) -> str:
     """The document's body: it needs the packages booktabs, graphicx and, for \\textquotedbl, fontenc with T1. Plots are looked
     for as PNG in the folder `figures`. None: it goes without."""
     lines = [f"% {latex_text(document.title)}", r"% \usepackage[T1]{fontenc} \usepackage{booktabs} \usepackage{graphicx}"]
@@ -150,7 +150,7 @@ figure { margin: 1.5rem 0; } figure img { max-width: 100%; background: white; } 
 """
 
 
-def page(document: Document) -> str:
+def to_html(document: Document) -> str:
     """The document, its plots inside it. A policy in its head forbids every request, and every script but the viewer's own, which is
     there where a section has samples to show."""
     body = "\n".join(map(_report_page_section, document.sections))

@@ -40,10 +40,10 @@ def save_plots(summaries: Sequence[Summary], model: str, folder: Path) -> list[P
 
 def draw(summary: Summary, model: str, path: Path) -> None:
     """One metric's plot, in the form that the path ends with."""
-    write_file(path, forest(summary, model, path.suffix[1:]))
+    write_file(path, forest_plot(summary, model, path.suffix[1:]))
 
 
-def forest(summary: Summary, model: str, form: str) -> bytes:
+def forest_plot(summary: Summary, model: str, form: str) -> bytes:
     """One metric's plot as `svg` or `png`: a dot and a bar a row, best on top, controls as squares."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ SHADES = {"relative": "#2166ac", "capital": "#67a9cf", "main part": "0.75", "dis
 """Of the parts of a prompt; readable for colour-blind people and in grey."""
 
 
-def cost(points: Sequence[CostPoint], title: str, form: str) -> bytes:
+def cost_plot(points: Sequence[CostPoint], title: str, form: str) -> bytes:
     """Faithfulness with its interval against the seconds that a sample takes, on a logarithmic axis; random is
     at 0. As `svg` or `png`."""
     from matplotlib import rc_context
@@ -125,7 +125,7 @@ def cost(points: Sequence[CostPoint], title: str, form: str) -> bytes:
         return saved(figure, form)
 
 
-def shares(rows: Mapping[str, Mapping[str, Number]], title: str, form: str) -> bytes:
+def share_plot(rows: Mapping[str, Mapping[str, Number]], title: str, form: str) -> bytes:
     """For each method a bar, divided into the shares of its score that lie on each part of the prompt; the interval of each
     share as a line at its end. As `svg` or `png`."""
     from matplotlib import rc_context
@@ -167,7 +167,7 @@ LONG = 34
 """Characters of a label at the side of a scatter; a longer one is broken after its options' signs, or where it has to be."""
 
 
-def least(summary: LeastSummary, title: str, form: str) -> bytes:
+def minimal_words_plot(summary: LeastSummary, title: str, form: str) -> bytes:
     """For each method the share of samples that so few words or fewer are enough for, as a grey step, and the mean with its
     interval below. As `svg` or `png`."""
     from matplotlib import rc_context
@@ -201,7 +201,7 @@ def _interval(axes: Any, found: Number, height: int, colour: Any) -> None:
         axes.plot([found.low, found.high], [height, height], color=colour, linewidth=2, solid_capstyle="round", alpha=0.6)
 
 
-def against(found: Correlation, title: str, form: str) -> bytes:
+def correlation_plot(found: Correlation, title: str, form: str) -> bytes:
     """Each method's faithfulness and rate with both intervals; names at the side, controls in grey. As `svg` or `png`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -242,16 +242,16 @@ def _labels(axes: Any, points: Sequence[tuple[str, bool, float, float]]) -> None
     hardly cross."""
     bottom, top = axes.get_ylim()
     ordered = sorted(points, key=lambda point: (point[3], point[2]))
-    places = spread([(y - bottom) / (top - bottom) for *_, y in ordered], 0.9 / max(12, len(points)))
+    places = spread_apart([(y - bottom) / (top - bottom) for *_, y in ordered], 0.9 / max(12, len(points)))
     for (name, control, x, y), place in zip(ordered, places, strict=True):
         axes.annotate(
-            broken(visible(name)), (x, y), xytext=(1.03, place), textcoords="axes fraction", va="center", fontsize=8, linespacing=0.9,
+            break_name(visible(name)), (x, y), xytext=(1.03, place), textcoords="axes fraction", va="center", fontsize=8, linespacing=0.9,
             color=GREY if control else "black", arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4,
                         "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def spread_apart(wanted: Sequence[float], gap: float) -> list[float]:
     """Heights in [0, 1], ascending as those wanted, at least `gap` apart where that many fit: half way between moving those that
     are too near up, and moving them down."""
     down = [1.0 - place for place in _upwards([1.0 - place for place in reversed(wanted)], gap)][::-1]
@@ -269,7 +269,7 @@ def _upwards(wanted: Sequence[float], gap: float) -> list[float]:
     return found
 
 
-def broken(name: str) -> str:
+def break_name(name: str) -> str:
     """In lines of at most LONG characters: broken after a colon or plus where there is one."""
     lines = [""]
     for character in name:

@@ -72,7 +72,7 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
         "prompt": either(TEXT, NULL),
         "messages": {**either(listed(message, minItems=1), NULL), "description": "A chat, instead of a prompt."},
         "input_ids": {**either(listed(INTEGER, minItems=1), NULL), "description": "Token ids, instead of a prompt."},
-        "method": {**either({"enum": list(methods)}, NULL), "description": "One method, for an Attribution. A stream answers with a Comparison of this one."},
+        "method": {**either({"enum": list(methods)}, NULL), "description": "One method, for an Attribution; a stream gives a Comparison."},
         "options": {**either(OBJECT, NULL), "description": "The options of that one method, see options.NAME."},
         "methods": {
             **either(listed({"enum": list(methods)}, minItems=1), record(options, optional=tuple(options), minProperties=1), NULL),
@@ -80,7 +80,7 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
         },
         "target": {**words, "description": "What to explain, leading space included. null: the model's own next token."},
         "foil": {**words, "description": "Explain why the model prefers the target to this."},
-        "continuation": {**words, "description": "A text that follows the prompt. Each of its tokens is explained by all tokens before it."},
+        "continuation": {**words, "description": "A text that follows. Each of its tokens is explained by all before it."},
         "generate": either({"type": "integer", "minimum": 1, "maximum": LIMITS.max_generate}, NULL),
         "span": {
             **either(listed(INTEGER, minItems=2, maxItems=2), NULL),
@@ -216,7 +216,7 @@ def openapi(methods: Mapping[str, Method]) -> dict[str, Any]:
         "paths": _paths(),
         "components": {
             "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Needed if the server was started with a token."}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "If the server was started with a token."}},
         },
         "security": [{}, {"token": []}],
     }
@@ -231,7 +231,11 @@ def _paths() -> dict[str, Any]:
         },
         "/api/attribute": {
             "post": _operation(
-                "attribute", "Explain, in one answer", "What `noiser attribute` or `compare --format json` prints.", attribute, has_body=True
+                "attribute",
+                "Explain, in one answer",
+                "What `noiser attribute --format json` or `compare` prints.",
+                attribute,
+                has_body=True,
             )
         },
         "/api/explain": {

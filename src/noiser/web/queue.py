@@ -67,9 +67,7 @@ class JobQueue:
         self._thread = threading.Thread(target=self._run, args=(load, after_load), name="noiser-queue", daemon=True)
         self._thread.start()
 
-    def submit(
-        self, key: str, function: Callable[[Job], bytes], on_change: Callable[[Job], None], *, gives_way: bool = False
-    ) -> Job:
+    def submit(self, key: str, function: Callable[[Job], bytes], on_change: Callable[[Job], None], *, gives_way: bool = False) -> Job:
         """Put a new job at the end of the queue. A running job that gives way is stopped, unless it has the same key.
 
         Raises HttpError: 429 if the queue is full, 503 if there is no model.

@@ -190,10 +190,14 @@ def _messages(value: Any, limits: Limits) -> list[dict[str, str]]:
     if len(value) > limits.max_messages:
         raise OptionError(f"a chat may have at most {limits.max_messages} messages here; got {len(value):,}")
     for number, message in enumerate(value):
-        valid = isinstance(message, dict) and set(message) == {"role", "content"} and all(isinstance(text, str) for text in message.values())
+        valid = isinstance(message, dict) and set(message) == {"role", "content"} and all(map(_is_text, message.values()))
         if not valid or len(message["role"]) > MAX_OPTION:
             raise OptionError(f"message {number} must have a role and a content, both texts, and nothing else; got {quote(message)}")
     return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _check_length(characters: int, limits: Limits) -> None:

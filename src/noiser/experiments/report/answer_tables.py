@@ -9,8 +9,8 @@ from noiser.experiments.trials import VALUE
 from noiser.results.answer_comparison import Agreement, Correlation, LeastSummary, faithfulness_against, judge_agreements, least_summaries
 from noiser.results.answerability import CONDITIONS, AnswerRow, AnswerSummary, Rate, answer_summaries, answerers
 from noiser.results.records import MethodRow
-from noiser.views import plots
 from noiser.views.documents import Figure, Form, Section, Table
+from noiser.views.plots import correlation_plot, minimal_words_plot
 
 PUBLISHED = {"top1": "Table 3: ", "top5": "Table 6: "}
 FORMS = {"top1": "top-1", "top5": "top-5"}
@@ -161,7 +161,7 @@ def _least_table(summary: LeastSummary, result: PartResult, where: str) -> Table
 
 def _least_figure(summary: LeastSummary, name: str, where: str) -> Figure:
     def draw(form: Form) -> bytes:
-        return plots.least(summary, where, form)
+        return minimal_words_plot(summary, where, form)
 
     return Figure(name, f"Figure 3: the smallest share of words that the judge still answers with, {where}", draw)
 
@@ -187,6 +187,6 @@ def _against_title(found: Correlation, where: str) -> str:
 
 def _against_figure(found: Correlation, name: str, where: str) -> Figure:
     def draw(form: Form) -> bytes:
-        return plots.against(found, f"{found.faithfulness} and {found.answerability}\n{where}", form)
+        return correlation_plot(found, f"{found.faithfulness} and {found.answerability}\n{where}", form)
 
     return Figure(name, _against_title(found, where), draw)

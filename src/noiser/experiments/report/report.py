@@ -13,9 +13,8 @@ from noiser.experiments.report.tables import PartResult, bounds_table, counts_ta
 from noiser.experiments.run import outcome
 from noiser.experiments.trials import ATTRIBUTION, GridCell, Work
 from noiser.results.tables import FAITHFULNESS
-from noiser.views import plots
 from noiser.views.documents import Document, Figure, Form, Section, Table
-from noiser.views.plots import forest
+from noiser.views.plots import cost_plot, forest_plot, share_plot
 
 LARGE = ("steps", "trace", "notes")
 """What a record has for other readers."""
@@ -83,7 +82,7 @@ def _forests(results: Sequence[PartResult]) -> Iterator[Figure]:
         for number_, (name, summary) in enumerate(each.summaries.items()):
 
             def draw(form: Form, summary: Any = summary, model: str = each.part.model) -> bytes:
-                return forest(summary, model, form)
+                return forest_plot(summary, model, form)
 
             yield Figure(f"metric-{place}-{number_}", f"{name} of {each.part.model} on {each.part.data}, 95 % intervals", draw)
 
@@ -101,7 +100,7 @@ def _mass(result: PartResult) -> Section:
         tables.append(Table(f"Shares of the positive scores: {where}", columns, tuple(cells)))
 
         def draw(form: Form, rows: Mapping[str, longra.Mass] = rows, where: str = where) -> bytes:
-            return plots.shares({method: own.parts for method, own in rows.items()}, where, form)
+            return share_plot({method: own.parts for method, own in rows.items()}, where, form)
 
         figures.append(Figure(f"longra-{place}-{_slug(kind)}", f"Figure 2: where the positive scores lie, {where}", draw))
     said = (
@@ -130,7 +129,7 @@ def _costs(results: Sequence[PartResult]) -> Section:
         points = [(row.method, spent[row.method]["seconds"], row.log_ratio) for row in rows if row.method in spent]
 
         def draw(form: Form, points: Any = points, title: str = f"{name}: {each.part.model} on {each.part.data}") -> bytes:
-            return plots.cost(points, title, form)
+            return cost_plot(points, title, form)
 
         figures.append(Figure(f"cost-{place}", f"Faithfulness against seconds: {each.part.model} on {each.part.data}", draw))
     return Section("Cost", (), tuple(tables), tuple(figures))

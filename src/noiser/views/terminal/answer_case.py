@@ -30,10 +30,10 @@ RIGHT, WRONG = Style(color="green", bold=True), Style(color="red")
 
 def to_text(case: Case, width: int = 100) -> str:
     """The case without colour, as `print` shows it."""
-    return plain(answered(case), width)
+    return plain(render_case(case), width)
 
 
-def answered(case: Case) -> RenderableType:
+def render_case(case: Case) -> RenderableType:
     """The question, the prompt with its kept words marked, each judge's replies, the verdicts, and what makes them doubtful."""
     blocks: list[RenderableType] = [question(case.attribution.target, case.attribution.model), Text()]
     blocks += [Padding(_prompt(case), (0, 2)), Text(), *_legend(case)]

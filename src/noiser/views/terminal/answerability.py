@@ -22,7 +22,7 @@ LEGEND = (
 )
 
 
-def answer_blocks(evaluation: Evaluation) -> Iterator[RenderableType]:
+def render_answerability(evaluation: Evaluation) -> Iterator[RenderableType]:
     """A table for each judge and form, a line for each two judges; nothing where no judge was asked."""
     about = evaluation.records, evaluation.contenders, evaluation.gauges, evaluation.seed
     summaries = answer_summaries(*about)

@@ -13,10 +13,10 @@ from noiser.views.terminal.attribution import MOST_BARS, line, plain, question, 
 
 def to_text(comparison: Comparison, width: int = 120) -> str:
     """The comparison without colour, as `print` shows it."""
-    return plain(schedule(comparison), width)
+    return plain(render_comparison(comparison), width)
 
 
-def schedule(comparison: Comparison, normalization: str = "none", by: str | None = None) -> RenderableType:
+def render_comparison(comparison: Comparison, normalization: str = "none", by: str | None = None) -> RenderableType:
     """For each target the prompt once a method, and the scores in columns; then agreement, costs and warnings."""
     first = comparison.attributions[0]
     by = by or (first.unit if len({each.unit for each in comparison.attributions}) == 1 else "token")

@@ -11,7 +11,7 @@ from noiser.results.attribution import Cost
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import Number, Row, Summary
 from noiser.views.escape import visible
-from noiser.views.terminal.answerability import answer_blocks
+from noiser.views.terminal.answerability import render_answerability
 from noiser.views.terminal.attribution import plain
 
 COLUMNS = 3
@@ -21,17 +21,17 @@ ARROWS = {"higher": "\u2191 higher is better", "lower": "\u2193 lower is better"
 
 def to_text(evaluation: Evaluation, width: int = 120) -> str:
     """The evaluation without colour, as `print` shows it."""
-    return plain(tables(evaluation), width)
+    return plain(render_evaluation(evaluation), width)
 
 
-def tables(evaluation: Evaluation) -> RenderableType:
+def render_evaluation(evaluation: Evaluation) -> RenderableType:
     """Methods by metrics, best first; the controls; remarks, accounting and costs."""
     order = ranking(evaluation)
     summaries = iter(evaluation.summaries)
     blocks: list[RenderableType] = [Text(f"{visible(evaluation.model)}, {evaluation.samples} samples", style="bold")]
     while part := list(islice(summaries, COLUMNS)):
         blocks += [Text(), _table(part, order)]
-    blocks += [Text(), Text(_legend(evaluation), style="dim"), *answer_blocks(evaluation)]
+    blocks += [Text(), Text(_legend(evaluation), style="dim"), *render_answerability(evaluation)]
     blocks += [*_remarks(evaluation), Text(), *_accounting(evaluation)]
     return Group(*blocks)
 

@@ -14,10 +14,10 @@ MARKS = {"pass": "\u2713 pass", "fail": "\u2717 fail", "not applicable": "\u2013
 
 def to_text(checkup: Checkup, width: int = 120) -> str:
     """The checkup without colour, as `print` shows it."""
-    return plain(table(checkup), width)
+    return plain(render_checkup(checkup), width)
 
 
-def table(checkup: Checkup) -> RenderableType:
+def render_checkup(checkup: Checkup) -> RenderableType:
     """Checks by methods with their figures; what each check wants; what did not pass, and why."""
     verdicts = {(each.check, each.method): each for each in checkup.verdicts}
     grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
