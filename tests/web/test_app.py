@@ -86,6 +86,26 @@ def test_a_comparison_and_a_view_are_what_the_library_gives(served):
     assert again[0]["view"] == last["view"]
 
 
+def test_one_method_is_compared_with_itself_under_other_options(served):
+    """Rows are named by their labels, in a list, in a mapping, and alone. Mutant: `keys[attribution.method]` in `_observe`."""
+    labels = ["noiser:samples=2", "noiser:samples=2+bound=none", "uniform"]
+    answer = served.attribute(prompt=PROMPT, methods=labels)
+    assert numbers(answer.json()) == numbers(json.loads(noiser.compare(small(), PROMPT, labels).to_json()))
+    assert answer.json()["methods"] == labels
+    against("Comparison", answer.json())
+    (*_, last) = served.events(prompt=PROMPT, methods={"noiser": {"samples": 2}, labels[1]: {}})
+    assert [row.get("label", row["method"]) for row in last["view"]["rows"]] == ["noiser", labels[1]]
+    against("Event", last)
+    alone = served.attribute(prompt=PROMPT, method=labels[1]).json()
+    assert alone["label"] == labels[1] and alone["options"]["bound"] == "none"
+    against("Attribution", alone)
+    for request in ({"method": labels[0]}, {"methods": labels}, {"methods": {labels[0]: {}, "noiser": {"samples": 3}}}):
+        against("Request", {"prompt": PROMPT, **request})
+    for wrong in (["noiser", "noiser:samples=10"], ["noiser:samples=2", "noiser:samples=2"]):
+        refused = served.attribute(prompt=PROMPT, methods=wrong)
+        assert refused.status_code == 422 and "noiser" in refused.json()["error"]["message"]
+
+
 def test_curves_come_with_a_stream_and_where_they_are_asked_for(served):
     (*_, last) = served.events(input_ids=[70, 71, 72, 73], methods=["occlusion"])
     (curve,) = last["view"]["rows"][0]["curves"]
@@ -133,6 +153,9 @@ NESTED = b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (422, {**GOOD, "method": "noise"}, "no method"),
         (422, {**GOOD, "method": "inseq:saliency"}, "no method"),
         (422, {**GOOD, "method": {"a": 1}}, "no method"),
+        (422, {**GOOD, "method": "noiser:bound"}, "no method"),
+        (422, {**GOOD, "method": "noiser:tarjet=1"}, "no option"),
+        (422, {**GOOD, "method": "noiser:" + "+".join(["samples=3"] * 50)}, "no method"),
         (422, {**GOOD, "options": {"samples": 3}}, "no option"),
         (422, {"prompt": PROMPT, "method": "noiser", "options": {"samples": 0}}, "from 1"),
         (422, {"prompt": PROMPT, "method": "noiser", "options": {"samples": [[[[[1]]]]]}}, "short text"),

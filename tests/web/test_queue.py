@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import noiser
-from noiser.attribution.compare import DEFAULT
+from noiser.attribution.compare import DEFAULT_METHODS
 from noiser.errors import ModelError
 from noiser.methods import METHODS
 from noiser.registry import Method
@@ -240,7 +240,7 @@ def test_memory_stays_where_it_is(capsys):
 def test_one_request_s_fault_is_no_other_s(monkeypatch):
     """In the same line, between two good ones. Mutant: `_execute` lets exceptions through, and the thread dies."""
 
-    def breaks(lm, clean, goal):
+    def breaks(lm, clean, objective):
         raise RuntimeError("broken in the middle")
 
     monkeypatch.setitem(METHODS, "recency", Method(name="recency", source="", family="", function=breaks))
@@ -284,7 +284,7 @@ def test_the_warm_up_makes_way():
             gate.open.set()
             heard(client, b'"result"')
         first = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
-        request = served.session.parse_request(json.dumps({**first, "methods": list(DEFAULT)}).encode(), streamed=True)
+        request = served.session.parse_request(json.dumps({**first, "methods": list(DEFAULT_METHODS)}).encode(), streamed=True)
         assert served.session.queue.cache.get(served.session.cache_key(request, streamed=True)) is None, (
             "the warm-up did not come to its end"
         )

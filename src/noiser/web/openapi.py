@@ -67,16 +67,18 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
     """The body of a request."""
     words = either(TEXT, INTEGER, listed(INTEGER, minItems=1, maxItems=LIMITS.max_generate), NULL)
     message = record({"role": TEXT, "content": TEXT})
+    label = {"type": "string", "pattern": f"^({'|'.join(methods)})(:.+=.*)?$", "description": "A method; it may carry options."}
     options = {name: ref(f"options.{name}") for name in methods}
+    labelled = {"patternProperties": {f"^({'|'.join(methods)}):.+=": OBJECT}}
     fields: dict[str, Schema] = {
         "prompt": either(TEXT, NULL),
         "messages": {**either(listed(message, minItems=1), NULL), "description": "A chat, instead of a prompt."},
         "input_ids": {**either(listed(INTEGER, minItems=1), NULL), "description": "Token ids, instead of a prompt."},
-        "method": {**either({"enum": list(methods)}, NULL), "description": "One method, for an Attribution; a stream gives a Comparison."},
+        "method": {**either(label, NULL), "description": "One method, for an Attribution; a stream gives a Comparison."},
         "options": {**either(OBJECT, NULL), "description": "The options of that one method, see options.NAME."},
         "methods": {
-            **either(listed({"enum": list(methods)}, minItems=1), record(options, optional=tuple(options), minProperties=1), NULL),
-            "description": "Several methods, for a Comparison: names, or names with options.",
+            **either(listed(label, minItems=1), record(options, optional=tuple(options), minProperties=1, **labelled), NULL),
+            "description": "Several methods, for a Comparison: labels (noiser:bound=none), or labels with options.",
         },
         "target": {**words, "description": "What to explain, leading space included. null: the model's own next token."},
         "foil": {**words, "description": "Explain why the model prefers the target to this."},
@@ -102,7 +104,7 @@ def result_schemas() -> dict[str, Schema]:
     curve = {"order": IDS, "counts": IDS, "removed": NUMBERS, "kept": NUMBERS, "operator": TEXT}
     attribution: dict[str, Schema] = {
         "schema": {"const": 1}, "model": TEXT, "revision": TEXT, "method": TEXT, "options": OBJECT,
-        "seed": either(INTEGER, NULL), "prompt": ref("Prompt"), "target": ref("Target"), "targets": listed(ref("Target")),
+        "seed": either(INTEGER, NULL), "label": TEXT, "prompt": ref("Prompt"), "target": ref("Target"), "targets": listed(ref("Target")),
         "unit": TEXT, "scores": {**listed(NUMBERS), "description": "[targets, tokens]; a higher score supports the target more."},
         "notes": OBJECT, "cost": ref("Cost"), "curves": listed(ref("Curve")),
     }  # fmt: skip
@@ -118,7 +120,7 @@ def result_schemas() -> dict[str, Schema]:
         "Curve": record(curve),
         "Agreement": record({"spearman": pairs, "top3_overlap": pairs}),
         "ViewAgreement": record({"spearman": pairs, "top3_overlap": pairs, "targets": listed(pairs)}),
-        "Attribution": record(attribution, optional=("curves",)),
+        "Attribution": record(attribution, optional=("curves", "label")),
         "Comparison": record(comparison),
     }
 
@@ -127,13 +129,13 @@ def view_schema() -> Schema:
     """What the viewer draws. docs/viewer.md explains the fields."""
     per_token = {"labels": TEXTS, "texts": TEXTS, "special": listed(BOOLEAN)}
     row: dict[str, Schema] = {
-        "method": TEXT, "options": OBJECT, "seed": either(INTEGER, NULL), "unit": TEXT, "scores": listed(NUMBERS),
+        "method": TEXT, "label": TEXT, "options": OBJECT, "seed": either(INTEGER, NULL), "unit": TEXT, "scores": listed(NUMBERS),
         "notes": OBJECT, "cost": ref("Cost"), "curves": listed(either(ref("Curve"), NULL)),
     }  # fmt: skip
     fields: dict[str, Schema] = {
         "schema": {"const": 1}, "noiser": TEXT, "title": TEXT, "model": TEXT, "revision": TEXT, "comparison": BOOLEAN,
         "prompt": ref("Prompt"), **per_token, "roles": {"type": "object", "additionalProperties": TEXT}, "units": OBJECT,
-        "targets": listed(OBJECT), "rows": listed(record(row, closed=False)), "agreement": ref("ViewAgreement"),
+        "targets": listed(OBJECT), "rows": listed(record(row, optional=("label",), closed=False)), "agreement": ref("ViewAgreement"),
         "failures": {"type": "object", "additionalProperties": TEXT}, "evaluation": either(OBJECT, NULL),
     }  # fmt: skip
     return record(fields, optional=("roles",), closed=False)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from noiser.attribution.compare import checked
 from noiser.errors import OptionError
 from noiser.lm.target import Question
-from noiser.methods import METHODS
+from noiser.methods import METHODS, parse, parse_all
+from noiser.registry import MethodSpec, read_label
 from noiser.web.errors import HttpError
 
 SOURCES = ("prompt", "messages", "input_ids")
@@ -17,6 +17,8 @@ WORDS = ("target", "foil", "continuation")
 FIELDS = (*SOURCES, "method", "options", "methods", *WORDS, "generate", "span", "quantity", "curves")
 MAX_OPTION = 100
 """Characters of an option's name or value, a quantity or a role."""
+MAX_LABEL = 300
+"""Characters of a method's name with its options."""
 MAX_DIGITS = 18
 """Digits of a whole number; token ids and counts are shorter."""
 
@@ -54,8 +56,7 @@ class AttributionRequest:
 
     source: str | list[Any]
     """The prompt, as `LanguageModel.prompt` takes it."""
-    methods: dict[str, dict[str, Any]]
-    """Each method with all of its options."""
+    methods: tuple[MethodSpec, ...]
     question: Question
     curves: bool
     single: bool
@@ -65,7 +66,8 @@ class AttributionRequest:
     def key(self) -> str:
         """Everything that the answer depends on, except the model."""
         question = {field.name: getattr(self.question, field.name) for field in fields(self.question)}
-        plain = [self.source, list(self.methods.items()), question, self.curves, self.single]
+        methods = [(spec.label, dict(spec.options)) for spec in self.methods]
+        plain = [self.source, methods, question, self.curves, self.single]
         return json.dumps(plain, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -232,30 +234,32 @@ def _span(value: Any) -> tuple[int, int] | None:
     return value[0], value[1]
 
 
-def _methods(record: Mapping[str, Any], limits: Limits) -> tuple[dict[str, dict[str, Any]], bool]:
-    """Each method with all of its options, and whether a single `method` was named."""
+def _methods(record: Mapping[str, Any], limits: Limits) -> tuple[tuple[MethodSpec, ...], bool]:
+    """The methods with all of their options, and whether a single `method` was named."""
     single, several = record.get("method"), record.get("methods")
     if (single is None) == (several is None):
         raise OptionError(f"give one of method and methods; got {'none' if single is None else 'both'}")
     if single is not None:
-        return checked({_known_name(single): _options(single, record.get("options"))}), True
+        return (parse(_known_label(single), _options(single, record.get("options"))),), True
     if record.get("options") is not None:
         raise OptionError('options belong to a single method; several methods take theirs as {"methods": {"noiser": {"samples": 20}}}')
     if not isinstance(several, list | dict) or not several:
         raise OptionError(f"methods must be names in a list, or names with options; got {quote(several)}")
     if len(several) > limits.max_methods:
         raise OptionError(f"at most {limits.max_methods} methods at a time; got {len(several)}")
-    names = [_known_name(name) for name in several]
-    if isinstance(several, list):
-        return checked(names), False
-    return checked({name: _options(name, options) for name, options in several.items()}), False
+    labels = [_known_label(label) for label in several]
+    options = several if isinstance(several, dict) else {}
+    return tuple(parse_all({label: _options(label, options.get(label)) for label in labels} if options else labels)), False
 
 
-def _known_name(name: Any) -> str:
-    """A name that `noiser methods` lists. Inseq's methods are refused: they take options of any form and may read pickles."""
-    if not isinstance(name, str) or name not in METHODS:
-        raise OptionError(f"there is no method {quote(name)}; there are {', '.join(sorted(METHODS))}")
-    return name
+def _known_label(label: Any) -> str:
+    """A method that `noiser methods` lists, with or without options: `noiser:bound=none`.
+
+    Inseq's methods are refused: they take options of any form and may read pickles.
+    """
+    if not isinstance(label, str) or len(label) > MAX_LABEL or read_label(label)[0] not in METHODS:
+        raise OptionError(f"there is no method {quote(label)}; there are {', '.join(sorted(METHODS))}")
+    return label
 
 
 def _options(name: str, options: Any) -> dict[str, Any]:

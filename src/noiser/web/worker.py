@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from noiser.attribution.compare import compare
 from noiser.attribution.curves import with_curves
 from noiser.errors import OptionError
 from noiser.lm.model import LanguageModel
+from noiser.registry import MethodSpec
 from noiser.results.attribution import Attribution, Comparison
 from noiser.views.viewer.data import view
 from noiser.web.eta import CostEstimates
@@ -38,7 +39,7 @@ def job_function(
 
     def run(job: Job) -> bytes:
         size = _checked_size(lm, request, limits)
-        keys = {name: _estimate_key(name, options) for name, options in request.methods.items()}
+        keys = {spec.label: _estimate_key(spec) for spec in request.methods}
         curves = [(CURVES, f"{CURVES} {len(keys)}")] if request.curves else []
         progress = ProgressReporter(job, [*keys.items(), *curves], size, estimates)
         with lm.progress_callback(progress.on_batch), _cancellable(job):
@@ -147,27 +148,25 @@ def _checked_size(lm: LanguageModel, request: AttributionRequest, limits: Limits
     length += following
     if length > limits.max_tokens:
         raise prompt_too_long(f"the prompt has {length:,} tokens", limits)
-    for name, options in request.methods.items():
-        samples = options.get("samples", 0)
+    for spec in request.methods:
+        samples = spec.options.get("samples", 0)
         if isinstance(samples, int) and samples * length > limits.max_draws:
-            raise OptionError(f"{name}: at most {limits.max_draws // length:,} samples for {length:,} tokens here; got {samples:,}")
+            raise OptionError(f"{spec.label}: at most {limits.max_draws // length:,} samples for {length:,} tokens here; got {samples:,}")
     several = question.target is None and question.span is None
     return length, max(1, following) if several else 1
 
 
 def _explain(lm: LanguageModel, request: AttributionRequest, progress: ProgressReporter) -> Attribution | Comparison:
-    question = vars(request.question)
     if not request.single:
-        return compare(lm, request.source, request.methods, **question, on_method=progress.begin)
-    ((name, options),) = request.methods.items()
-    return attribute(lm, request.source, name, **question, **options)
+        return compare(lm, request.source, request.methods, request.question, on_method=progress.begin)
+    return attribute(lm, request.source, request.methods[0], request.question)
 
 
-def _estimate_key(name: str, options: Mapping[str, Any]) -> str:
+def _estimate_key(spec: MethodSpec) -> str:
     """The seed is left out: it does not change the cost."""
-    return f"{name} {sorted((option, value) for option, value in options.items() if option != 'seed')}"
+    return f"{spec.name} {sorted((option, value) for option, value in spec.options.items() if option != 'seed')}"
 
 
 def _observe(result: Attribution | Comparison, keys: dict[str, str], size: Size, estimates: CostEstimates) -> None:
     for attribution in result.attributions if isinstance(result, Comparison) else (result,):
-        estimates.observe(keys[attribution.method], *size, attribution.cost.seconds, attribution.cost.forward_tokens)
+        estimates.observe(keys[attribution.label], *size, attribution.cost.seconds, attribution.cost.forward_tokens)
