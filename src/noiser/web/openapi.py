@@ -69,7 +69,7 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
     message = record({"role": TEXT, "content": TEXT})
     label = {"type": "string", "pattern": f"^({'|'.join(methods)})(:.+=.*)?$", "description": "A method; it may carry options."}
     options = {name: ref(f"options.{name}") for name in methods}
-    labelled = {"patternProperties": {f"^({'|'.join(methods)}):.+=": OBJECT}}
+    with_options = {f"^({'|'.join(methods)}):.+=": OBJECT}
     fields: dict[str, Schema] = {
         "prompt": either(TEXT, NULL),
         "messages": {**either(listed(message, minItems=1), NULL), "description": "A chat, instead of a prompt."},
@@ -77,7 +77,9 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
         "method": {**either(label, NULL), "description": "One method, for an Attribution; a stream gives a Comparison."},
         "options": {**either(OBJECT, NULL), "description": "The options of that one method, see options.NAME."},
         "methods": {
-            **either(listed(label, minItems=1), record(options, optional=tuple(options), minProperties=1, **labelled), NULL),
+            **either(
+                listed(label, minItems=1), record(options, optional=tuple(options), minProperties=1, patternProperties=with_options), NULL
+            ),
             "description": "Several methods, for a Comparison: labels (noiser:bound=none), or labels with options.",
         },
         "target": {**words, "description": "What to explain, leading space included. null: the model's own next token."},
