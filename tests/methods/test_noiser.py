@@ -30,19 +30,27 @@ def toy(tokenizer, *arguments, kind=ToyLM, **options):
     return noiser.LanguageModel(kind(*arguments, **options), tokenizer)
 
 
-OFTEN = [pytest.param(each, marks=() if each["norm"] is None else pytest.mark.slow) for each in VECTORS]
+DAILY = [pytest.param(vector, marks=() if vector["norm"] == "None" else pytest.mark.slow) for vector in VECTORS]
 
 
-@pytest.mark.parametrize("vector", OFTEN, ids=lambda v: f"{v['prompt'][:12]}-{v['norm']}")
+def test_some_official_vectors_run_daily():
+    assert 2 <= sum(not param.marks for param in DAILY) < len(DAILY)
+
+
+@pytest.mark.parametrize("vector", DAILY, ids=lambda v: f"{v['prompt'][:12]}-{v['norm']}")
 def test_official_gives_the_released_codes_numbers_on_the_real_model(smol, vector):
+    """The drops in probability agree to 4e-6, which is float32 rounding.
+
+    The released code divides them by their signed sum. For one vector that sum is so small that the division turns 1e-6 into 2.4e-4 of the
+    largest score, so the drops are compared before it. Noise scaled by 1.002 (a mutant) changes them by more than 1e-4.
+    """
     ours = noiser.attribute(smol, vector["prompt"], variant="official", norm=NORMS[vector["norm"]], search="exact")
     assert list(ours.prompt.input_ids) == vector["input_ids"]
     assert ours.notes["k"] == vector["k_min"]
     assert ours.target.token_ids[0] == vector["prediction_id"]
-    expected = np.array(vector["scores"])
-    worst = np.abs(ours.scores[0] - expected).max() / np.abs(expected).max()
-    print(f"largest deviation {worst:.1e} of the largest score")
-    assert worst < 1e-3
+    difference = np.abs(ours.scores[0] - np.array(vector["scores"])).max() * abs(ours.notes["sum"])
+    print(f"largest difference {difference:.1e} in probability, the signed sum is {ours.notes['sum']:.3g}")
+    assert difference < 4e-6
 
 
 @pytest.mark.parametrize("search", ["fast", "exact"])

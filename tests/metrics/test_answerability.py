@@ -47,9 +47,7 @@ def measured(lm, name, judge, *candidates, prompt=PROMPT, target="Paris", **opti
     def asking():
         posed = yield from resolve_target(lm.tokens, lm.prompt(prompt), Question(target), None)
         sample = MetricContext(lm, *posed[0])
-        parts = [
-            entry.function(sample, ScoresToEvaluate(np.asarray(each, float)), judge, **entry.resolve(options)) for each in candidates
-        ]
+        parts = [entry.function(sample, ScoresToEvaluate(np.asarray(each, float)), judge, **entry.resolve(options)) for each in candidates]
         return (yield from deduplicate(gather(parts)))
 
     (job,) = schedule(lm, [asking()])
