@@ -1,53 +1,122 @@
-"""`noiser answer`: are the highest words enough to find the answer?"""
+"""`noiser answer`: are the words with the highest scores enough to find the answer?"""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.judge_options import JudgeAtOnce, JudgeBudget, JudgeCache, Judges, JudgeTimeout, JudgeUrl, judge_how
-from noiser.cli.options import AllowPickle, Attention, Device, Dtype, Model, Out, Revision, TokenBudget, TrustRemoteCode, loading
+from noiser.cli.inputs import TokenIds, read_judges, read_settings, read_words
+from noiser.cli.options import (
+    ADVANCED,
+    JUDGE,
+    WHAT,
+    JudgeOptions,
+    Method,
+    ModelOptions,
+    Out,
+    Seed,
+    Settings,
+    expand_options,
+    format_option,
+)
+from noiser.cli.outputs import Output, console
+
+if TYPE_CHECKING:
+    from noiser.judges.protocol import Judge
+    from noiser.registry import MethodSpec
+
+FORMATS = ("text", "json")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswerabilityOptions:
+    """The options of the metric `answerability`."""
+
+    share: Annotated[
+        float,
+        typer.Option(help="The share of the words to keep, from 0 to 1. It is rounded up, to at least one word.", rich_help_panel=JUDGE),
+    ] = 0.5
+    forms: Annotated[str, typer.Option(help="Ask for one word (top1), for five (top5), or for both.", rich_help_panel=JUDGE)] = "top1,top5"
+    variant: Annotated[str, typer.Option(help="The wording of the question: paper, official.", rich_help_panel=ADVANCED)] = "paper"
+    words: Annotated[str, typer.Option(help="How the prompt is split into words: unicode, treebank.", rich_help_panel=ADVANCED)] = "unicode"
+    checks: Annotated[
+        bool,
+        typer.Option(
+            help="Ask also with all words, no words, random words, shuffled words and a hidden instruction.", rich_help_panel=JUDGE
+        ),
+    ] = True
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerArgs:
+    """What `noiser answer` explains, and which judges it asks. Everything is checked before weights are read."""
+
+    prompt: str
+    target: TokenIds | None
+    method: "MethodSpec"
+    judges: "Sequence[Judge]"
+    metric: Mapping[str, Any]
+    output: Output
+
+
+@expand_options
 def answer(
-    text: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt.", show_default=False)],
+    *,
     target: Annotated[
         str | None,
-        typer.Option(help="The answer: a word, the space before it is put there; or id:N. (default: the model's own next token)"),
+        typer.Option(
+            help="The answer, a word without its leading space, or id:N. (default: the model's own next token)", rich_help_panel=WHAT
+        ),
     ] = None,
-    judge: Judges = None,
-    method: Annotated[str, typer.Option(help="How to attribute; noiser methods lists them.")] = "noiser",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the method, e.g. samples=20; may be repeated.")
-    ] = None,
-    model: Model = "smollm2-135m",
-    share: Annotated[float, typer.Option(help="Of the words, how many are kept: 0 to 1, rounded up, at least one.")] = 0.5,
-    forms: Annotated[str, typer.Option(help="top1, top5, or top1,top5: asked for one word, or for five.")] = "top1,top5",
-    variant: Annotated[str, typer.Option(help="paper, official.")] = "paper",
-    words: Annotated[str, typer.Option(help="unicode, treebank.")] = "unicode",
-    checks: Annotated[bool, typer.Option(help="Show all words, none, random and shuffled ones, and a hidden order, too.")] = True,
-    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
-    judge_url: JudgeUrl = None,
-    judge_cache: JudgeCache = "use",
-    judge_at_once: JudgeAtOnce = 8,
-    judge_timeout: JudgeTimeout = 60.0,
-    judge_budget: JudgeBudget = 300.0,
-    format_: Annotated[str, typer.Option("--format", help="text, json.")] = "text",
+    method: Method = "noiser",
+    settings: Settings = None,
+    model: ModelOptions,
+    judging: JudgeOptions,
+    options: AnswerabilityOptions,
+    format_: Annotated[str, format_option("text, json.")] = "text",
     out: Out = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    attention: Attention = None,
-    revision: Revision = None,
-    trust_remote_code: TrustRemoteCode = False,
-    allow_pickle: AllowPickle = False,
-    token_budget: TokenBudget = None,
 ) -> None:
-    """Is the explanation enough? A judge sees only the words with the highest scores and says how the prompt goes on."""
-    from noiser.commands.answer import FORMATS, Wanted, run
-    from noiser.commands.output import Output
+    """Is the explanation enough? A judge sees only the words with the highest scores and continues the prompt."""
+    from noiser.evaluation.answer import METRIC
+    from noiser.evaluation.spec import chosen_judges
+    from noiser.metrics import find_metric
 
-    written = Output.checked(format_, out, FORMATS)
-    how = judge_how(judge_url, judge_cache, judge_at_once, judge_timeout, judge_budget, device)
-    metric = {"share": share, "forms": forms, "variant": variant, "words": words, "checks": checks, "seed": seed}
-    wanted = Wanted.checked(text, target, (method, set_ or []), (judge, how), metric)
-    loaded = loading(revision, device, dtype, attention, trust_remote_code, allow_pickle, token_budget)
-    raise typer.Exit(run(model, loaded, wanted, written))
+    output = Output.checked(format_, out, FORMATS)
+    arguments = AnswerArgs(
+        prompt=prompt,
+        target=read_words("--target", target),
+        method=_parse_method(method, settings or [], options.seed),
+        judges=chosen_judges(read_judges(judging.judge), [METRIC], judging.config(model.device)),
+        metric=find_metric(METRIC).resolve(asdict(options)),
+        output=output,
+    )
+    raise typer.Exit(_run(model, arguments))
+
+
+def _parse_method(label: str, settings: Sequence[str], seed: int) -> "MethodSpec":
+    import noiser.methods
+
+    return noiser.methods.parse(label, read_settings(settings), seed=seed)
+
+
+def _run(model: ModelOptions, arguments: AnswerArgs) -> int:
+    """Explain, ask and write. The exit status is 1 if a judge gave no verdict; which verdict it gave does not matter."""
+    from noiser.cli.progress import loaded_model
+    from noiser.evaluation.answer import answer
+    from noiser.judges.protocol import tally
+    from noiser.views.terminal.answer_case import render_case
+
+    with loaded_model(model, 1) as (lm, progress):
+        method = arguments.method
+        case = answer(lm, arguments.prompt, arguments.target, method, judges=arguments.judges, **arguments.metric)
+        for judge in arguments.judges:
+            progress.say(tally(judge.name, judge.counts), keep=True)
+    with arguments.output.open() as sink:
+        if arguments.output.format == "json":
+            arguments.output.write_json(case.to_dict(), sink)
+        else:
+            console(sink).print(render_case(case))
+    return 0 if all(ruling.correct is not None for ruling in case.rulings) else 1

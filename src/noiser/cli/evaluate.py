@@ -1,0 +1,280 @@
+"""`noiser evaluate`: how faithful are the methods to a model?"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from noiser.cli.inputs import assign_settings, decode_line, read_judges, read_lines, read_names
+from noiser.cli.options import (
+    ADVANCED,
+    DEFAULT_METHODS,
+    METHOD,
+    OUTPUT,
+    WHAT,
+    JudgeOptions,
+    Methods,
+    ModelOptions,
+    Out,
+    Seed,
+    expand_options,
+    format_option,
+)
+from noiser.cli.outputs import Output, console
+from noiser.errors import OptionError, PromptError
+
+if TYPE_CHECKING:
+    from noiser.results.evaluation import Evaluation
+    from noiser.results.records import Example
+
+FORMATS = ("table", "json")
+EXAMPLE_FIELDS = ("prompt", "target", "id", "group")
+NOT_FAILED = {"ok", "undefined", "refused", "invalid_answer"}
+"""Statuses of trials that ended as they should."""
+
+Selected = Mapping[str, Mapping[str, Any]]
+"""Labels of methods or metrics, and the options of each beside those in its label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Which prompts, methods and metrics are evaluated."""
+
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts: one on each line, or a .jsonl file with prompt, target, id, group; - is standard input.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use only the first N prompts.", rich_help_panel=WHAT)] = None
+    generate: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Evaluate N tokens generated greedily by the model.", rich_help_panel=WHAT),
+    ] = None
+    methods: Methods = DEFAULT_METHODS
+    metrics: Annotated[
+        str, typer.Option(help="Metrics, separated by commas, with options as for methods. --list explains them.", rich_help_panel=METHOD)
+    ] = "soft_ns,soft_nc"
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[NAME.]OPTION=VALUE",
+            help="An option of the method or metric NAME, or of all that have it. Repeat it for more.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+    controls: Annotated[
+        str,
+        typer.Option(help="Control rows that ignore the model; permuted:NAME shuffles the scores of NAME.", rich_help_panel=ADVANCED),
+    ] = "random,uniform,constant,recency,permuted"
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="How the soft metrics mask: matched, proportional, paper, official. (default: matched)", rich_help_panel=ADVANCED
+        ),
+    ] = None
+    masks: Annotated[
+        int | None, typer.Option(min=1, help="The number of random masks of the soft metrics. (default: 16)", rich_help_panel=ADVANCED)
+    ] = None
+    seed: Seed = 0
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write a plot of each metric as SVG and PNG.", rich_help_panel=OUTPUT)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs:
+    """What `noiser evaluate` evaluates. Everything is checked before weights are read."""
+
+    options: EvaluateOptions
+    examples: "list[Example]"
+    methods: Selected
+    metrics: Selected
+    controls: Sequence[str]
+    judges: Sequence[str]
+    judge_config: Any
+    output: Output
+
+
+@expand_options
+def evaluate(
+    *,
+    options: EvaluateOptions,
+    model: ModelOptions,
+    judging: JudgeOptions,
+    list_: Annotated[bool, typer.Option("--list", help="List all metrics: what each measures, and what misleads it.")] = False,
+    format_: Annotated[str, format_option("table, json.")] = "table",
+    out: Out = None,
+) -> None:
+    """How far can each method be trusted on this model? Faithfulness with intervals, beside controls."""
+    output = Output.checked(format_, out, FORMATS)
+    if list_:
+        list_metrics(output)
+        raise typer.Exit(0)
+    raise typer.Exit(_run(model, _checked(options, judging, model.device, output)))
+
+
+def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, output: Output) -> EvaluateArgs:
+    """Raises OptionError for what does not exist or fit."""
+    import noiser.methods
+    import noiser.metrics
+    from noiser.evaluation.spec import chosen_judges, entrants, measurings
+
+    if options.prompts is None:
+        raise OptionError("give --prompts FILE with one prompt on each line (- is standard input), or --list to read about the metrics")
+    if options.plots is not None:
+        _make_folder(options.plots)
+    labels = {name: read_names(f"--{name}", getattr(options, name)) for name in ("methods", "metrics", "controls")}
+    defaults = {
+        **{label: noiser.methods.parse(label).options for label in labels["methods"]},
+        **{label: noiser.metrics.parse(label).options for label in labels["metrics"]},
+    }
+    settings: dict[str, dict[str, Any]] = {**assign_settings(options.settings or [], defaults, "--methods and --metrics")}
+    for option in ("protocol", "masks"):
+        if (value := getattr(options, option)) is not None:
+            _share(option, value, {label: defaults[label] for label in labels["metrics"]}, settings)
+    methods, metrics = ({label: settings[label] for label in labels[name]} for name in ("methods", "metrics"))
+    entrants(methods, labels["controls"], options.seed, 0)
+    judges, config = read_judges(judging.judge), judging.config(device)
+    measurings(metrics, options.seed, chosen_judges(judges, metrics, config))
+    return EvaluateArgs(
+        options=options,
+        examples=read_examples(options.prompts),
+        methods=methods,
+        metrics=metrics,
+        controls=labels["controls"],
+        judges=judges,
+        judge_config=config,
+        output=output,
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--plots wants a folder that can be written; {folder}: {error.strerror}") from error
+
+
+def _share(option: str, value: Any, defaults: Selected, settings: dict[str, dict[str, Any]]) -> None:
+    """Set the option for all metrics that have it, except those that set it themselves."""
+    from noiser.registry import read_label
+
+    takers = [label for label in defaults if option in defaults[label]]
+    if not takers:
+        raise OptionError(f"--{option} is for the soft metrics, and none of {', '.join(defaults)} is one")
+    for label in takers:
+        if option not in read_label(label)[1]:
+            settings[label].setdefault(option, value)
+
+
+def read_examples(file: str) -> "list[Example]":
+    """One prompt on each line, or with `.jsonl` one object on each line. Blank lines are skipped.
+
+    A line that is neither becomes an example that failed, so the other lines are not lost. Raises OptionError if there is no line,
+    or an id occurs twice.
+    """
+    from noiser.evaluation.spec import as_examples, free_name
+
+    lines = read_lines(file)
+    if not lines:
+        raise OptionError(f"there are no prompts in {'standard input' if file == '-' else file}")
+    examples = [(number, _read_example(number, line, is_json=file.endswith((".jsonl", ".ndjson")))) for number, line in lines]
+    taken = [example.id for _, example in examples if example.id is not None]
+    return as_examples(
+        example if example.id is not None else replace(example, id=free_name(str(number), taken)) for number, example in examples
+    )
+
+
+def _read_example(number: int, line: bytes, *, is_json: bool) -> "Example":
+    from noiser.results.records import Example
+
+    text = decode_line(line)
+    if not isinstance(text, str):
+        return Example(PromptError(f"line {number}: {text}"))
+    if not is_json:
+        return Example(text)
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Example(PromptError(f"line {number} is not JSON: {error}"))
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str | list):
+        needed = 'an object with a "prompt" that is text, ids or messages'
+        return Example(PromptError(f"line {number} wants {needed}; got {text[:80]}"))
+    values = {key: record[key] for key in EXAMPLE_FIELDS if record.get(key) is not None}
+    return Example(**{**values, **{key: str(values[key]) for key in ("id", "group") if key in values}})
+
+
+def _run(model: ModelOptions, arguments: EvaluateArgs) -> int:
+    """Evaluate and write. The exit status is 1 if a trial failed; undefined, refused and invalid answers are no failures."""
+    import noiser.evaluation
+    from noiser.cli.progress import loaded_model
+    from noiser.judges.protocol import tally
+
+    options = arguments.options
+    with loaded_model(model, len(arguments.examples[: options.limit])) as (lm, progress):
+        evaluation = noiser.evaluation.evaluate(
+            lm,
+            arguments.examples,
+            arguments.methods,
+            arguments.metrics,
+            controls=arguments.controls,
+            generate=options.generate,
+            limit=options.limit,
+            seed=options.seed,
+            judges=arguments.judges,
+            judge_how=arguments.judge_config,
+            on_sample=lambda _: progress.advance(),
+        )
+        for name, counts in evaluation.judges.items():
+            progress.say(tally(name, counts), keep=True)
+    with arguments.output.open() as sink:
+        _write(evaluation, arguments.output, sink)
+    if options.plots is not None:
+        from noiser.views.plots import save_plots
+
+        save_plots(evaluation.summaries, evaluation.model, options.plots)
+    return 0 if set(evaluation.statuses) <= NOT_FAILED else 1
+
+
+def _write(evaluation: "Evaluation", output: Output, sink: IO[str]) -> None:
+    if output.format == "json":
+        output.write_json(evaluation.to_dict(), sink)
+        return
+    from noiser.views.terminal.evaluation import render_evaluation
+
+    console(sink, min_width=120).print(render_evaluation(evaluation))
+
+
+def list_metrics(output: Output) -> None:
+    """For each metric its options, what it measures and what misleads it."""
+    from noiser.metrics import METRICS
+
+    keys = {"fools": "failure_mode"}
+    names = ("name", "better", "measures", "fools", "cost", "source", "options")
+    records = [{name: getattr(METRICS[metric], keys.get(name, name)) for name in names} for metric in sorted(METRICS)]
+    with output.open() as sink:
+        if output.format == "json":
+            output.write_json({"schema": 1, "metrics": records}, sink)
+        else:
+            console(sink).print(_listing(records))
+
+
+def _listing(records: list[dict[str, Any]]) -> Any:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    blocks: list[Any] = []
+    for record in records:
+        options = ", ".join(f"{name}={value}" for name, value in record["options"].items())
+        blocks.append(Text.assemble((record["name"], "bold"), f"  ({record['better']} is better)  ", (options, "dim")))
+        for name, sentence in (("measures", record["measures"]), ("fools it", record["fools"])):
+            blocks.append(Padding(Text(f"{name}: {sentence}"), (0, 0, 0, 4)))
+    return Group(*blocks)

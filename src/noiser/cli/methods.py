@@ -1,0 +1,55 @@
+"""`noiser methods`: every method, with its options, its cost and its source."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from noiser.cli.options import Out, expand_options, format_option
+from noiser.cli.outputs import Output, console
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from noiser.registry import Method
+
+FORMATS = ("table", "json")
+
+
+@expand_options
+def methods(format_: Annotated[str, format_option("table, json.")] = "table", out: Out = None) -> None:
+    """List all methods: what each computes, its options with their defaults, its cost and its source."""
+    from noiser.methods import METHODS
+
+    output = Output.checked(format_, out, FORMATS)
+    records = [describe(method) for _, method in sorted(METHODS.items(), key=lambda item: (item[1].family, item[0]))]
+    with output.open() as sink:
+        if output.format == "json":
+            output.write_json({"schema": 1, "methods": records}, sink)
+        else:
+            console(sink).print(_listing(records))
+
+
+def describe(method: "Method") -> dict[str, Any]:
+    """A method as plain values."""
+    return {
+        "name": method.name,
+        "family": method.family,
+        "summary": method.summary,
+        "options": dict(method.options),
+        "cost": method.cost,
+        "source": method.source,
+    }
+
+
+def _listing(records: list[dict[str, Any]]) -> "Group":
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    blocks: list[Any] = []
+    for record in records:
+        options = ", ".join(f"{name}={'none' if value is None else value}" for name, value in record["options"].items()) or "none"
+        details = {"options": options, "cost": record["cost"], "source": record["source"]}
+        texts = [Text(record["summary"]), *(Text(f"{name}: {text}", style="dim") for name, text in details.items())]
+        blocks.append(Text.assemble((record["name"], "bold"), f"  ({record['family']})"))
+        blocks += [Padding(text, (0, 0, 0, 4)) for text in texts]
+    note = "T: tokens of the prompt. --method inseq:NAME runs the method NAME of Inseq, if Inseq is installed."
+    return Group(*blocks, Text(note, style="dim"))
