@@ -27,7 +27,7 @@ ASK = {"prompt": "The Eiffel Tower is located in the city of", "method": "occlus
 LONG = {**ASK, "method": "noiser", "options": {"samples": 400, "search": "exact"}}
 EMPTY = """
 import sys, time
-from noiser.commands.serve import bound
+from noiser.cli.serve import bind
 from noiser.web.middleware import Access
 from noiser.web.app import create_app
 from noiser.web.requests import Limits
@@ -35,7 +35,7 @@ from noiser.web.server import config
 from noiser.web.session import Session
 import uvicorn
 Session.start = lambda self: None
-listening = bound("127.0.0.1", 0)
+listening = bind("127.0.0.1", 0)
 print(f"noiser: http://127.0.0.1:{listening.getsockname()[1]}/", flush=True)
 uvicorn.Server(config(create_app(lambda: None, Limits(), Access()))).run(sockets=[listening])
 """

@@ -44,7 +44,9 @@ def child(words, tear):
 
 def serve():
     import noiser.attribution.attribute
-    import noiser.commands.reproduce  # noqa: F401
+    import noiser.cli.reproduce
+    import noiser.experiments.report.report
+    import noiser.experiments.run  # noqa: F401
 
     for line in sys.stdin:
         wanted = json.loads(line)

@@ -12,7 +12,7 @@ import httpx
 import uvicorn
 
 import noiser
-from noiser.commands.serve import bound
+from noiser.cli.serve import bind
 from noiser.web.app import create_app
 from noiser.web.middleware import Access
 from noiser.web.requests import Limits
@@ -92,7 +92,7 @@ def serving(
         return loaded[0]
 
     app = create_app(kept, limits or Limits(), access or Access(), warm=warm)
-    listening = bound("127.0.0.1", 0)
+    listening = bind("127.0.0.1", 0)
     server = uvicorn.Server(config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

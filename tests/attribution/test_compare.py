@@ -15,7 +15,6 @@ from scipy.stats import spearmanr
 
 import noiser
 from noiser import cli
-from noiser.commands import compare as command
 from noiser.errors import OptionError
 from noiser.lm.target import Question
 from noiser.methods import parse
@@ -128,7 +127,7 @@ def test_print_shows_every_method_agreement_and_cost(lm):
 @pytest.fixture
 def run(monkeypatch, capfd, lm):
     def call(*arguments):
-        monkeypatch.setattr(command, "load", lambda *_, **__: lm)
+        monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: lm)
         monkeypatch.setattr("sys.argv", ["noiser", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -140,7 +139,7 @@ def run(monkeypatch, capfd, lm):
 def test_the_command_writes_one_strict_object(run):
     code, out, _ = run(
         *("compare", "abc d", "--methods", "occlusion,lime", "--set", "lime.samples=9", "--set", "baseline=unk", "--seed", 3),
-        *("--format", "json", "--by", "word", "--normalize", "abs_l1"),
+        *("--format", "json", "--granularity", "word", "--normalize", "abs_l1"),
     )
     record = json.loads(out)
     assert code == 0
@@ -165,7 +164,7 @@ def test_the_command_writes_one_strict_object(run):
         (("abc", "--target", "a", "--generate", "2"), "give one of target"),
         (("abc", "--span", "1:2"), "a span is part of a continuation"),
         (("abc", "--span", "x"), "FROM:TO"),
-        (("abc", "--by", "page"), "--by must be one of"),
+        (("abc", "--granularity", "page"), "--granularity must be one of"),
         (("abc", "--quantity", "log_odds"), "the quantity of a target is"),
     ],
 )
@@ -178,7 +177,7 @@ def test_the_command_refuses_what_makes_no_sense(run, arguments, said):
 
 def test_the_command_says_which_method_failed(run, tokenizer, monkeypatch):
     falcon = noiser.LanguageModel(tiny("falcon"), tokenizer)
-    monkeypatch.setattr(command, "compare", lambda _, *given, **asked: noiser.compare(falcon, *given, **asked))
+    monkeypatch.setattr("noiser.attribution.compare.compare", lambda _, *given, **asked: noiser.compare(falcon, *given, **asked))
     code, out, _ = run("compare", "abc", "--methods", "last_attention,occlusion")
     assert code == 1
     assert "last_attention failed" in out

@@ -13,8 +13,7 @@ import pytest
 
 import noiser
 from noiser import cli
-from noiser.cli.judge_options import judge_how
-from noiser.commands import answer as command
+from noiser.cli.options import JudgeOptions
 from noiser.errors import JudgeError, OptionError, RunError
 from noiser.evaluation.answer import answer, answer_ids
 from noiser.judges.prompting import read
@@ -63,12 +62,12 @@ def lm():
 @pytest.fixture
 def run(lm, monkeypatch, capfd):
     """The command line on a tiny model and with judges of our own: exit status, standard output, standard error."""
-    monkeypatch.setattr(command, "load", lambda *_, **__: lm)
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: lm)
 
     def called(*arguments, judges=None):
         own = [TableJudge(knows)] if judges is None else judges
         if own:
-            monkeypatch.setattr(command, "chosen_judges", lambda *_: list(own))
+            monkeypatch.setattr("noiser.evaluation.spec.chosen_judges", lambda *_: list(own))
         monkeypatch.setattr("sys.argv", ["noiser", "answer", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -282,13 +281,13 @@ def test_a_file_gets_it_instead(run, tmp_path):
         (("--judge", "local,local"), "came twice"),
         (("--judge-cache", "maybe"), "--judge-cache must be one of use, only, off; got 'maybe'"),
         (("--judge-timeout", "0"), "--judge-timeout is a number of seconds above 0; got 0"),
-        (("--judge-budget", "nan"), "--judge-budget"),
-        (("--judge", "openai:x", "--judge-url", "localhost:8000"), "--judge-url wants an address that begins with http://"),
+        (("--judge-total-timeout", "nan"), "--judge-total-timeout is a number of seconds above 0; got nan"),
+        (("--judge", "openai:x", "--judge-url", "localhost:8000"), "--judge-url wants a URL that begins with http://"),
         (("--format", "html"), "--format"),
     ],
 )
 def test_what_does_not_exist_or_fit_is_said_before_weights_are_read(run, monkeypatch, wrong, said):
-    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: pytest.fail("weights were read"))
     code, out, err = run(PROMPT, *wrong, judges=())
     assert (code, out) == (2, "")
     assert said in err
@@ -297,15 +296,16 @@ def test_what_does_not_exist_or_fit_is_said_before_weights_are_read(run, monkeyp
 @pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "https://host/v1?key=hunter2", "http://hunter2@host", "ftp://hunter2"])
 def test_an_address_with_a_secret_is_refused_without_repeating_it(url):
     with pytest.raises(OptionError) as raised:
-        judge_how(url, "use", 8, 60.0, 300.0, "auto")
+        JudgeOptions(judge_url=url).config("auto")
     assert "hunter2" not in str(raised.value)
 
 
 def test_how_to_ask_is_handed_on():
-    assert judge_how("http://[::1]:80/v1", "only", 2, 1.5, 9.0, "cpu") == JudgeConfig(
-        url="http://[::1]:80/v1", cache="only", at_once=2, timeout=1.5, budget=9.0, device="cpu"
+    options = JudgeOptions(
+        judge_url="http://[::1]:80/v1", judge_cache="only", judge_max_connections=2, judge_timeout=1.5, judge_total_timeout=9.0
     )
-    assert judge_how(None, "use", 8, 60.0, 300.0, "auto") == JudgeConfig()
+    assert options.config("cpu") == JudgeConfig(url="http://[::1]:80/v1", cache="only", at_once=2, timeout=1.5, budget=9.0, device="cpu")
+    assert JudgeOptions().config("auto") == JudgeConfig()
 
 
 @pytest.mark.slow

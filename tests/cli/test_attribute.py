@@ -19,7 +19,6 @@ import pytest
 
 import noiser
 from noiser import cli
-from noiser.commands import attribute as command
 from tests.conftest import tiny
 
 QUICK = ("--set", "samples=2")
@@ -66,7 +65,7 @@ def loads(monkeypatch, tokenizer):
         calls.append((model, options))
         return noiser.LanguageModel(tiny("llama"), tokenizer, name="tiny\x1b[1m", revision="r1", token_budget=options["token_budget"])
 
-    monkeypatch.setattr(command, "load", load)
+    monkeypatch.setattr("noiser.lm.load.load", load)
     return calls
 
 

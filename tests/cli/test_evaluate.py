@@ -10,8 +10,6 @@ import pytest
 
 import noiser
 from noiser import cli
-from noiser.commands import check as check_command
-from noiser.commands import evaluate as command
 from noiser.errors import OptionError
 from noiser.metrics import METRICS
 from noiser.views.plots import save_plots
@@ -28,8 +26,7 @@ def lm():
 @pytest.fixture
 def run(lm, monkeypatch, capfd):
     """The command line on a tiny model: exit status, standard output, standard error."""
-    monkeypatch.setattr(command, "load", lambda *_, **__: lm)
-    monkeypatch.setattr(check_command, "load", lambda *_, **__: lm)
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: lm)
 
     def called(*arguments):
         monkeypatch.setattr("sys.argv", ["noiser", *map(str, arguments)])
@@ -182,7 +179,7 @@ def test_what_is_only_undefined_is_no_failure(run, tmp_path):
     ],
 )
 def test_what_makes_no_sense_is_refused_before_weights_are_read(wrong, run, prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: pytest.fail("weights were read"))
     (tmp_path / "empty.txt").write_text("\n\n")
     places = {"HERE": prompts, "EMPTY": tmp_path / "empty.txt"}
     code, out, err = run("evaluate", *(places.get(each, each) for each in wrong))
@@ -233,7 +230,7 @@ def test_check_prints_a_table_and_fails_where_a_check_does(run, tmp_path):
 
 @pytest.mark.parametrize("wrong", [("--methods", "nonsense"), ("--prompts", "nowhere"), ("--set", "lime.samples=3"), ("--format", "xml")])
 def test_check_refuses_nonsense_first(wrong, run, monkeypatch):
-    monkeypatch.setattr(check_command, "load", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: pytest.fail("weights were read"))
     code, _, err = run("check", *wrong)
     assert code == 2
     assert err.startswith("Error: ")

@@ -133,7 +133,7 @@ def test_a_folder_without_a_run_is_an_error(run, tmp_path):
 
 
 def test_a_run_that_has_just_begun_has_a_report_too(run, small):
-    assert run(*small, "--out", "r", "--max-seconds", "0")[0] == 75
+    assert run(*small, "--out", "r", "--time-limit", "0")[0] == 75
     code, out, _ = run("report", "r")
     assert code == 0
     assert "0 of 3 samples are done: the run is not complete." in out
@@ -155,7 +155,7 @@ def test_a_published_table_is_reproduced_in_one_command_and_gone_on_with_by_the_
     rows = [{"known_id": n, "prompt": f"a{n} b", "subject": "a", "attribute": "x", "relation_id": f"P{n % 2}"} for n in range(4)]
     (tmp_path / "k.json").write_text(json.dumps(rows))
     words = ("reproduce", "table2", "--model", place / "model", "--data", "known:match=none+path=k.json", "--limit", "2")
-    code, _, _ = run(*words, "--max-seconds", "0")
+    code, _, _ = run(*words, "--time-limit", "0")
     assert code == 75
     code, out, _ = run(*words)
     assert code == 0

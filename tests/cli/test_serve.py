@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from noiser.cli import app
-from noiser.commands import serve
-from noiser.commands.serve import Wanted, bound
+from noiser.cli.options import ModelOptions
+from noiser.cli.serve import ServeOptions, bind
+from noiser.cli.serve import run as serve
 from noiser.errors import OptionError
 from tests.conftest import byte_tokenizer, tiny
 from tests.web_server import until
@@ -106,20 +107,20 @@ def test_a_token_that_was_set_is_wanted_here_too_and_not_shown(folder):
 
 def test_a_port_that_is_taken(folder, capsys):
     """An error in a sentence, before anything is read."""
-    with bound("127.0.0.1", 0) as taken, pytest.raises(OptionError, match="in use"):
-        serve.run(str(folder), {}, Wanted("127.0.0.1", taken.getsockname()[1], [], 2048, 16))
+    with bind("127.0.0.1", 0) as taken, pytest.raises(OptionError, match="in use"):
+        serve(ModelOptions(model=str(folder)), ServeOptions(port=taken.getsockname()[1]))
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", ""])
 def test_an_address_that_is_not_ours(host):
     with pytest.raises(OptionError):
-        bound(host, 0)
+        bind(host, 0)
 
 
 def test_loopback_by_name_and_by_number():
     for host in ("localhost", "127.0.0.1", "::1"):
         try:
-            with bound(host, 0) as made:
+            with bind(host, 0) as made:
                 assert made.getsockname()[0] in ("127.0.0.1", "::1")
         except OptionError:
             assert host == "::1", "a machine may be without IPv6"
@@ -128,7 +129,7 @@ def test_loopback_by_name_and_by_number():
 def test_short_tokens_are_refused(monkeypatch):
     monkeypatch.setenv("NOISER_TOKEN", "short")
     with pytest.raises(OptionError, match="at least 16"):
-        serve.run("nothing", {}, Wanted("127.0.0.1", 0, [], 2048, 16))
+        serve(ModelOptions(model="nothing"), ServeOptions(port=0))
 
 
 def test_help_says_what_there_is():

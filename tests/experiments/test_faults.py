@@ -112,7 +112,7 @@ def test_two_processes_in_one_folder_and_any_number_of_shards_give_the_same_tabl
 def test_shards_of_another_number_go_on_where_the_first_stopped(place, forked, whole, tmp_path):
     out = tmp_path / "resharded"
     assert forked.run(command(place, out, "--shard", "1/3"))[0] == [0]
-    assert forked.run(command(place, out, "--max-seconds", "0"))[0] == [75]
+    assert forked.run(command(place, out, "--time-limit", "0"))[0] == [75]
     for which in range(2):
         assert forked.run(command(place, out, "--shard", f"{which}/2"))[0] == [0], "one after the other, each its own share"
     assert set(keys(out).values()) == {1}

@@ -65,7 +65,7 @@ def answer(body):
 
 
 def command(place, out, server, model, *more):
-    asked = ["--judge", f"openai:{model}", "--judge-url", server.url, "--judge-timeout", "2", "--judge-at-once", "4"]
+    asked = ["--judge", f"openai:{model}", "--judge-url", server.url, "--judge-timeout", "2", "--judge-max-connections", "4"]
     words = ["--methods", "occlusion", "--metrics", "answerability,minimum_top_p", "--controls", "random", *asked]
     return ["run", "--models", str(place / "model"), "--data", str(place / "few.jsonl"), *words, "--out", str(out), *more]
 
@@ -137,7 +137,7 @@ def test_a_judge_that_goes_away_ends_the_run_and_the_same_command_goes_on(place,
         return refusal(503) if request.number > 20 else None
 
     with FaultServer(answer, gone, model="m-1") as server:
-        status, _ = forked.run(command(place, tmp_path / "out", server, "away", "--judge-budget", "0.5", "--judge-timeout", "0.5"))
+        status, _ = forked.run(command(place, tmp_path / "out", server, "away", "--judge-total-timeout", "0.5", "--judge-timeout", "0.5"))
         assert status == [1]
     with FaultServer(answer, model="m-1") as server:
         assert forked.run(command(place, tmp_path / "out", server, "away"))[0] == [0]

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from noiser.commands.report import combine, flat, rendered, save_figures
+from noiser.cli.report import export_records, merge_folders, render, save_figures
 from noiser.errors import NoiserError, OptionError, RunError
 from noiser.experiments.export import export
 from noiser.experiments.folder import RecordIndex, RunFolder
@@ -71,7 +71,7 @@ def test_the_same_records_give_the_same_bytes_in_whatever_files_they_lie(done, t
     for part in range(3):
         (other / "records" / f"z{part}.jsonl").write_bytes(b"".join(lines[part::3]))
     for form in ("md", "html", "latex"):
-        assert rendered(report(RunFolder.open(done)), form) == rendered(report(RunFolder.open(other)), form)
+        assert render(report(RunFolder.open(done)), form) == render(report(RunFolder.open(other)), form)
     for folder, out in (("a", done), ("b", other)):
         save_figures(report(RunFolder.open(out)), tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -193,7 +193,7 @@ def test_nothing_in_a_report_is_anybodys_markup(hostile):
 
 
 def test_a_page_needs_no_network(done):
-    html = rendered(report(RunFolder.open(done)), "html")
+    html = render(report(RunFolder.open(done)), "html")
     assert "default-src 'none'" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "data:image/svg+xml;base64," in html
@@ -203,7 +203,7 @@ def test_a_page_shows_the_first_samples_as_they_were_recorded(done):
     """Scores, tokens and targets equal the records'; the metrics are this sample's own. Mutants: another sample's record; the
     first method's scores for all."""
     folder = RunFolder.open(done)
-    html = rendered(report(folder, examples=2), "html")
+    html = render(report(folder, examples=2), "html")
     held = re.findall(r'<script type="application/json" class="noiser-data">(.*?)</script>', html, re.DOTALL)
     work, found = Work(folder), RecordIndex(folder)
     assert len(held) == len(work.parts) == 2
@@ -225,7 +225,7 @@ def test_a_page_shows_the_first_samples_as_they_were_recorded(done):
 
 def test_samples_stay_away_where_they_are_not_asked_for_or_a_clock_has_a_say(done):
     for kept in ({}, {"examples": 0}, {"examples": 3, "timings": False}):
-        html = rendered(report(RunFolder.open(done), **kept), "html")
+        html = render(report(RunFolder.open(done), **kept), "html")
         assert "noiser-data" not in html
         assert "<script" not in html
 
@@ -312,11 +312,11 @@ def test_a_model_without_values_takes_nothing_from_the_others(tmp_path):
 
 def test_wrong_words_are_clear_errors(done, tmp_path):
     with pytest.raises(OptionError, match="--to must be one of parquet, csv, jsonl"):
-        flat(done, "values", "xlsx", None)
+        export_records(done, "values", "xlsx", None)
     with pytest.raises(OptionError, match="--what must be one of values, scores"):
-        flat(done, "all", "csv", None)
+        export_records(done, "all", "csv", None)
     with pytest.raises(NoiserError, match="cannot write"):
-        flat(done, "values", "csv", tmp_path / "no" / "where.csv")
+        export_records(done, "values", "csv", tmp_path / "no" / "where.csv")
     with pytest.raises(RunError, match="holds no run"):
-        combine([tmp_path], tmp_path / "b")
+        merge_folders([tmp_path], tmp_path / "b")
     assert ExecutionConfig().max_errors == 0.01

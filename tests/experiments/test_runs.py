@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import noiser
-from noiser.commands.run import do, exit_status
+from noiser.cli.run import execute, exit_status
 from noiser.errors import DeviceMemoryError, RunError
 from noiser.experiments.estimate import estimate
 from noiser.experiments.folder import RecordIndex, RunFolder
@@ -50,7 +50,7 @@ def plan(place, **changes):
 
 
 def run(place, out, how=None, **changes):
-    return do(plan(place, **changes), out, how or ExecutionConfig(), Quiet())
+    return execute(plan(place, **changes), out, how or ExecutionConfig(), Quiet())
 
 
 def record(out, **wanted):

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import noiser
-from noiser.commands.data import list_sets, run_stats
-from noiser.commands.output import Output
+from noiser.cli.data import StatsArgs, list_sets, run_stats
+from noiser.cli.options import ModelOptions
+from noiser.cli.outputs import Output
 from noiser.data import Row, read
 from noiser.errors import ModelError, OptionError
 from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE, screen
@@ -189,7 +190,7 @@ def test_the_shipped_sets_on_the_default_model(smol):
 
 @pytest.fixture
 def loaded(lm, monkeypatch):
-    monkeypatch.setattr("noiser.commands.data.load", lambda model, **_: lm)
+    monkeypatch.setattr("noiser.lm.load.load", lambda model, **_: lm)
 
 
 def test_stats_add_up(lm, loaded, tmp_path):
@@ -202,7 +203,7 @@ def test_stats_add_up(lm, loaded, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "out.json"
-    assert run_stats("it", {}, [str(path), "wikibio-mini"], "token", None, Output("json", out)) == 0
+    run_stats(ModelOptions(model="it"), StatsArgs.checked([str(path), "wikibio-mini"], "token"), Output("json", out))
     own, wikibio = json.loads(out.read_text())["data"]
     assert (own["name"], own["source"], own["match"], own["rows"], own["answered"]) == ("own", "own.jsonl", "token", 9, 5)
     assert own["reasons"] == {OTHERWISE: 1, "unreadable": 2, NO_TARGET: 1}
@@ -211,7 +212,7 @@ def test_stats_add_up(lm, loaded, tmp_path):
     assert own["low"] < own["share"] == 5 / 9 < own["high"]
     assert (wikibio["rows"], wikibio["answered"], wikibio["groups"]) == (20, 0, [])
     assert str(tmp_path) not in out.read_text()
-    assert run_stats("it", {}, [str(path)], "token", 2, Output("table", out)) == 0
+    run_stats(ModelOptions(model="it"), StatsArgs.checked([str(path)], "token", 2), Output("table", out))
     assert re.search(r"own +a +1 +1 +100\.0%", out.read_text())
     assert "own (own.jsonl): match=token; not answered: none" in out.read_text()
 
@@ -226,7 +227,7 @@ def test_stats_add_up(lm, loaded, tmp_path):
 )
 def test_stats_of_what_does_not_exist(data, match, limit, said):
     with pytest.raises(OptionError, match=re.escape(said)):
-        run_stats("no such model", {}, data, match, limit, Output("table", None))
+        StatsArgs.checked(data, match, limit)
 
 
 def test_the_list_says_what_is_here(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from noiser.commands.report import rendered
+from noiser.cli.report import render
 from noiser.errors import OptionError
 from noiser.experiments.folder import RUN, RunFolder
 from noiser.experiments.report import paper
@@ -325,10 +325,8 @@ def test_a_report_has_every_table_and_figure_of_two_judges_in_every_form(begun, 
     assert [figure.name for figure in section.figures] == ["least-0-0", "least-0-1", "against-0-0", "against-0-1"]
     assert any("found by bisection" in each for each in found.sections[-1].paragraphs)
     for form in ("md", "html", "latex"):
-        shown = rendered(found, form)
-        assert shown == rendered(report(RunFolder.open(tmp_path / "run"), only=("answerability",)), form), (
-            "the same records, the same bytes"
-        )
+        shown = render(found, form)
+        assert shown == render(report(RunFolder.open(tmp_path / "run"), only=("answerability",)), form), "the same records, the same bytes"
         for word in (
             "Table 3: answerability",
             "Table 6: answerability",
@@ -337,7 +335,7 @@ def test_a_report_has_every_table_and_figure_of_two_judges_in_every_form(begun, 
             "Figure 4: faithf",
         ):
             assert word in shown
-    assert "figures/against-0-1.svg" in rendered(found, "md")
+    assert "figures/against-0-1.svg" in render(found, "md")
     assert not any(each.title == "Answerability" for each in report(folder, only=("prompts",)).sections)
 
 
@@ -347,7 +345,7 @@ def test_no_judges_name_and_no_model_id_is_anybodys_markup(begun, tmp_path):
     for word, name in (("harmless", "a"), (hostile, "b")):
         out = shutil.copytree(begun, tmp_path / name)
         document = report(judged(out, [word, "other"], model=word), only=("answerability",))
-        shown[word] = {form: rendered(document, form) for form in ("md", "html", "latex")}
+        shown[word] = {form: render(document, form) for form in ("md", "html", "latex")}
     drawn = [figure.draw("svg").decode() for figure in document.figures]
     tags = []
     for each in shown.values():

@@ -136,8 +136,7 @@ def test_what_stands_in_a_script_is_strict_json():
 def command(monkeypatch, capfd):
     """The command line with a tiny model: exit status, standard output, standard error."""
     small = noiser.LanguageModel(tiny("llama"), byte_tokenizer(), name="tiny")
-    for name in ("attribute", "compare"):
-        monkeypatch.setattr(f"noiser.commands.{name}.load", lambda *_, **__: small)
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: small)
 
     def called(*arguments):
         monkeypatch.setattr("sys.argv", ["noiser", *map(str, arguments)])

@@ -13,8 +13,6 @@ from openapi_spec_validator import validate
 from typer.testing import CliRunner
 
 import noiser
-import noiser.commands.attribute
-import noiser.commands.compare
 from noiser.cli import app as command_line
 from noiser.methods import METHODS
 from noiser.views.viewer.data import view
@@ -118,8 +116,7 @@ def test_curves_come_with_a_stream_and_where_they_are_asked_for(served):
 
 def test_the_command_line_prints_the_same(served, monkeypatch):
     """Apart from what it took."""
-    for module in (noiser.commands.attribute, noiser.commands.compare):
-        monkeypatch.setattr(module, "load", lambda *_, **__: small())
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: small())
     run = CliRunner().invoke
     one = run(command_line, ["attribute", PROMPT, "--method", "lime", "--set", "samples=9", "--target", "a", "--format", "json"])
     assert numbers(json.loads(one.stdout)) == numbers(

@@ -17,7 +17,7 @@ from noiser.storage import create_once
 class Watch(Protocol):
     """Whoever wants to see a run go on."""
 
-    def say(self, what: str, *, keep: bool = False) -> None:
+    def say(self, message: str, *, keep: bool = False) -> None:
         """What is going on; `keep` where it should stay to be read."""
         ...
 
