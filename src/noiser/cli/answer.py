@@ -111,7 +111,8 @@ def _run(model: ModelOptions, arguments: AnswerArgs) -> int:
 
     with loaded_model(model, 1) as (lm, progress):
         method = arguments.method
-        case = answer(lm, arguments.prompt, arguments.target, method, judges=arguments.judges, **arguments.metric)
+        options = {**arguments.metric, "judges": arguments.judges}
+        case = answer(lm, arguments.prompt, arguments.target, method.name, method.options, **options)
         for judge in arguments.judges:
             progress.say(tally(judge.name, judge.counts), keep=True)
     with arguments.output.open() as sink:

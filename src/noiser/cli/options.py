@@ -55,7 +55,7 @@ def expand_options(function: Callable[..., None]) -> Callable[..., None]:
     Typer sees the fields, sorted by the panel of --help. The function gets the dataclasses.
     """
     parameters = inspect.signature(function).parameters.values()
-    groups = {parameter.name: parameter.annotation for parameter in parameters if is_dataclass(parameter.annotation)}
+    groups: dict[str, Any] = {parameter.name: parameter.annotation for parameter in parameters if is_dataclass(parameter.annotation)}
     options = [option for parameter in parameters for option in _options(parameter)]
     old_names = {_old_parameter(option).name: option.name for option in options if option.name in RENAMED}
 
