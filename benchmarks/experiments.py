@@ -32,7 +32,7 @@ CHEAP = ["occlusion", "input_x_gradient", "last_attention"]
 class Silent:
     """Watches nothing."""
 
-    def say(self, what: str, *, keep: bool = False) -> None:
+    def say(self, message: str, *, keep: bool = False) -> None:
         """Nothing."""
 
     def expect(self, samples: int) -> None:

@@ -22,7 +22,6 @@ RANKS = [
     {"metrics", "attribution"},
     {"evaluation"},
     {"web", "experiments", "integrations"},
-    {"commands"},
     {"cli"},
     {"__main__"},
 ]
