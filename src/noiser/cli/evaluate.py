@@ -24,7 +24,7 @@ from noiser.cli.options import (
     format_option,
 )
 from noiser.cli.outputs import Output, console
-from noiser.errors import OptionError, PromptError
+from noiser.errors import OptionError, PromptError, require_extra
 
 if TYPE_CHECKING:
     from noiser.results.evaluation import Evaluation
@@ -108,7 +108,9 @@ def evaluate(
     options: EvaluateOptions,
     model: ModelOptions,
     judging: JudgeOptions,
-    list_: Annotated[bool, typer.Option("--list", help="List all metrics: what each measures, and what misleads it.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List all metrics: what each measures, and what misleads it.", rich_help_panel=METHOD)
+    ] = False,
     format_: Annotated[str, format_option("table, json.")] = "table",
     out: Out = None,
 ) -> None:
@@ -129,6 +131,7 @@ def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, outpu
     if options.prompts is None:
         raise OptionError("give --prompts FILE with one prompt on each line (- is standard input), or --list to read about the metrics")
     if options.plots is not None:
+        require_extra("plots", "--plots")
         _make_folder(options.plots)
     labels = {name: read_names(f"--{name}", getattr(options, name)) for name in ("methods", "metrics", "controls")}
     defaults = {

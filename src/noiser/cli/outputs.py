@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from noiser.cli.options import OUTPUT
-from noiser.errors import OptionError
+from noiser.errors import OptionError, require_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from noiser.results.attribution import Attribution, Comparison
     from noiser.views.viewer.data import View
 
-PICTURES = {"html", "svg", "png"}
+FIGURES = {"svg", "png"}
+PICTURES = {"html", *FIGURES}
 """Formats that the ending of a file selects."""
 
 
@@ -86,9 +87,11 @@ class Output:
 
     @classmethod
     def checked(cls, format_: str, path: Path | None, formats: tuple[str, ...]) -> "Output":
-        """Raises OptionError for a format that does not exist, or a file that cannot be written."""
+        """Raises OptionError for a format that does not exist or cannot be drawn here, or a file that cannot be written."""
         if format_ not in formats:
             raise OptionError(f"--format must be one of {', '.join(formats)}; got {format_!r}")
+        if format_ in FIGURES:
+            require_extra("plots", f"--format {format_}")
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise OptionError(f"cannot write to {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
         return cls(format_, path)

@@ -11,7 +11,7 @@ import typer
 from noiser.cli.options import OUTPUT, Out, expand_options, format_option
 from noiser.cli.outputs import Output, console
 from noiser.cli.status import Folder, summary
-from noiser.errors import OptionError
+from noiser.errors import OptionError, require_extra
 
 if TYPE_CHECKING:
     from noiser.views.documents import Document
@@ -44,6 +44,8 @@ def report(
     from noiser.experiments.report.report import report
 
     output = Output.checked(format_, out, FORMATS)
+    if output.format == "html" or output.path is not None or figures is not None:
+        require_extra("plots", "a report with plots")
     document = report(RunFolder.open(folder), timings=timings, examples=samples if output.format == "html" else 0)
     figure_folder = figures if figures is not None else _default_figure_folder(output)
     if figure_folder is not None:

@@ -15,6 +15,7 @@ from noiser.cli.outputs import Output, console
 from noiser.cli.report import FORMATS, render, save_figures
 from noiser.cli.run import ExecutionOptions, Limit, executor, exit_status
 from noiser.cli.status import summary
+from noiser.errors import require_extra
 
 if TYPE_CHECKING:
     from noiser.experiments.plan import Plan
@@ -58,6 +59,7 @@ def reproduce(
     from noiser.experiments.report.reproduce import published
     from noiser.experiments.run import prepare, run
 
+    require_extra("plots", "noiser reproduce")
     output = Output.checked(format_, None, FORMATS)
     config = execution.config(judging)
     publication = published(name)

@@ -26,7 +26,7 @@ from noiser.cli.options import (
     format_option,
 )
 from noiser.cli.outputs import Output, console
-from noiser.errors import OptionError
+from noiser.errors import OptionError, require_extra
 
 if TYPE_CHECKING:
     from noiser.experiments.estimate import Estimate
@@ -164,6 +164,10 @@ class ExecutionOptions:
         if self.engine == "ray" and self.shard is not None:
             raise OptionError("--engine ray distributes the work itself: leave out --shard")
         is_local = self.engine == "local"
+        if not is_local:
+            require_extra("ray", "--engine ray")
+        if self.device_map is not None:
+            require_extra("devices", "--device-map")
         return ExecutionConfig(
             device=local_device(self.device) if is_local and self.device_map is None else self.device,
             shard=read_shard(self.shard) if is_local else (0, 1),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from noiser.cli.options import ADVANCED, WHAT, ModelOptions, expand_options
-from noiser.errors import OptionError
+from noiser.errors import OptionError, require_extra
 
 if TYPE_CHECKING:
     from noiser.web.queue import JobQueue
@@ -63,6 +63,7 @@ def serve(*, options: ServeOptions, model: ModelOptions) -> None:
 
 def run(model: ModelOptions, options: ServeOptions) -> NoReturn:
     """Serve until interrupted; the process then exits with status 130. Raises OptionError for a port or name that cannot be used."""
+    require_extra("web", "noiser serve")
     from noiser.web.app import create_app
     from noiser.web.middleware import Access, parse_allowed_host
     from noiser.web.requests import Limits
