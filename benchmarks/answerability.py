@@ -1,10 +1,10 @@
-"""What answerability shows with a judge that can answer: the explained model itself, which reads the kept words as a text.
+"""Answerability with a judge that can answer: the explained model itself, which reads the kept words as a text.
 
     python -m benchmarks.answerability --data known:path=known_1000.json --limit 100
 
-It is no judge of the product: it is told nothing and follows nothing, it completes. So with all words it is right on every prompt that
-the model answers, which makes the ceiling 1 and leaves the methods room to differ. The second part counts what bisection and the
-cache save, and how often bisection ends elsewhere than the sweep.
+It is no judge of the product: it gets no instruction, it only completes a text. With all words it is therefore right on every prompt
+that the model answers, so the ceiling is 1 and the methods have room to differ. The second part counts what bisection and the cache
+save, and how often bisection and the sweep end at different places.
 """
 
 import argparse
@@ -32,16 +32,17 @@ METHODS = ("noiser", "occlusion", "integrated_gradients", "lime", "last_attentio
 METRICS = ("answerability", "minimum_top_p", "minimum_top_p:search=sweep")
 
 
-class Reader:
-    """The model as its own judge: its most probable next tokens behind the kept words."""
+class CompletingJudge:
+    """The model as its own judge: its most probable next tokens after the kept words."""
 
     def __init__(self, lm: LanguageModel) -> None:
-        self.lm, self._known = lm, {}
+        self.lm = lm
+        self._known: dict[str, tuple[str, ...]] = {}
         self._counts: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
-        """As in the table."""
+        """The name in the table."""
         return "the model itself"
 
     @property
@@ -51,71 +52,72 @@ class Reader:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Clues, and sequences that were run."""
+        """Prompts, and sequences that ran through the model."""
         return self._counts
 
     def check(self) -> None:
-        """It is there."""
+        """Do nothing: the model is loaded."""
 
-    def answer(self, clues: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
-        """The five most probable tokens, or the first of them; nothing where there are no words."""
-        self._counts["clues"] += len(clues)
-        texts = dict.fromkeys(text for text in map(_text, clues) if text and text not in self._known)
-        prompts = {text: self.lm.prompt(text) for text in texts}
-        self._counts["calls"] += len(prompts)
-        runs = [ForwardRequest(prompt, (len(prompt) - 1,)) for prompt in prompts.values()]
-        for text, (clean,) in zip(prompts, self.lm.forward(runs), strict=True):
-            best = clean.probs.topk(5).indices.tolist()
+    def answer(self, prompts: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
+        """Return the five most probable tokens, or the first of them. No answer for a prompt without words."""
+        self._counts["clues"] += len(prompts)
+        texts = dict.fromkeys(text for text in map(_text, prompts) if text and text not in self._known)
+        parsed = {text: self.lm.prompt(text) for text in texts}
+        self._counts["calls"] += len(parsed)
+        requests = [ForwardRequest(prompt, (len(prompt) - 1,)) for prompt in parsed.values()]
+        for text, (run,) in zip(parsed, self.lm.forward(requests), strict=True):
+            best = run.probs.topk(5).indices.tolist()
             self._known[text] = tuple(self.lm.tokens.surface(token).strip() for token in best)
-        return [self._reply(clue) for clue in clues]
+        return [self._reply(prompt) for prompt in prompts]
 
-    def _reply(self, clue: JudgePrompt) -> Reply:
-        answers = self._known.get(_text(clue), ())
-        return Reply("ok", answers[: 1 if clue.form == "top1" else 5], " ".join(answers), self.lm.name)
+    def _reply(self, prompt: JudgePrompt) -> Reply:
+        answers = self._known.get(_text(prompt), ())
+        return Reply("ok", answers[: 1 if prompt.form == "top1" else 5], " ".join(answers), self.lm.name)
 
 
-def _text(clue: JudgePrompt) -> str:
-    return " ".join(clue.words)
+def _text(prompt: JudgePrompt) -> str:
+    return " ".join(prompt.words)
 
 
 def examples(lm: LanguageModel, data: str, limit: int) -> list[Example]:
-    """The first prompts of a set that the model answers."""
+    """Return the first prompts of a data set that the model answers."""
     name, path, _ = read_label_of_data(data)
-    found = read(name, path)
-    kept = [each for each in screen(lm, found.rows, found.match, limit) if each.answered]
-    return [Example(each.row.prompt, each.target_ids, each.row.id, each.row.group) for each in kept]
+    data_set = read(name, path)
+    answered = [result for result in screen(lm, data_set.rows, data_set.match, limit) if result.answered]
+    return [Example(result.row.prompt, result.target_ids, result.row.id, result.row.group) for result in answered]
 
 
-def searches(found: Evaluation) -> dict[str, Any]:
-    """Calls of both searches, and how often they end at different places."""
-    ends: dict[tuple[str, str], dict[str, float]] = {}
+def compare_searches(evaluation: Evaluation) -> dict[str, Any]:
+    """Count the calls of both searches, and how often they end at different places."""
+    shares: dict[tuple[str, str], dict[str, float]] = {}
     calls: Counter[str] = Counter()
-    for record in found.records:
+    for record in evaluation.records:
         if record.metric.startswith("minimum_top_p") and record.value is not None:
-            ends.setdefault((record.sample, record.method), {})[record.metric] = record.value
+            shares.setdefault((record.sample, record.method), {})[record.metric] = record.value
             calls[record.metric] += int(record.also["calls"])
-    pairs = [tuple(own.values()) for own in ends.values() if len(own) == 2]
+    pairs = [tuple(by_metric.values()) for by_metric in shares.values() if len(by_metric) == 2]
     differing = sum(abs(one - other) > 1e-9 for one, other in pairs)
     return {"calls": dict(calls), "compared": len(pairs), "end elsewhere": differing}
 
 
 def main() -> None:
-    """Run it, and print the tables and the counts."""
+    """Run the evaluation, and print the tables and the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="known-mini")
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--json", help="a file for the answer summaries")
-    given = parser.parse_args()
-    lm = noiser.load(dtype=given.dtype)
-    asked, judge = examples(lm, given.data, given.limit), Reader(lm)
-    begin = time.perf_counter()
-    found = noiser.evaluate(lm, asked, METHODS, METRICS, controls=("random",), judges=[judge])
-    print(to_text(found, 140))
-    print(json.dumps({"seconds": round(time.perf_counter() - begin, 1), "judge": dict(judge.counts), **searches(found)}))
-    if given.json:
-        summaries = answer_summaries(found.records, found.contenders, found.gauges, found.seed)
-        Path(given.json).write_text(json.dumps([each.to_dict() for each in summaries]))
+    arguments = parser.parse_args()
+    lm = noiser.load(dtype=arguments.dtype)
+    chosen, judge = examples(lm, arguments.data, arguments.limit), CompletingJudge(lm)
+    start = time.perf_counter()
+    evaluation = noiser.evaluate(lm, chosen, METHODS, METRICS, controls=("random",), judges=[judge])
+    print(to_text(evaluation, 140))
+    seconds = round(time.perf_counter() - start, 1)
+    print(json.dumps({"seconds": seconds, "judge": dict(judge.counts), **compare_searches(evaluation)}))
+    if arguments.json:
+        summaries = answer_summaries(evaluation.records, evaluation.contenders, evaluation.gauges, evaluation.seed)
+        Path(arguments.json).write_text(json.dumps([summary.to_dict() for summary in summaries]))
 
 
 if __name__ == "__main__":

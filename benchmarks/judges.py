@@ -8,10 +8,10 @@ import time
 
 import noiser
 from noiser.data import read, read_label_of_data
-from noiser.judges import prompting as replies
 from noiser.judges.backend import Call
 from noiser.judges.llama_server import LlamaBackend
 from noiser.judges.local import LocalBackend
+from noiser.judges.prompting import build_messages, reply_schema, token_limit
 from noiser.judges.protocol import JudgePrompt
 from noiser.results.answerability import FORMS
 
@@ -24,15 +24,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--dtype", default="auto")
-    given = parser.parse_args()
-    name, path, _ = read_label_of_data(given.data)
-    texts = [tuple(str(row.prompt).split()) for row in read(name, path).rows[: given.rows]]
-    local = given.judge == "local"
-    backend = LocalBackend("smollm2-135m", lm=noiser.load(dtype=given.dtype), batch=given.batch) if local else LlamaBackend("smollm2-135m")
+    arguments = parser.parse_args()
+    name, path, _ = read_label_of_data(arguments.data)
+    texts = [tuple(str(row.prompt).split()) for row in read(name, path).rows[: arguments.rows]]
+    local = arguments.judge == "local"
+    backend = (
+        LocalBackend("smollm2-135m", lm=noiser.load(dtype=arguments.dtype), batch=arguments.batch)
+        if local
+        else LlamaBackend("smollm2-135m")
+    )
     backend.check()
     for form in FORMS * 2:
-        clues = [JudgePrompt(words, form) for words in texts]
-        calls = [Call(replies.messages(clue, True), replies.schema(clue), replies.token_limit(clue, True)) for clue in clues]
+        prompts = [JudgePrompt(words, form) for words in texts]
+        calls = [Call(build_messages(prompt, True), reply_schema(prompt), token_limit(prompt, True)) for prompt in prompts]
         begin = time.perf_counter()
         backend.complete(calls, lambda *_: None)
         print(f"{form}: {len(calls) / (time.perf_counter() - begin):.2f} questions a second")

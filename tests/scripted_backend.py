@@ -20,12 +20,12 @@ def words_of(messages):
 
 
 def word(answer):
-    """A structured reply to a `top1` clue."""
+    """A structured reply to a `top1` prompt."""
     return json.dumps({"word": answer})
 
 
 class ScriptedBackend:
-    """`speak(messages)` gives a text, a Said (with a model of its own), a JudgeError for that call alone, or an error to raise.
+    """`speak(messages)` gives a text, a Completion (with a model of its own), a JudgeError for that call alone, or an error to raise.
 
     `model` is what the server says it is, and `known` whether it says so before it is asked. `asked` holds every call, `batches` how
     many came together, `trials` how often it was tried whether it is `structured`.
@@ -36,7 +36,7 @@ class ScriptedBackend:
         self.speak, self.says, self.known, self.truly = speak, model, known, structured
         self.log, self.seconds = log, seconds
         self.asked, self.batches, self.trials, self.checks = [], [], 0, 0
-        self._adapted = {}
+        self._capabilities = {}
 
     @property
     def model(self):
@@ -44,25 +44,25 @@ class ScriptedBackend:
 
     @property
     def structured(self):
-        if not self._adapted:
+        if not self._capabilities:
             self.trials += 1
-            self._adapted = {"structured": self.truly, "limit": "max_tokens"}
-        return self._adapted["structured"]
+            self._capabilities = {"structured": self.truly, "limit": "max_tokens"}
+        return self._capabilities["structured"]
 
     @property
-    def adapted(self):
-        return self._adapted
+    def capabilities(self):
+        return self._capabilities
 
-    def adapt(self, found):
-        self._adapted = dict(found)
+    def set_capabilities(self, capabilities):
+        self._capabilities = dict(capabilities)
 
     def check(self):
         self.checks += 1
 
     def parameters(self, call):
-        return {"temperature": 0, self._adapted["limit"]: call.tokens, **({"schema": call.schema} if call.schema else {})}
+        return {"temperature": 0, self._capabilities["limit"]: call.max_tokens, **({"schema": call.schema} if call.schema else {})}
 
-    def complete(self, calls, heard):
+    def complete(self, calls, on_completion):
         self.batches.append(len(calls))
         for place, call in enumerate(calls):
             self.asked.append(call)
@@ -76,7 +76,7 @@ class ScriptedBackend:
                 self.counts["timeout"] += 1
             elif isinstance(said, Exception):
                 raise said
-            heard(place, said if isinstance(said, Completion | JudgeError) else Completion(said, "stop", self.says))
+            on_completion(place, said if isinstance(said, Completion | JudgeError) else Completion(said, "stop", self.says))
 
 
 class Untouchable(ScriptedBackend):
@@ -96,7 +96,7 @@ class Untouchable(ScriptedBackend):
     def check(self):
         raise AssertionError("checked")
 
-    def complete(self, calls, heard):
+    def complete(self, calls, on_completion):
         raise AssertionError("asked")
 
 
@@ -117,7 +117,7 @@ def main(folder, log, seconds):
     backend = ScriptedBackend(moody, log=Path(log), seconds=float(seconds))
     asker = CachedJudge(backend, ReplyCache(backend.identity, Path(folder)), "use")
     told = [reply for start in range(0, len(CLUES), 10) for reply in asker.answer(CLUES[start : start + 10])]
-    print(json.dumps([[reply.status, reply.answers, reply.said, reply.model] for reply in told]))
+    print(json.dumps([[reply.status, reply.answers, reply.text, reply.model] for reply in told]))
     sys.stdout.flush()
     os._exit(0)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from noiser.evaluation import evaluate
     from noiser.evaluation.answer import answer
     from noiser.evaluation.sanity import check
-    from noiser.judges.protocol import JudgeConfig
+    from noiser.judges.protocol import JudgeConfig, JudgeHow
     from noiser.lm.load import load
     from noiser.lm.model import LanguageModel
     from noiser.methods import METHODS
@@ -35,6 +35,7 @@ __all__ = [
     "Example",
     "Failure",
     "JudgeConfig",
+    "JudgeHow",
     "LanguageModel",
     "NoiserError",
     "__version__",
@@ -60,6 +61,7 @@ _HOME = {
     "Example": "noiser.results.records",
     "Failure": "noiser.attribution.attribute",
     "JudgeConfig": "noiser.judges.protocol",
+    "JudgeHow": "noiser.judges.protocol",
     "LanguageModel": "noiser.lm.model",
     "NoiserError": "noiser.errors",
     "answer": "noiser.evaluation.answer",

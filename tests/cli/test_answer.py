@@ -16,7 +16,7 @@ from noiser import cli
 from noiser.cli.options import JudgeOptions
 from noiser.errors import JudgeError, OptionError, RunError
 from noiser.evaluation.answer import answer, answer_ids
-from noiser.judges.prompting import read
+from noiser.judges.parsing import parse_reply
 from noiser.judges.protocol import JudgeConfig, Reply
 from noiser.results.answer_case import Case, Ruling
 from noiser.text.prompt import Turn
@@ -45,7 +45,7 @@ class TableJudge:
     def _reply(self, clue, said):
         if isinstance(said, Exception):
             return said
-        status, answers = read(said, "stop", clue, structured=False)
+        status, answers = parse_reply(said, "stop", clue, structured=False)
         return Reply(status, answers, said, "table-1")
 
 
@@ -304,7 +304,7 @@ def test_how_to_ask_is_handed_on():
     options = JudgeOptions(
         judge_url="http://[::1]:80/v1", judge_cache="only", judge_max_connections=2, judge_timeout=1.5, judge_total_timeout=9.0
     )
-    assert options.config("cpu") == JudgeConfig(url="http://[::1]:80/v1", cache="only", at_once=2, timeout=1.5, budget=9.0, device="cpu")
+    assert options.config("cpu") == JudgeConfig(url="http://[::1]:80/v1", cache="only", max_connections=2, timeout=1.5, total_timeout=9.0, device="cpu")
     assert JudgeOptions().config("auto") == JudgeConfig()
 
 

@@ -158,7 +158,7 @@ def test_another_judge_is_another_run_and_the_same_one_elsewhere_is_not(place, t
     for url in ("http://localhost:1/v1", "https://elsewhere.example/v1"):
         assert found(place, **JUDGED, judges=[{"name": "openai:one", "url": url}]) == first
         assert (
-            found(place, ExecutionConfig(judge_how=JudgeConfig(url=url, cache="off", at_once=1)), **JUDGED, judges=["openai:one"]) == first
+            found(place, ExecutionConfig(judge_how=JudgeConfig(url=url, cache="off", max_connections=1)), **JUDGED, judges=["openai:one"]) == first
         )
     two = found(place, **JUDGED, judges=["openai:one", "openai:two"])["metrics"]
     assert list(two) == ["answerability[openai:one]:forms=top1", "answerability[openai:two]:forms=top1"]

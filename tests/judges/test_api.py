@@ -22,7 +22,7 @@ import pytest
 from noiser.errors import JudgeError, RunError
 from noiser.judges.api import ApiBackend
 from noiser.judges.backend import Backend, Call, Completion
-from noiser.judges.retry import Patience, retry_after
+from noiser.judges.retry import RetryPolicy, parse_retry_after
 from tests.fault_server import Fault, FaultServer, completion, hang, page, refusal, reset, said, script, seeded
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
@@ -37,7 +37,7 @@ def reply(body):
 
 
 def backend_at(server, **how):
-    settings = {"budget": 60.0, "timeout": 5.0, "base": 0.02, "cap": 0.1, "key": None, "trust_env": False, **how}
+    settings = {"total_timeout": 60.0, "timeout": 5.0, "first_wait": 0.02, "max_wait": 0.1, "key": None, "trust_env": False, **how}
     return ApiBackend("openai:fake", "fake", url=server.url, identity={"judge": "openai:fake"}, **settings)
 
 
@@ -72,9 +72,9 @@ def test_every_call_is_accounted_for_and_the_result_is_that_without_faults():
         (0.05, reset),
     ]
     with FaultServer(reply) as server:
-        wanted = heard_from(backend_at(server, at_once=32), calls)
+        wanted = heard_from(backend_at(server, max_connections=32), calls)
     with FaultServer(reply, seeded(6, faults)) as server:
-        backend, begun = backend_at(server, at_once=32, timeout=1.5), time.monotonic()
+        backend, begun = backend_at(server, max_connections=32, timeout=1.5), time.monotonic()
         found = heard_from(backend, calls)
         took = time.monotonic() - begun
     print(f"{len(calls)} questions, {backend.counts['calls']} calls, {dict(backend.counts)}, {took:.1f} s, {server.most} at once")
@@ -97,7 +97,7 @@ def test_it_is_a_backend():
 
 def test_no_more_calls_are_under_way_than_allowed():
     with FaultServer(reply, delay=0.03) as server:
-        backend = backend_at(server, at_once=5)
+        backend = backend_at(server, max_connections=5)
         assert backend.structured
         heard_from(backend, [ask(str(number)) for number in range(40)])
     assert server.most == 5
@@ -106,7 +106,7 @@ def test_no_more_calls_are_under_way_than_allowed():
 def test_an_answer_is_heard_as_soon_as_it_is_there():
     moments = []
     with FaultServer(reply, delay=0.1) as server:
-        backend_at(server, at_once=1).complete([ask("a"), ask("b"), ask("c")], lambda place, said: moments.append(time.monotonic()))
+        backend_at(server, max_connections=1).complete([ask("a"), ask("b"), ask("c")], lambda place, said: moments.append(time.monotonic()))
     assert moments[-1] - moments[0] > 0.15
 
 
@@ -115,7 +115,7 @@ def test_what_is_said_and_what_goes_out():
     with FaultServer(
         plan=script(None, thought, said("no", finish="content_filter"), said(None, refusal="I will not"), said(None))
     ) as server:
-        backend = backend_at(server, at_once=1, key="sk-test-1234")
+        backend = backend_at(server, max_connections=1, key="sk-test-1234")
         assert backend.model is None
         found = heard_from(backend, [ask("a", SCHEMA), ask("b"), ask("c"), ask("d")])
         sent = [request.body for request in server.requests[1:]]
@@ -154,40 +154,40 @@ def test_retry_after_is_waited_for(header):
 
 
 def test_what_retry_after_says():
-    assert retry_after({}) is None
-    assert retry_after({"retry-after": "7"}) == 7.0
-    assert retry_after({"retry-after": "soon"}) is None
-    assert retry_after({"retry-after": "nan"}) is None
-    assert retry_after({"retry-after": "-3"}) == 0.0
-    assert retry_after({"retry-after": "9", "retry-after-ms": "20"}) == 0.02
-    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-    assert 3598 < (retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(hours=1))}) or 0) <= 3600
+    assert parse_retry_after({}) is None
+    assert parse_retry_after({"retry-after": "7"}) == 7.0
+    assert parse_retry_after({"retry-after": "soon"}) is None
+    assert parse_retry_after({"retry-after": "nan"}) is None
+    assert parse_retry_after({"retry-after": "-3"}) == 0.0
+    assert parse_retry_after({"retry-after": "9", "retry-after-ms": "20"}) == 0.02
+    assert parse_retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+    assert 3598 < (parse_retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(hours=1))}) or 0) <= 3600
 
 
 def test_a_retry_after_beyond_the_budget_ends_the_question_at_once():
     with FaultServer(reply, lambda request: refusal(429, retry_after="90") if request.last == "a" else None) as server:
-        backend, begun = backend_at(server, budget=20.0), time.monotonic()
+        backend, begun = backend_at(server, total_timeout=20.0), time.monotonic()
         found = heard_from(backend, [ask("a"), ask("b")])
     assert time.monotonic() - begun < 5
     assert isinstance(found[0], JudgeError)
-    assert "it wants 90 s of waiting" in str(found[0])
+    assert "it asks for a wait of 90 s" in str(found[0])
     assert "of the 20 s that a question may take" in str(found[0])
     assert found[1] == Completion("to b", "stop", "fake-1")
     assert backend.counts == {"calls": 3, "429": 1, "failed": 1}
 
 
 def test_waits_double_up_to_the_cap_and_are_never_the_same():
-    patience = Patience(1.0, 100.0, base=1.0, cap=8.0)
+    policy = RetryPolicy(1.0, 100.0, first_wait=1.0, max_wait=8.0)
     for failed, most in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (5000, 8)]:
-        waits = {patience.pause(failed, None) for _ in range(50)}
+        waits = {policy.wait(failed, None) for _ in range(50)}
         assert len(waits) > 40
         assert most / 2 <= min(waits) <= max(waits) <= most
-    assert 5 < patience.pause(9, 5.0) <= 6
+    assert 5 < policy.wait(9, 5.0) <= 6
 
 
 def test_waiting_leaves_the_callers_random_state_alone():
     before = random.getstate()
-    Patience(1.0, 1.0).pause(3, None)
+    RetryPolicy(1.0, 1.0).wait(3, None)
     assert random.getstate() == before
 
 
@@ -225,10 +225,10 @@ def test_what_is_no_completion_is_asked_for_again(fault, kind):
 
 def test_what_stays_wrong_is_given_up_when_the_budget_is_spent():
     with FaultServer(reply, lambda request: page() if request.last == "a" else None) as server:
-        backend = backend_at(server, budget=0.5)
+        backend = backend_at(server, total_timeout=0.5)
         found = heard_from(backend, [ask("a"), ask("b")])
     assert isinstance(found[0], JudgeError)
-    assert "openai:fake gave no reply: what came is no chat completion: <html>" in str(found[0])
+    assert "openai:fake gave no reply: the reply is no chat completion: <html>" in str(found[0])
     assert isinstance(found[1], Completion)
     assert backend.counts["failed"] == 1
     assert backend.counts["calls"] == 2 + backend.counts["malformed"] == 2 + failures(backend)
@@ -240,13 +240,13 @@ def test_what_stays_wrong_is_given_up_when_the_budget_is_spent():
         (
             refusal(401, "Incorrect API key"),
             "sk-test-1234",
-            "it answered 401: Incorrect API key; it does not take the key .* set NOISER_JUDGE_KEY to",
+            "it answered 401: Incorrect API key; it does not accept the key.* set NOISER_JUDGE_KEY to",
         ),
         (refusal(401, "no"), None, "it wants a key: set NOISER_JUDGE_KEY"),
         (refusal(403), "sk-test-1234", "set NOISER_JUDGE_KEY"),
-        (refusal(402), None, "the account has nothing left"),
-        (refusal(429, "You exceeded your quota", code="insufficient_quota"), "sk-test-1234", "the account has nothing left"),
-        (refusal(404, "no such model"), None, r"knows no model 'fake', or http://127.0.0.1:\d+/v1/chat/completions is not there"),
+        (refusal(402), None, "the account has no credit left"),
+        (refusal(429, "You exceeded your quota", code="insufficient_quota"), "sk-test-1234", "the account has no credit left"),
+        (refusal(404, "no such model"), None, r"knows no model 'fake', or http://127.0.0.1:\d+/v1/chat/completions does not exist"),
         (refusal(400, "bad"), None, "it answered 400: bad"),
         (refusal(422, "bad"), None, "it answered 422: bad"),
     ],
@@ -273,7 +273,7 @@ def test_a_key_that_is_withdrawn_in_the_middle_ends_it_and_what_was_answered_was
         return time.sleep(0.03)  # so that answers to others are still on their way
 
     with FaultServer(reply, plan) as server:
-        backend = backend_at(server, at_once=4)
+        backend = backend_at(server, max_connections=4)
         with pytest.raises(RunError, match=r"cannot be asked any more.*NOISER_JUDGE_KEY.*the same command goes on from there"):
             backend.complete(calls, heard.__setitem__)
         there = dict(heard)
@@ -301,31 +301,31 @@ def test_half_a_surrogate_pair_cannot_be_sent_and_fails_alone():
     assert backend.counts == {"calls": 2, "failed": 1}
 
 
-@pytest.mark.parametrize(("at_once", "row"), [(2, 8), (12, 12)])
-def test_many_given_up_in_a_row_end_it(at_once, row):
+@pytest.mark.parametrize(("connections", "lost"), [(2, 8), (12, 12)])
+def test_many_given_up_in_a_row_end_it(connections, lost):
     calls = [ask(str(number)) for number in range(60)]
     heard = {}
     with FaultServer(reply, lambda request: refusal(500, "down") if request.number > 20 else None) as server:
-        backend = backend_at(server, at_once=at_once, budget=0.2)
-        with pytest.raises(RunError, match=f"{row} questions in a row were given up.*500: down.*the same command goes on from there"):
+        backend = backend_at(server, max_connections=connections, total_timeout=0.2)
+        with pytest.raises(RunError, match=f"{lost} questions in a row were lost.*500: down.*the same command goes on from there"):
             backend.complete(calls, heard.__setitem__)
     kinds = Counter(type(each) for each in heard.values())
     assert kinds == {Completion: 20, JudgeError: kinds[JudgeError]}
-    assert row <= kinds[JudgeError] < row + at_once
+    assert lost <= kinds[JudgeError] < lost + connections
     assert backend.counts["failed"] == kinds[JudgeError]
 
 
 def test_given_up_now_and_then_does_not_end_it():
     calls = [ask(str(number)) for number in range(60)]
     with FaultServer(reply, lambda request: refusal(500) if request.last.isdigit() and int(request.last) % 7 else None) as server:
-        found = heard_from(backend_at(server, at_once=1, budget=0.03), calls)
+        found = heard_from(backend_at(server, max_connections=1, total_timeout=0.03), calls)
     assert Counter(map(type, found)) == {JudgeError: 51, Completion: 9}
 
 
 def test_nobody_there_is_said_soon(monkeypatch):
     import noiser.judges.api as api
 
-    monkeypatch.setattr(api, "REACH", 0.5)
+    monkeypatch.setattr(api, "CONNECT_TIMEOUT", 0.5)
     with FaultServer() as server:
         pass
     backend, begun = backend_at(server), time.monotonic()
@@ -339,14 +339,14 @@ def test_nobody_there_is_said_soon(monkeypatch):
 def test_structured_replies_are_tried_once_not_assumed(how, structured, calls):
     with FaultServer(reply, structured=how) as server:
         backend = backend_at(server)
-        assert backend.adapted == {}
+        assert backend.capabilities == {}
         assert backend.structured is structured
         backend.check()
         assert backend.structured is structured
         assert backend.counts["calls"] == calls == len(server.requests)
         heard_from(backend, [ask("a", SCHEMA)])
         assert ("response_format" in server.requests[-1].body) is structured
-    assert backend.adapted == {"structured": structured, "tokens": "max_tokens", "temperature": True}
+    assert backend.capabilities == {"structured": structured, "tokens": "max_tokens", "temperature": True}
 
 
 @pytest.mark.parametrize("answer", ['{"word": "hello"}', "{", '["quorvash"]', "[" * 100_000])
@@ -375,7 +375,7 @@ def test_what_a_server_refuses_is_sent_to_it_no_more(refuses, sent, structured):
         assert backend.counts == {"calls": len(server.requests), "400": server.log["400"]}
         asked = len(server.requests)
         again = backend_at(server)
-        again.adapt(backend.adapted)
+        again.set_capabilities(backend.capabilities)
         assert again.structured is backend.structured
         heard_from(again, [ask("a")])
         assert len(server.requests) == asked + 1, "what is known was tried again"
@@ -384,12 +384,12 @@ def test_what_a_server_refuses_is_sent_to_it_no_more(refuses, sent, structured):
 def test_what_was_known_of_a_server_that_has_changed_is_tried_anew():
     with FaultServer(reply, refuses=["max_tokens"]) as server:
         backend = backend_at(server)
-        backend.adapt({"structured": True, "tokens": "max_tokens", "temperature": True})
+        backend.set_capabilities({"structured": True, "tokens": "max_tokens", "temperature": True})
         found = heard_from(backend, [ask(str(number)) for number in range(20)])
     assert all(isinstance(each, Completion) for each in found)
-    assert backend.adapted["tokens"] == "max_completion_tokens"
-    backend.adapt({})
-    assert backend.adapted == {}
+    assert backend.capabilities["tokens"] == "max_completion_tokens"
+    backend.set_capabilities({})
+    assert backend.capabilities == {}
 
 
 def test_what_cannot_be_kept_ends_it():
@@ -404,7 +404,7 @@ def test_what_cannot_be_kept_ends_it():
 def test_an_interrupt_leaves_while_calls_hang_and_counts_them():
     heard = {}
     with FaultServer(reply, lambda request: hang() if request.last.startswith("h") else None) as server:
-        backend = backend_at(server, at_once=4, timeout=20.0)
+        backend = backend_at(server, max_connections=4, timeout=20.0)
 
         def interrupt():
             while len(heard) < 2 or len(server.requests) < 7:

@@ -47,7 +47,7 @@ def test_what_was_kept_is_found_by_model_messages_and_parameters_and_by_nothing_
 def test_an_entry_holds_all_that_was_asked_and_who_said_what_when(tmp_path):
     cache = ReplyCache({"judge": "openai:m"}, tmp_path)
     cache.put(MESSAGES, LIMITS, said(finish="length"), "invalid_answer")
-    cache.put_trial("m-1", {"structured": True})
+    cache.put_capabilities("m-1", {"structured": True})
     (reply, trial) = [record for _, _, record in store.scan(tmp_path) if isinstance(record, dict)]
     at = reply.pop("at")
     assert at.endswith("+00:00")
@@ -75,17 +75,17 @@ def test_an_answer_counts_before_what_is_none_and_the_first_answer_before_later_
 def test_the_newest_entry_says_who_answers_and_the_newest_trial_how(tmp_path):
     cache = ReplyCache("j", tmp_path)
     assert cache.last_model is None
-    assert cache.trial("m-1") is None
+    assert cache.capabilities("m-1") is None
     for model in ("m-2", "m-1", "m-3", "m-2"):
         cache.put([{"role": "user", "content": str(len(cache))}], LIMITS, said(model=model), "ok")
     assert cache.models == entries(tmp_path).models == ["m-2", "m-3", "m-1"], "m-2 was heard first, and last"
-    cache.put_trial("m-2", {"structured": False})
-    cache.put_trial("m-2", {"structured": True})
+    cache.put_capabilities("m-2", {"structured": False})
+    cache.put_capabilities("m-2", {"structured": True})
     for each in (cache, entries(tmp_path)):
         assert each.models == ["m-2", "m-3", "m-1"]
         assert each.last_model == "m-2"
-        assert each.trial("m-2") == {"structured": True}
-        assert each.trial("m-1") is None
+        assert each.capabilities("m-2") == {"structured": True}
+        assert each.capabilities("m-1") is None
 
 
 @pytest.fixture
@@ -140,13 +140,13 @@ def test_what_is_no_reply_is_counted_and_left_out(tmp_path, three):
 WRITING = """
 import sys
 from pathlib import Path
-from noiser.judges.backend import Said
+from noiser.judges.backend import Completion
 from noiser.judges.cache import ReplyCache
 cache = ReplyCache("j", Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 for place in range(60):
-    cache.put([{"role": "user", "content": f"{sys.argv[2]} {place}"}], {}, Said("x" * 5000, "stop", "m"), "ok")
+    cache.put([{"role": "user", "content": f"{sys.argv[2]} {place}"}], {}, Completion("x" * 5000, "stop", "m"), "ok")
 print([name for name in ("openai", "torch", "transformers") if name in sys.modules])
 """
 

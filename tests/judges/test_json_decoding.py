@@ -11,14 +11,14 @@ import torch
 
 import noiser
 from noiser.errors import RunError
-from noiser.judges import prompting as replies
 from noiser.judges.backend import Call, Completion
-from noiser.judges.json_decoding import MOST, ConstrainedDecoder, alphabet, spelling
+from noiser.judges.json_decoding import MAX_STRING_TOKENS, ConstrainedDecoder, json_template, string_tokens
 from noiser.judges.local import LocalBackend
+from noiser.judges.prompting import reply_schema
 from noiser.judges.protocol import JudgePrompt
 from tests.conftest import TINY, byte_tokenizer, tiny
 
-ONE, FIVE = (replies.schema(JudgePrompt(("a",), form)) for form in ("top1", "top5"))
+ONE, FIVE = (reply_schema(JudgePrompt(("a",), form)) for form in ("top1", "top5"))
 
 
 def call(text, schema):
@@ -51,7 +51,7 @@ def test_every_reply_is_json_of_the_schemas_shape(family, schema):
         assert said.finish == "stop"
         found = json.loads(said.text)
         assert list(found) == list(schema["properties"])
-        assert all(word and len(word.encode("utf-8", "replace")) <= 3 * MOST for word in found.values())
+        assert all(word and len(word.encode("utf-8", "replace")) <= 3 * MAX_STRING_TOKENS for word in found.values())
 
 
 def test_the_words_are_what_the_model_likes_best(smol):
@@ -61,7 +61,7 @@ def test_the_words_are_what_the_model_likes_best(smol):
     (said,) = heard_from(backend, [asked])
     ids = list(smol.prompt(list(asked.messages)).input_ids) + list(smol.tokens.ids('{"word": "'))
     quote, word = smol.tokens.ids('"')[0], []
-    while len(word) < MOST:
+    while len(word) < MAX_STRING_TOKENS:
         logits = smol.model(input_ids=torch.tensor([ids + word], device=smol.device)).logits[0, -1]
         order = logits.argsort(descending=True).tolist()
         unfit = set('"\\\n\t\r')
@@ -84,20 +84,20 @@ def test_rows_that_end_at_different_times_do_not_disturb_each_other(smol):
 
 
 def test_a_speller_leaves_what_may_come_and_nothing_else(smol):
-    known = alphabet(smol.tokens, smol.model.config.vocab_size)
-    spelt = spelling(smol.tokens, known, ONE)
-    speller, ids = ConstrainedDecoder(spelt, 1), torch.tensor([[5]])
+    known = string_tokens(smol.tokens, smol.model.config.vocab_size)
+    template = json_template(smol.tokens, known, ONE)
+    decoder, ids = ConstrainedDecoder(template, 1), torch.tensor([[5]])
     allowed = []
-    while not speller.ended[0]:
-        scores = speller(ids, torch.randn(1, smol.model.config.vocab_size, generator=torch.Generator().manual_seed(ids.shape[1])))
+    while not decoder.complete[0]:
+        scores = decoder(ids, torch.randn(1, smol.model.config.vocab_size, generator=torch.Generator().manual_seed(ids.shape[1])))
         allowed.append(int(scores.isfinite().sum()))
         ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], 1)
-    head = len(spelt.pieces[0])
+    head = len(template.fixed_parts[0])
     assert allowed[:head] == [1] * head
     assert allowed[head] == int(known.inside.sum()), "a string is not empty"
     assert allowed[head + 1] == allowed[head] + 1
-    assert len(allowed) <= spelt.longest
-    assert allowed[-len(spelt.pieces[-1]) :] == [1] * len(spelt.pieces[-1])
+    assert len(allowed) <= template.max_length
+    assert allowed[-len(template.fixed_parts[-1]) :] == [1] * len(template.fixed_parts[-1])
     assert not any(known.inside[token] for token in smol.tokenizer.all_special_ids)
 
 

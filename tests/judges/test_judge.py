@@ -23,7 +23,7 @@ import pytest
 
 import noiser.storage as store
 from noiser.errors import JudgeError, OptionError, RunError
-from noiser.judges import factory as opening
+from noiser.judges import factory
 from noiser.judges.backend import Completion
 from noiser.judges.cache import ReplyCache
 from noiser.judges.factory import judge_name, open_judge
@@ -66,7 +66,7 @@ def test_a_clue_is_asked_and_its_reply_read(asker):
     assert judge.answer([clue("a", "b")]) == [Reply("ok", ("after b",), word("after b"), "m-1", 1)]
     (call,) = backend.asked
     assert call.schema is not None
-    assert call.tokens > 0
+    assert call.max_tokens > 0
     assert judge.counts == {"clues": 1, "cached": 0, "refused": 0, "invalid_answer": 0, "calls": 1}
     assert judge.answer([]) == []
 
@@ -104,7 +104,7 @@ def test_no_answer_is_asked_again_exactly_once_and_a_refusal_is_not(asker):
     assert [each.status for each in found] == ["ok", "ok", "invalid_answer", "invalid_answer", "refused", "refused", "refused"]
     assert [each.answers for each in found] == [("yes",), ("yes",), (), (), (), (), ()]
     assert [each.calls for each in found] == [1, 2, 2, 2, 1, 1, 2]
-    assert [each.said for each in found[2:4]] == ["{", '{"word": "ye'], "its last reply, word for word"
+    assert [each.text for each in found[2:4]] == ["{", '{"word": "ye'], "its last reply, word for word"
     assert backend.batches == [7, 4], "the second round is a batch too"
     assert [len(call.messages) for call in backend.asked] == [2] * 7 + [4] * 4
     assert backend.asked[7].messages[2] == {"role": "assistant", "content": "I think that it may well be the word yes."}
@@ -118,7 +118,7 @@ def test_a_thought_that_was_cut_off_gets_room_the_second_time(asker, thought):
     backend = ScriptedBackend(lambda messages: told.pop(0))
     (found,) = asker(backend).answer([clue("a")])
     assert found.answers == ("yes",)
-    assert [call.tokens for call in backend.asked] == [48, 4096]
+    assert [call.max_tokens for call in backend.asked] == [48, 4096]
     assert plain(asker(Untouchable(), "only").answer([clue("a")])) == plain([found]), "and is replayed"
 
 
@@ -210,7 +210,7 @@ def test_refusals_and_malformed_replies_are_never_served_as_answers_but_replayed
 
 def test_only_asks_nobody_and_says_what_is_missing_and_how_to_get_it(asker):
     with pytest.raises(
-        RunError, match=r"there are no replies of openai:scripted in .*cache, and --judge-cache only asks nobody\. The same"
+        RunError, match=r"there are no replies of openai:scripted in .*cache, and --judge-cache only makes no call\. The same"
     ):
         asker(Untouchable(), "only").check()
     assert "3 of 3 questions" in str(asker(Untouchable(), "only").answer([clue("a"), clue("b"), clue("c")])[0])
@@ -378,7 +378,7 @@ def test_replaying_a_table_needs_neither_openai_nor_torch(asker, tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom noiser.judges.judge import CachedJudge\nfrom noiser.judges.cache import ReplyCache\n"
         "from tests.scripted_backend import CLUES, Untouchable\n"
-        f"judge = Asker(Untouchable(), ReplyCache('j', Path({str(tmp_path / 'cache')!r})), 'only')\n"
+        f"judge = CachedJudge(Untouchable(), ReplyCache('j', Path({str(tmp_path / 'cache')!r})), 'only')\n"
         "assert all(reply.model == 'm-1' for reply in judge.answer(CLUES))\n"
         "print([name for name in ('openai', 'torch', 'transformers', 'httpx') if name in sys.modules])"
     )
@@ -415,12 +415,16 @@ def test_another_name_is_an_error_that_lists_the_three_kinds(name):
 @pytest.mark.parametrize(
     ("name", "how", "said"),
     [
-        ("local", {"url": "http://127.0.0.1:1/v1"}, "--judge-url is where an openai: judge is; local has none: leave it out"),
-        ("llama:a.gguf", {"url": "http://127.0.0.1:1/v1"}, "--judge-url is where an openai: judge is"),
+        (
+            "local",
+            {"url": "http://127.0.0.1:1/v1"},
+            "--judge-url is the address of an openai: judge; local has no address: leave the option out",
+        ),
+        ("llama:a.gguf", {"url": "http://127.0.0.1:1/v1"}, "--judge-url is the address of an openai: judge"),
         ("local", {"cache": "on"}, "--judge-cache is use, only or off; got 'on'"),
-        ("openai:m", {"at_once": 0}, "a judge's at_once has to be above 0; got 0"),
+        ("openai:m", {"max_connections": 0}, "a judge's max_connections has to be above 0; got 0"),
         ("openai:m", {"timeout": float("nan")}, "a judge's timeout has to be above 0; got nan"),
-        ("openai:m", {"budget": -1.0}, "a judge's budget has to be above 0; got -1.0"),
+        ("openai:m", {"total_timeout": -1.0}, "a judge's total_timeout has to be above 0; got -1.0"),
     ],
 )
 def test_an_option_out_of_its_range_is_an_error(name, how, said):
@@ -434,7 +438,7 @@ def test_an_option_out_of_its_range_is_an_error(name, how, said):
 def test_an_opened_judge_keeps_its_replies_with_the_judges_of_that_identity(tmp_path, monkeypatch):
     monkeypatch.setenv("NOISER_CACHE", str(tmp_path))
     backend = ScriptedBackend(echo)
-    monkeypatch.setitem(opening._BACKENDS, "openai", lambda model, how: backend)
+    monkeypatch.setitem(factory._BACKENDS, "openai", lambda model, how: backend)
     assert open_judge("openai:scripted").answer([clue("a")])[0].calls == 1
     assert open_judge("openai:scripted", JudgeConfig(cache="only")).answer([clue("a")])[0].calls == 0
     assert open_judge("openai:scripted", JudgeConfig(cache="off")).answer([clue("a")])[0].calls == 1

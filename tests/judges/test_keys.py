@@ -141,7 +141,7 @@ def shown(error):
 
 
 def backend_at(server, **how):
-    settings = {"budget": 5.0, "timeout": 2.0, "base": 0.01, "cap": 0.02, "key": judge_key(server.url), **how}
+    settings = {"total_timeout": 5.0, "timeout": 2.0, "first_wait": 0.01, "max_wait": 0.02, "key": judge_key(server.url), **how}
     return ApiBackend("openai:fake", "fake", url=server.url, identity={"judge": "openai:fake"}, **settings)
 
 
@@ -153,7 +153,14 @@ def test_a_server_that_sends_the_key_back_does_not_get_it_shown(environment, log
         for _ in range(2):
             backend.complete([CALL] * 20, lambda place, outcome: outcomes.append(outcome))
         sent = {request.headers.get("authorization") for request in server.requests}
-        everything = [repr(outcomes), repr(backend), repr(vars(backend)), repr(backend.model), repr(backend.counts), repr(backend.adapted)]
+        everything = [
+            repr(outcomes),
+            repr(backend),
+            repr(vars(backend)),
+            repr(backend.model),
+            repr(backend.counts),
+            repr(backend.capabilities),
+        ]
         assert sent == {f"Bearer {SENTINEL}"}
         assert {outcome.finish for outcome in outcomes} == {"[key]", "refusal", "stop"}
         server.plan = lambda request: echo_status(request, 400)

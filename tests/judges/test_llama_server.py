@@ -2,7 +2,7 @@
 
 Mutants caught: more than one slot, or the slot's earlier prompt kept (`test_it_says_the_same...` fails where llama.cpp's numbers then
 differ); the schema not sent along; the alias left out, so that replies carry a path; another host name than the loopback; pages of
-other origins let in; verbosity left alone; the server stopped by nobody, or by a fork; `counts` and what was adapted lost by `close`;
+other origins let in; verbosity left alone; the server stopped by nobody, or by a fork; `counts` and capabilities lost by `close`;
 the package's absence not looked for; a file that is no model reported by llama.cpp's own exception.
 """
 
@@ -22,9 +22,9 @@ import pytest
 
 from noiser.errors import JudgeError, ModelError, OptionError, RunError
 from noiser.judges import llama_server as llama
-from noiser.judges import prompting as replies
 from noiser.judges.backend import Backend, Call, Completion
 from noiser.judges.llama_server import LlamaBackend
+from noiser.judges.prompting import build_messages, reply_schema, token_limit
 from noiser.judges.protocol import JudgePrompt
 
 pytest.importorskip("xllamacpp")
@@ -34,15 +34,15 @@ import os, signal, sys, time
 from noiser.judges.llama_server import LlamaBackend
 from noiser.judges.backend import Call
 backend = LlamaBackend("smollm2-135m")
-backend.adapt({"structured": True})
+backend.set_capabilities({"structured": True})
 call = Call(({"role": "user", "content": "Say hello."},), None, 3)
 backend.complete([call], lambda place, said: print(type(said).__name__, flush=True))
 """
 
 
 def call(words, form="top1", structured=True):
-    clue = JudgePrompt(tuple(words), form)
-    return Call(replies.messages(clue, structured), replies.schema(clue) if structured else None, replies.token_limit(clue, structured))
+    prompt = JudgePrompt(tuple(words), form)
+    return Call(build_messages(prompt, structured), reply_schema(prompt) if structured else None, token_limit(prompt, structured))
 
 
 def brief(text):
@@ -52,7 +52,7 @@ def brief(text):
 def opened(**how):
     """A judge that need not try how it is to be asked."""
     backend = LlamaBackend("smollm2-135m", **how)
-    backend.adapt({"structured": True})
+    backend.set_capabilities({"structured": True})
     return backend
 
 
@@ -102,7 +102,7 @@ def test_replies_obey_their_schema(backend, form):
         assert said.model == backend.model
         if said.finish == "stop":
             found = json.loads(said.text)
-            assert list(found) == list(replies.schema(JudgePrompt((), form))["required"])
+            assert list(found) == list(reply_schema(JudgePrompt((), form))["required"])
             assert all(isinstance(word, str) for word in found.values())
         else:
             assert said.finish == "length"
@@ -147,7 +147,7 @@ def test_two_serve_in_one_process_and_one_that_was_closed_starts_again():
     one.close()
     one.close()
     assert heard_from(other, [brief("hi")]) == [said]
-    assert one.adapted["structured"]
+    assert one.capabilities["structured"]
     assert heard_from(one, [brief("hi")]) == [said]
     assert (one.counts, other.counts) == ({"calls": 3}, {"calls": 2})
     one.close()
@@ -181,7 +181,7 @@ def test_it_ends_with_its_process_and_writes_nothing(then, code, last):
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", BEGIN + then], capture_output=True, text=True, timeout=120)
     print(f"{time.monotonic() - start:.1f} s")
-    assert (done.returncode, done.stdout) == (code, "Said\n")
+    assert (done.returncode, done.stdout) == (code, "Completion\n")
     assert done.stderr.strip().rpartition("\n")[2] == last
     assert "srv" not in done.stderr
     assert "llama_" not in done.stderr

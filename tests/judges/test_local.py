@@ -97,7 +97,7 @@ def test_the_default_model_says_the_same_in_every_batch_and_what_greedy_decoding
     print(f"replies: {len({said.text for said in found[1]})} different of {len(calls)}")
     assert len({said.text for said in found[1]}) > 3
     for each, said in list(zip(calls, found[1], strict=True))[:2]:
-        ids = smol.generate(smol.prompt([dict(message) for message in each.messages]), each.tokens)
+        ids = smol.generate(smol.prompt([dict(message) for message in each.messages]), each.max_tokens)
         assert said.text == smol.tokenizer.decode(ids, skip_special_tokens=True)
         assert said.finish == ("stop" if ids[-1] == smol.tokenizer.eos_token_id else "length")
         assert said.model == f"{smol.name}@{smol.revision}"

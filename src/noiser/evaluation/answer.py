@@ -1,4 +1,4 @@
-"""One case: explain a prompt's target, keep its highest words, and ask judges whether these are enough."""
+"""Answer one case: explain a prompt's target, keep its highest words, and ask judges whether they are enough."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,36 +35,38 @@ def answer(
     checks: bool = True,
     seed: int = 0,
 ) -> Case:
-    """Is the explanation enough for a judge to find the answer, shown only the words with the highest scores?
+    """Find out whether judges name the target when they see only the words with the highest scores.
 
     prompt   text, token ids, a Prompt or a chat
-    target   the answer: a word without its leading space, which is put before it unless the prompt ends in one; or an id, or ids.
-             The model's own next token by default. Several tokens are explained as a whole.
-    options  of the method; its `seed` is the one below where it has one and none is given here
-    judges   whom to ask: `local`, `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge of your own
-    how      where an `openai:` judge is, what becomes of its replies, how many calls at a time
-    share    of the words that are kept, in [0, 1]; rounded up, at least one
-    forms, variant, words, checks   as the metric `answerability` has them
-    seed     of the words and the order that are drawn at random
+    target   the answer: a word without its leading space (the space is added unless the prompt ends in one), an id, or ids. Default:
+             the model's own next token. Several tokens are explained as a whole.
+    options  of the method. Its `seed` is the one below unless it is set here.
+    judges   `local`, `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge of your own
+    how      the address of an `openai:` judge, the use of the reply cache, the number of calls at a time
+    share    of the words that are kept, in [0, 1]; rounded up, at least one word
+    forms, variant, words, checks   as in the metric `answerability`
+    seed     of everything drawn at random: the order of ties, random words, shuffled words
 
-    A judge that gave no reply is in the case with its status. Raises OptionError for what does not exist or fit, RunError where
+    A judge that gives no reply is in the case with its status. Raises OptionError for a value that does not exist or fit, RunError if
     a judge cannot be asked, and what `attribute` raises.
     """
-    asked = chosen_judges(judges, [METRIC], how or JudgeConfig())
-    for judge in asked:  # before the model works for nothing
+    opened = chosen_judges(judges, [METRIC], how or JudgeConfig())
+    for judge in opened:  # before the model computes anything
         judge.check()
-    read = lm.prompt(prompt)
-    explained = attribute(lm, read, method, answer_ids(lm, read, target), **_seeded(method, seed, options or {}))
-    example = Example(read, target=explained.target.token_ids)
-    given = {"share": share, "forms": forms, "variant": variant, "words": words, "checks": checks, "seed": seed}
-    found = evaluate(lm, [example], {method: [explained]}, {METRIC: given}, controls=(), seed=seed, judges=asked)
-    rulings = tuple(_ruling(judge, record) for judge, record in zip(asked, found.records, strict=True))
-    return Case(explained, found.gauges[0].options, rulings)
+    parsed = lm.prompt(prompt)
+    attribution = attribute(lm, parsed, method, answer_ids(lm, parsed, target), **_with_seed(method, seed, options or {}))
+    example = Example(parsed, target=attribution.target.token_ids)
+    metric_options = {"share": share, "forms": forms, "variant": variant, "words": words, "checks": checks, "seed": seed}
+    evaluation = evaluate(lm, [example], {method: [attribution]}, {METRIC: metric_options}, controls=(), seed=seed, judges=opened)
+    rulings = tuple(_ruling(judge, record) for judge, record in zip(opened, evaluation.records, strict=True))
+    return Case(attribution, evaluation.gauges[0].options, rulings)
 
 
 def answer_ids(lm: LanguageModel, prompt: Prompt, target: TokensLike | None) -> TokensLike | None:
-    """The tokens of a word as it follows the prompt: with a space before it, unless the prompt ends in one or is a chat, whose
-    answer begins a text of its own. Ids are taken as they are. Raises OptionError for a blank word."""
+    """Return the tokens of a word that follows the prompt. Ids are returned as they are. Raises OptionError for a blank word.
+
+    A space goes before the word, unless the prompt ends in one or is a chat: a chat's answer begins a text of its own.
+    """
     if not isinstance(target, str):
         return target
     word = target.strip()
@@ -73,7 +75,7 @@ def answer_ids(lm: LanguageModel, prompt: Prompt, target: TokensLike | None) -> 
     return lm.tokens.ids(word if prompt.turns or prompt.text[-1:].isspace() else f" {word}")
 
 
-def _seeded(method: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def _with_seed(method: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**({"seed": seed} if "seed" in noiser.methods.find(method).options else {}), **options}
 
 

@@ -125,12 +125,12 @@ class Plan:
         return measurings(self.metrics, self.seed, self._named_judges() if judges is None else judges, empty=True)
 
     def _named_judges(self) -> list[Judge]:
-        from noiser.judges.factory import Named, judge_name
+        from noiser.judges.factory import NamedJudge, judge_name
 
         if not self.judges and not asks_a_judge(self.metrics):
             return []
         names = [judge_name(choice.name) for choice in self.judges or (JudgeChoice(name=LOCAL),)]
-        return chosen_judges([Named(name) for name in names], self.metrics, JudgeConfig())
+        return chosen_judges([NamedJudge(name) for name in names], self.metrics, JudgeConfig())
 
     def open_judges(self, how: JudgeConfig) -> list[Judge]:
         """Those whom the metrics ask. Nobody is loaded or called yet."""

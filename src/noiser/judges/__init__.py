@@ -1,1 +1,4 @@
-"""Judges: models that are asked how a prompt goes on, behind an API, loaded here, or served by llama.cpp for the run."""
+"""Judges: models that read some words of a prompt and say how the prompt continues.
+
+A judge runs behind an API (`openai:`), in this process (`local:`) or in llama.cpp's server (`llama:`).
+"""

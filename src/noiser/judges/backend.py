@@ -1,4 +1,4 @@
-"""Where a judge's words come from: what a backend is asked, and what it says."""
+"""Backends: where a judge's text comes from. A backend completes chats; it knows nothing of JudgePrompts."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,67 +13,67 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Call:
-    """One completion that is wanted."""
+    """One completion to make."""
 
     messages: tuple[Message, ...]
     schema: Mapping[str, Any] | None
-    """The JSON schema that the reply has to follow; None: free text."""
-    tokens: int
-    """At most so many in the reply."""
+    """The JSON schema of the completion. None: free text."""
+    max_tokens: int
+    """The most tokens that the completion may have."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A completion."""
+    """A chat completion."""
 
     text: str
     finish: str
-    """Why it ended: `stop`, `length`, `refusal`, or whatever else the server says."""
+    """Why it ended: `stop`, `length`, `refusal`, or another word of the server's."""
     model: str
-    """The id of the model that it came from, as the server says."""
+    """The model id that the server returned."""
 
 
-Heard = Callable[[int, Completion | JudgeError], None]
-"""Told of each call's outcome, by its place, as soon as it is there; from any thread, one at a time."""
+OnCompletion = Callable[[int, Completion | JudgeError], None]
+"""Called with the index of a call and its outcome as soon as the outcome exists: from any thread, one at a time."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Whoever completes chats, greedily."""
+    """An object that completes chats greedily."""
 
     @property
     def name(self) -> str:
-        """As it was asked for."""
+        """The judge's name, as it was opened."""
         ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Plain values that its answers depend on and that are known before it is asked."""
+        """Plain values that the completions depend on and that are known before the first call."""
         ...
 
     @property
     def counts(self) -> Counter[str]:
-        """`calls` (completions sent), and each kind of failure: `429`, `500`, `timeout`, `connection`, ..."""
+        """`calls` (completions asked for), and the number of each kind of failure: `429`, `500`, `timeout`, `connection`, ..."""
         ...
 
     @property
     def structured(self) -> bool:
-        """Whether replies follow a schema. Found out by trying, the first time that it is asked."""
+        """Whether completions follow a schema. The first read may try it with a call."""
         ...
 
     @property
     def model(self) -> str | None:
-        """The id of the model that answers, where it is known before a call is made."""
+        """The id of the model that answers, if it is known before a call."""
         ...
 
     def check(self) -> None:
-        """Raises RunError where it cannot be asked at all."""
+        """Raises RunError if the backend cannot complete anything."""
         ...
 
     def parameters(self, call: Call) -> Mapping[str, Any]:
-        """All that goes along with the messages and changes the reply, as plain JSON."""
+        """Everything besides the messages that changes the completion, as plain JSON."""
         ...
 
-    def complete(self, calls: Sequence[Call], heard: Heard) -> None:
-        """Complete every call. What goes wrong with one is heard as its JudgeError; raises RunError where going on is of no use."""
+    def complete(self, calls: Sequence[Call], on_completion: OnCompletion) -> None:
+        """Complete every call. A call that fails is reported as its JudgeError. Raises RunError if more calls are of no use."""
         ...

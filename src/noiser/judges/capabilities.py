@@ -1,4 +1,4 @@
-"""How a server wants to be asked: found out by trying, since servers that speak one API differ in what they take."""
+"""What a server accepts. Servers that speak the same API accept different parameters, so a trial call finds out."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,10 +8,10 @@ from typing import Any
 from noiser.judges.backend import Call, Completion
 from noiser.judges.retry import Failure
 
-REFUSED = ("400", "422", "501")
-"""What a server answers that does not take a parameter."""
-THOUGHT = 4096
-"""Tokens for a model that thinks before it answers: who wants the limit under its newer name counts the thinking in."""
+REFUSALS = ("400", "422", "501")
+"""Statuses of a server that does not accept a parameter."""
+REASONING_TOKENS = 4096
+"""Tokens for a model that reasons before it answers: `max_completion_tokens` counts the reasoning too."""
 _WORD = "quorvash"
 _SCHEMA = {
     "type": "object",
@@ -20,67 +20,67 @@ _SCHEMA = {
     "additionalProperties": False,
 }
 TRIAL = Call(({"role": "user", "content": "Say hello, in one word."},), _SCHEMA, 64)
-"""Nobody says that word who is not made to."""
+"""No model says that word unless the schema forces it to."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a server takes. What it is spared is what it refused."""
+    """The parameters that a server accepts. The reply cache stores these fields by name."""
 
     structured: bool = True
-    """Whether its replies follow a schema that is sent along."""
+    """Whether its completions follow a schema."""
     tokens: str = "max_tokens"
-    """The name of the limit: `max_tokens`, or `max_completion_tokens`."""
+    """The parameter that limits the completion: `max_tokens` or `max_completion_tokens`."""
     temperature: bool = True
-    """Whether it takes temperature 0. Where it does not, it says what its own temperature makes it say."""
+    """Whether it accepts temperature 0. If not, its own temperature is used."""
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> "Capabilities":
-        """The one that `plain` told of."""
-        return cls(**{name: found[name] for name in cls.__dataclass_fields__ if name in found})
+    def from_dict(cls, values: Mapping[str, Any]) -> "Capabilities":
+        """Read what `to_dict` returned."""
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
-    def plain(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain JSON."""
         return asdict(self)
 
     def parameters(self, call: Call) -> dict[str, Any]:
-        """What is sent beside the model and the messages."""
-        thinks = self.tokens == "max_completion_tokens"
-        said: dict[str, Any] = {self.tokens: max(call.tokens, THOUGHT) if thinks else call.tokens}
+        """Return what is sent besides the model and the messages."""
+        reasons = self.tokens == "max_completion_tokens"
+        parameters: dict[str, Any] = {self.tokens: max(call.max_tokens, REASONING_TOKENS) if reasons else call.max_tokens}
         if self.temperature:
-            said["temperature"] = 0
+            parameters["temperature"] = 0
         if call.schema is not None and self.structured:
             schema = {"name": "answer", "strict": True, "schema": call.schema}
-            said["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return said
+            parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return parameters
 
     def without(self, refused: Failure) -> "Capabilities | None":
-        """The dialect without what that failure is about; None where there is nothing left to leave out."""
-        if refused.kind not in REFUSED:
+        """Return the capabilities less the parameter that was refused, or None if no parameter is left to give up."""
+        if refused.kind not in REFUSALS:
             return None
-        about = f"{refused.code} {refused.said}"
+        reason = f"{refused.code} {refused.message}"
         if "response_format" not in refused.code:
-            if self.tokens == "max_tokens" and ("max_tokens" in about or "max_completion_tokens" in about):
+            if self.tokens == "max_tokens" and ("max_tokens" in reason or "max_completion_tokens" in reason):
                 return replace(self, tokens="max_completion_tokens")
-            if self.temperature and "temperature" in about:
+            if self.temperature and "temperature" in reason:
                 return replace(self, temperature=False)
         return replace(self, structured=False) if self.structured else None
 
 
-def learn(send: Callable[[Capabilities, Call], Completion | Failure]) -> Capabilities | Failure:
-    """The dialect in which the trial call was answered, after four calls at most, retries aside; or why it was not."""
-    dialect: Capabilities | None = Capabilities()
-    said: Completion | Failure | None = None
-    while dialect is not None:
-        said = send(dialect, TRIAL)
-        if isinstance(said, Completion):
-            return replace(dialect, structured=dialect.structured and _obeys(said.text))
-        dialect = dialect.without(said)
-    assert isinstance(said, Failure)
-    return said
+def detect_capabilities(send: Callable[[Capabilities, Call], Completion | Failure]) -> Capabilities | Failure:
+    """Return the capabilities with which the trial call was answered, or its failure. At most four calls, without retries."""
+    capabilities: Capabilities | None = Capabilities()
+    outcome: Completion | Failure | None = None
+    while capabilities is not None:
+        outcome = send(capabilities, TRIAL)
+        if isinstance(outcome, Completion):
+            return replace(capabilities, structured=capabilities.structured and _follows_schema(outcome.text))
+        capabilities = capabilities.without(outcome)
+    assert isinstance(outcome, Failure)
+    return outcome
 
 
-def _obeys(text: str) -> bool:
+def _follows_schema(text: str) -> bool:
     try:
         return json.loads(text) == {"word": _WORD}
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A judge of whatever completes chats: each question is asked once, and what was heard is kept as soon as it is there."""
+"""A judge on top of a backend: each question is asked once, and each reply is stored as soon as it arrives."""
 
 import json
 from collections import Counter
@@ -7,74 +7,78 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from noiser.errors import JudgeError, OptionError, RunError
-from noiser.judges import prompting
 from noiser.judges.backend import Backend, Call, Completion, Message
 from noiser.judges.cache import Entry, ReplyCache
-from noiser.judges.protocol import CACHES, JudgePrompt, Reply
+from noiser.judges.parsing import parse_reply, was_cut_while_reasoning
+from noiser.judges.prompting import build_messages, reply_schema, retry_messages, token_limit
+from noiser.judges.protocol import CACHE_MODES, JudgePrompt, Reply
 
-Look = Callable[[Call], Entry | None]
-THOUGHT = 4096
-"""Tokens for the second reply of a model whose first one was cut off while it thought."""
+Lookup = Callable[[Call], Entry | None]
+REASONING_TOKENS = 4096
+"""Tokens for the second completion of a model whose first one was cut off while it reasoned."""
 if TYPE_CHECKING:
     AnyBackend = Backend
 else:
-    AnyBackend = object  # before Python 3.12 isinstance reads a Protocol's properties, and to read `structured` is to ask the server
+    AnyBackend = object  # before Python 3.12 isinstance reads a Protocol's properties, and `structured` may call the server
 
 
 @runtime_checkable
-class Adapts(Protocol):
-    """A backend that finds out by trying how its server wants to be asked."""
+class HasCapabilities(Protocol):
+    """A backend that finds out with a trial call what its server accepts."""
 
     @property
-    def adapted(self) -> Mapping[str, Any]:
-        """All that was found out and that `structured` and `parameters` depend on, as plain JSON; empty before anything was tried."""
+    def capabilities(self) -> Mapping[str, Any]:
+        """Everything that `structured` and `parameters` depend on, as plain JSON. Empty before the trial call."""
         ...
 
-    def adapt(self, found: Mapping[str, Any]) -> None:
-        """Take this for what was found out, so that it is not tried again; empty: forget all of it."""
+    def set_capabilities(self, capabilities: Mapping[str, Any]) -> None:
+        """Use these capabilities without a trial call. Empty: forget them."""
         ...
 
 
 class CachedJudge:
-    """A Judge. Who answers is looked up under the id that the server said last, until it says another one; from then on what the
-    former one said counts no more, except with `only`, which takes whatever is there. Raises OptionError for an unknown mode."""
+    """A Judge that calls a backend and keeps the replies.
+
+    Replies are looked up under the model id that the server returned last. When the server returns another id, entries of the former
+    one do not count any more. The mode `only` takes entries of any model. Raises OptionError for an unknown mode.
+    """
 
     def __init__(self, backend: AnyBackend, cache: ReplyCache | None, mode: str) -> None:
-        if mode not in CACHES:
-            raise OptionError(f"there is no judge cache {mode!r}; there are {', '.join(CACHES)}")
+        if mode not in CACHE_MODES:
+            raise OptionError(f"there is no judge cache {mode!r}; there are {', '.join(CACHE_MODES)}")
         assert cache is not None or mode == "off", "use and only need a cache"
         self._backend, self._mode = backend, mode
         self._cache = None if mode == "off" else cache
         self._model: str | None = None
-        self._sure = False
-        """Whether the server said so in this session."""
-        self._found: Mapping[str, Any] = {}
-        """What is known from trying; empty where it has to be tried."""
+        self._model_is_certain = False
+        """Whether the server returned this id in this session."""
+        self._capabilities: Mapping[str, Any] = {}
+        """Empty: a trial call is needed."""
         self._tried = False
-        """Whether it was tried in this session, not read from the cache."""
-        self._heard: dict[str, Entry] = {}
-        self._clues: dict[JudgePrompt, None] = {}
+        """Whether the capabilities are from a trial call in this session, not from the cache."""
+        self._completions: dict[str, Entry] = {}
+        self._prompts: dict[JudgePrompt, None] = {}
         self._replies: dict[JudgePrompt, Reply] = {}
-        self._took: Counter[JudgePrompt] = Counter()
+        self._calls: Counter[JudgePrompt] = Counter()
 
     @property
     def name(self) -> str:
-        """The judge's, as it is shown."""
+        """The judge's name, as it is shown."""
         return self._backend.name
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that its answers depend on and that is known before it is asked."""
+        """Everything that the answers depend on and that is known before the first call."""
         return self._backend.identity
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """So far: `clues`, equal ones once; of them `cached` (no call was made for it), `refused` and `invalid_answer`; `calls`, and
-        each kind of failure."""
+        """Work so far: `clues` (different prompts), `cached` (prompts without a call), `refused`, `invalid_answer`, `calls`, and each
+        kind of failure."""
         status = Counter(reply.status for reply in self._replies.values())
         return {
-            "clues": len(self._clues),
-            "cached": sum(not self._took[clue] for clue in self._replies),
+            "clues": len(self._prompts),
+            "cached": sum(not self._calls[prompt] for prompt in self._replies),
             "refused": status["refused"],
             "invalid_answer": status["invalid_answer"],
             "calls": 0,
@@ -82,179 +86,186 @@ class CachedJudge:
         }
 
     def check(self) -> None:
-        """Raises RunError where it cannot be asked; with `only`, which asks nobody, where nothing was ever kept. Whoever has answered
-        before is not asked now: all that is wanted may be there already."""
+        """Raises RunError if the judge does not answer, or in mode `only`, which makes no call, if the cache is empty.
+
+        A judge with stored replies is not called: the cache may hold everything that is needed.
+        """
         if self._mode != "only" and not (self._cache is not None and len(self._cache)):
             self._backend.check()
         elif self._cache is not None and not len(self._cache):
             raise RunError(
-                f"there are no replies of {self.name} in {self._cache.folder}, and --judge-cache only asks nobody. The same command "
-                "with --judge-cache use asks and keeps them"
+                f"there are no replies of {self.name} in {self._cache.folder}, and --judge-cache only makes no call. The same command "
+                "with --judge-cache use makes the calls and stores the replies"
             )
 
-    def answer(self, clues: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
-        """A reply for each clue, in their order, or why there is none. Raises RunError where it is of no use to go on asking, and
-        where a reply cannot be kept; what was heard before is."""
-        wanted = dict.fromkeys(clues)
-        self._clues |= wanted
-        before = self._took.copy()
-        found = self._replayed(wanted) if self._mode == "only" else self._asked(wanted)
-        for clue, each in found.items():
-            if isinstance(each, Reply):
-                self._replies[clue] = found[clue] = replace(each, calls=self._took[clue] - before[clue])
-        return [found[clue] for clue in clues]
+    def answer(self, prompts: Sequence[JudgePrompt]) -> list[Reply | JudgeError]:
+        """Return a reply, or the reason why there is none, for each prompt, in order.
+
+        Raises RunError if more calls are of no use, or if a reply cannot be stored. Replies before that are stored.
+        """
+        unique = dict.fromkeys(prompts)
+        self._prompts |= unique
+        calls_before = self._calls.copy()
+        replies = self._replay(unique) if self._mode == "only" else self._ask(unique)
+        for prompt, reply in replies.items():
+            if isinstance(reply, Reply):
+                self._replies[prompt] = replies[prompt] = replace(reply, calls=self._calls[prompt] - calls_before[prompt])
+        return [replies[prompt] for prompt in prompts]
 
     def close(self) -> None:
-        """Close the file that replies are kept in, and whatever the backend holds open. Both open again when needed."""
+        """Close the cache's file and the backend. Both open again when needed."""
         if self._cache is not None:
             self._cache.close()
         close = getattr(self._backend, "close", None)
         if close is not None:
             close()
 
-    def _replayed(self, wanted: Collection[JudgePrompt]) -> dict[JudgePrompt, Reply | JudgeError]:
-        """What the cache has, whoever said it and whatever it was taken for: of several models the one heard last."""
+    def _replay(self, prompts: Collection[JudgePrompt]) -> dict[JudgePrompt, Reply | JudgeError]:
+        """Answer from the cache alone, with entries of any model and any status. Of several models the most recent one counts."""
         assert self._cache is not None
-        models, trials = self._cache.models, []
-        for found in map(self._cache.trial, models):
-            trials += [found] if found and found not in trials else []
-        stands: dict[JudgePrompt, Reply | Call] = {}
-        for found in trials:
-            self._take(found)
-            for clue in wanted:
-                if not isinstance(stands.get(clue), Reply):
-                    stands[clue] = self._follow(clue, lambda call: self._kept(call, models))
-        told = {clue: each for clue in wanted if isinstance(each := stands.get(clue), Reply)}
+        models, variants = self._cache.models, []
+        for capabilities in map(self._cache.capabilities, models):
+            variants += [capabilities] if capabilities and capabilities not in variants else []
+        states: dict[JudgePrompt, Reply | Call] = {}
+        for capabilities in variants:
+            self._use_capabilities(capabilities)
+            for prompt in prompts:
+                if not isinstance(states.get(prompt), Reply):
+                    states[prompt] = self._reply_or_call(prompt, lambda call: self._cached(call, models))
+        replies = {prompt: state for prompt in prompts if isinstance(state := states.get(prompt), Reply)}
         missing = JudgeError(
-            f"{len(wanted) - len(told)} of {len(wanted)} questions, this one among them, have no reply of {self.name} in the cache, and "
-            "--judge-cache only asks nobody. The same command with --judge-cache use asks what is missing"
+            f"{len(prompts) - len(replies)} of {len(prompts)} questions, this one among them, have no reply of {self.name} in the cache, "
+            "and --judge-cache only makes no call. The same command with --judge-cache use asks what is missing"
         )
-        return {clue: told.get(clue, missing) for clue in wanted}
+        return {prompt: replies.get(prompt, missing) for prompt in prompts}
 
-    def _asked(self, wanted: Collection[JudgePrompt]) -> dict[JudgePrompt, Reply | JudgeError]:
-        """What is known, and the rest asked in rounds: the first question alone where it is to show who answers, then all others,
-        then once more those whose reply holds no answer. Each round looks up anew, as somebody else may have answered."""
-        lost: dict[JudgePrompt, JudgeError] = {}
-        alone = self._cache is not None
+    def _ask(self, prompts: Collection[JudgePrompt]) -> dict[JudgePrompt, Reply | JudgeError]:
+        """Look up what is known, and ask the rest in rounds.
+
+        The first round is one question alone if it has to show which model answers. The next round asks all others, and a last one
+        repeats the questions whose reply holds no answer. Each round looks up again, because another model may have answered.
+        """
+        errors: dict[JudgePrompt, JudgeError] = {}
+        first_alone = self._cache is not None
         while True:
-            self._settle()
-            stands = {clue: self._stand(clue) for clue in wanted if clue not in lost}
-            due = {clue: call for clue, call in stands.items() if isinstance(call, Call)}
-            if not due:
-                return {**lost, **{clue: reply for clue, reply in stands.items() if isinstance(reply, Reply)}}
+            self._prepare()
+            states = {prompt: self._state(prompt) for prompt in prompts if prompt not in errors}
+            pending = {prompt: call for prompt, call in states.items() if isinstance(call, Call)}
+            if not pending:
+                return {**errors, **{prompt: reply for prompt, reply in states.items() if isinstance(reply, Reply)}}
             groups: dict[str, list[JudgePrompt]] = {}
-            for clue, call in due.items():
-                groups.setdefault(_key(call), []).append(clue)
-            now = list(groups.values())[: 1 if alone and not self._sure else None]
-            alone = False  # if that one fails, the others need not wait for each other
-            self._round([(due[group[0]], group) for group in now], lost)
+            for prompt, call in pending.items():
+                groups.setdefault(_call_key(call), []).append(prompt)
+            batch = list(groups.values())[: 1 if first_alone and not self._model_is_certain else None]
+            first_alone = False  # if that one fails, the others need not wait for each other
+            self._run_batch([(pending[group[0]], group) for group in batch], errors)
 
-    def _stand(self, clue: JudgePrompt) -> Reply | Call:
-        """The reply that counts, or the call that is due. Of what other sessions kept only what leads to an answer counts."""
+    def _state(self, prompt: JudgePrompt) -> Reply | Call:
+        """Return the reply that counts, or the next call to make. Of other sessions' entries only those that lead to an answer count."""
         if self._cache is not None and self._model is not None:
             models = [self._model]
-            reply = self._follow(clue, lambda call: self._heard.get(_key(call)) or self._kept(call, models))
+            reply = self._reply_or_call(prompt, lambda call: self._completions.get(_call_key(call)) or self._cached(call, models))
             if isinstance(reply, Reply) and reply.status == "ok":
                 return reply
-        return self._follow(clue, lambda call: self._heard.get(_key(call)))
+        return self._reply_or_call(prompt, lambda call: self._completions.get(_call_key(call)))
 
-    def _follow(self, clue: JudgePrompt, look: Look) -> Reply | Call:
-        """The reply that the known completions lead to, or the call that they lack. One without an answer is asked again once."""
-        structured = bool(self._found["structured"])
-        call = self._call(clue, prompting.messages(clue, structured))
-        entry = look(call)
-        if entry is not None and self._read(entry, clue).status == "invalid_answer":
-            call = self._call(clue, prompting.again(call.messages, entry.text, clue, structured))
-            if prompting.thinking(entry.text, entry.finish):
-                call = replace(call, tokens=THOUGHT)
-            entry = look(call)
-        return call if entry is None else self._read(entry, clue)
+    def _reply_or_call(self, prompt: JudgePrompt, lookup: Lookup) -> Reply | Call:
+        """Return the reply from the known completions, or the call that is missing. A completion without an answer is repeated once."""
+        structured = bool(self._capabilities["structured"])
+        call = self._call(prompt, build_messages(prompt, structured))
+        entry = lookup(call)
+        if entry is not None and self._reply(entry, prompt).status == "invalid_answer":
+            call = self._call(prompt, retry_messages(call.messages, entry.text, prompt, structured))
+            if was_cut_while_reasoning(entry.text, entry.finish):
+                call = replace(call, max_tokens=REASONING_TOKENS)
+            entry = lookup(call)
+        return call if entry is None else self._reply(entry, prompt)
 
-    def _call(self, clue: JudgePrompt, messages: tuple[Message, ...]) -> Call:
-        structured = bool(self._found["structured"])
-        return Call(messages, prompting.schema(clue) if structured else None, prompting.token_limit(clue, structured))
+    def _call(self, prompt: JudgePrompt, messages: tuple[Message, ...]) -> Call:
+        structured = bool(self._capabilities["structured"])
+        return Call(messages, reply_schema(prompt) if structured else None, token_limit(prompt, structured))
 
-    def _read(self, entry: Entry, clue: JudgePrompt) -> Reply:
-        """What was taken for no answer when it was heard stays one."""
+    def _reply(self, entry: Entry, prompt: JudgePrompt) -> Reply:
+        """Parse a completion. One that held no answer when it arrived stays without an answer."""
         status, answers = entry.status, ()
         if status == "ok":
-            status, answers = prompting.read(entry.text, entry.finish, clue, bool(self._found["structured"]))
+            status, answers = parse_reply(entry.text, entry.finish, prompt, bool(self._capabilities["structured"]))
         return Reply(status, answers, entry.text, entry.model)
 
-    def _kept(self, call: Call, models: Sequence[str]) -> Entry | None:
+    def _cached(self, call: Call, models: Sequence[str]) -> Entry | None:
         assert self._cache is not None
         parameters = self._backend.parameters(call)
-        found = (self._cache.get(model, call.messages, parameters) for model in models)
-        return next((entry for entry in found if entry is not None), None)
+        entries = (self._cache.get(model, call.messages, parameters) for model in models)
+        return next((entry for entry in entries if entry is not None), None)
 
-    def _round(self, due: Sequence[tuple[Call, Sequence[JudgePrompt]]], lost: dict[JudgePrompt, JudgeError]) -> None:
-        """Make the calls, and keep each outcome as it is heard. Raises RunError where one cannot be kept."""
-        failed: list[RunError] = []
+    def _run_batch(self, batch: Sequence[tuple[Call, Sequence[JudgePrompt]]], errors: dict[JudgePrompt, JudgeError]) -> None:
+        """Make the calls, and store each outcome as it arrives. Raises RunError if one cannot be stored."""
+        write_errors: list[RunError] = []
 
-        def heard(place: int, said: Completion | JudgeError) -> None:
-            call, clues = due[place]
-            self._took[clues[0]] += 1
-            if isinstance(said, JudgeError):
-                lost.update(dict.fromkeys(clues, said))
+        def on_completion(index: int, outcome: Completion | JudgeError) -> None:
+            call, prompts = batch[index]
+            self._calls[prompts[0]] += 1
+            if isinstance(outcome, JudgeError):
+                errors.update(dict.fromkeys(prompts, outcome))
                 return
             try:
-                self._keep(call, said, clues[0])
+                self._store(call, outcome, prompts[0])
             except RunError as error:
-                failed.append(error)
+                write_errors.append(error)
                 raise
 
         try:
-            self._backend.complete([call for call, _ in due], heard)
+            self._backend.complete([call for call, _ in batch], on_completion)
         finally:
-            if failed:  # whatever the backend made of it
-                raise failed[0]
-        silent = [clues for call, clues in due if _key(call) not in self._heard and clues[0] not in lost]
-        assert not silent, f"{self.name} kept silent about {len(silent)} of {len(due)} calls"
+            if write_errors:  # even if the backend swallowed it
+                raise write_errors[0]
+        silent = [prompts for call, prompts in batch if _call_key(call) not in self._completions and prompts[0] not in errors]
+        assert not silent, f"{self.name} reported nothing for {len(silent)} of {len(batch)} calls"
 
-    def _keep(self, call: Call, said: Completion, clue: JudgePrompt) -> None:
-        status, _ = prompting.read(said.text, said.finish, clue, bool(self._found["structured"]))
-        self._heard[_key(call)] = Entry(said.text, said.finish, said.model, status, "")
+    def _store(self, call: Call, completion: Completion, prompt: JudgePrompt) -> None:
+        status, _ = parse_reply(completion.text, completion.finish, prompt, bool(self._capabilities["structured"]))
+        self._completions[_call_key(call)] = Entry(completion.text, completion.finish, completion.model, status, "")
         if self._cache is not None:
-            self._notice(said.model)
-            self._cache.put(call.messages, self._backend.parameters(call), said, status)
+            self._confirm_model(completion.model)
+            self._cache.put(call.messages, self._backend.parameters(call), completion, status)
 
-    def _notice(self, model: str) -> None:
-        """The server says who it is. What was tried in this session holds for it; what the cache says of another one does not."""
+    def _confirm_model(self, model: str) -> None:
+        """The server returned this model id. The session's own trial call holds for it; the cache's entry for another model does not."""
         assert self._cache is not None
-        known = self._live()
-        self._tried = self._tried or known != self._found
+        current = self._current_capabilities()
+        self._tried = self._tried or current != self._capabilities
         if self._tried:
-            self._found = known
-            if self._cache.trial(model) != known:
-                self._cache.put_trial(model, known)
-        self._model, self._sure = model, True
+            self._capabilities = current
+            if self._cache.capabilities(model) != current:
+                self._cache.put_capabilities(model, current)
+        self._model, self._model_is_certain = model, True
 
-    def _settle(self) -> None:
-        """Know whose replies to look up and how it is asked: from the cache as long as nobody was asked, else by trying."""
+    def _prepare(self) -> None:
+        """Find out which model's replies to look up and what the server accepts: from the cache before the first call, else by trial."""
         if self._cache is not None:
-            if not self._sure:
+            if not self._model_is_certain:
                 known = self._backend.model
-                self._model, self._sure = (known, True) if known is not None else (self._model or self._cache.last_model, False)
-            tried_elsewhere = not self._found and self._live()  # by check(), say
+                self._model, self._model_is_certain = (known, True) if known is not None else (self._model or self._cache.last_model, False)
+            tried_elsewhere = not self._capabilities and self._current_capabilities()  # for example by check()
             if not self._tried and not tried_elsewhere and self._model is not None:
-                self._take(self._cache.trial(self._model) or {})
-        if not self._found:
+                self._use_capabilities(self._cache.capabilities(self._model) or {})
+        if not self._capabilities:
             structured = self._backend.structured
-            self._found, self._tried = {**self._live(), "structured": structured}, True
-            model = self._backend.model or (self._model if self._sure else None)
+            self._capabilities, self._tried = {**self._current_capabilities(), "structured": structured}, True
+            model = self._backend.model or (self._model if self._model_is_certain else None)
             if self._cache is not None and model is not None:
-                self._notice(model)
+                self._confirm_model(model)
 
-    def _live(self) -> Mapping[str, Any]:
-        """What the backend knows of how it is to be asked; what it was told, where it never adapts."""
-        return {**self._found, **self._backend.adapted} if isinstance(self._backend, Adapts) else self._found
+    def _current_capabilities(self) -> Mapping[str, Any]:
+        """The backend's capabilities; of a backend that has none the known ones."""
+        return {**self._capabilities, **self._backend.capabilities} if isinstance(self._backend, HasCapabilities) else self._capabilities
 
-    def _take(self, found: Mapping[str, Any]) -> None:
-        if found != self._found and isinstance(self._backend, Adapts):
-            self._backend.adapt(found)
-        self._found = found
+    def _use_capabilities(self, capabilities: Mapping[str, Any]) -> None:
+        if capabilities != self._capabilities and isinstance(self._backend, HasCapabilities):
+            self._backend.set_capabilities(capabilities)
+        self._capabilities = capabilities
 
 
-def _key(call: Call) -> str:
-    """Equal calls have equal keys, whatever goes along with them."""
-    return json.dumps([call.messages, call.schema, call.tokens], sort_keys=True, default=dict)
+def _call_key(call: Call) -> str:
+    """Return a key that is equal for equal calls."""
+    return json.dumps([call.messages, call.schema, call.max_tokens], sort_keys=True, default=dict)

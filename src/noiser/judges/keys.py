@@ -1,4 +1,4 @@
-"""Where a judge's key comes from, where it may be sent, and that it is shown nowhere."""
+"""A judge's key: read from the environment, sent to one server, shown nowhere."""
 
 import base64
 import logging
@@ -11,73 +11,73 @@ from noiser.errors import OptionError
 
 KEY, OPENAI_KEY, OPENAI_URL = "NOISER_JUDGE_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OPENAI = "https://api.openai.com/v1"
-SHOWN = "[key]"
-SHORTEST = 8
-"""Characters of a key that is a secret. Shorter ones (`EMPTY`, `none`) stand for no key at all, and may well be a reply's word."""
-CLIENTS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
-"""Whose loggers tell at level DEBUG what a server sent."""
+PLACEHOLDER = "[key]"
+MIN_SECRET_LENGTH = 8
+"""Shorter keys (`EMPTY`, `none`) stand for no key and are no secret: a reply may hold such a word."""
+CLIENT_PACKAGES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
+"""Packages whose loggers show at level DEBUG what a server sent."""
 
 
 def judge_url(url: str | None) -> str:
-    """Where to ask: `url`, else what OPENAI_BASE_URL says, else OpenAI itself; without a slash at its end.
+    """Return the address to call: `url`, or OPENAI_BASE_URL, or OpenAI's own address. It has no slash at its end.
 
-    Raises OptionError where that is no http(s) address, or holds more than an address: a name and password, a query, a fragment.
+    Raises OptionError if it is no http(s) address, or if it holds a user name, a password, a query or a fragment.
     """
-    named = "--judge-url" if url is not None else OPENAI_URL
-    given = url if url is not None else os.environ.get(OPENAI_URL) or OPENAI
+    source = "--judge-url" if url is not None else OPENAI_URL
+    address = url if url is not None else os.environ.get(OPENAI_URL) or OPENAI
     try:
-        parts = urlsplit(given)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        whole = False
-    if not whole or not given.isprintable() or " " in given:
-        raise OptionError(f"{named} is no address of a server: give one like http://127.0.0.1:8000/v1 or https://host/v1")
-    if set("@?#") & set(given):
-        raise OptionError(f"{named} may hold no password, query or fragment (@, ? or #). A key comes from the environment: set {KEY}")
-    return given.rstrip("/")
+        valid = False
+    if not valid or not address.isprintable() or " " in address:
+        raise OptionError(f"{source} is no address of a server: give an address like http://127.0.0.1:8000/v1 or https://host/v1")
+    if set("@?#") & set(address):
+        raise OptionError(f"{source} may hold no password, query or fragment (@, ? or #). A key comes from the environment: set {KEY}")
+    return address.rstrip("/")
 
 
 def judge_key(url: str | None) -> str | None:
-    """The key, from the environment alone: NOISER_JUDGE_KEY, and only where no url was given OPENAI_API_KEY; None where neither is set.
+    """Return the key from the environment: NOISER_JUDGE_KEY, or OPENAI_API_KEY if no url was given. None if neither is set.
 
-    So OpenAI's key goes to no other server. Raises OptionError, without showing it, for a key that cannot be sent.
+    OpenAI's key therefore goes to no other server. Raises OptionError for a key that cannot be sent; the error does not show it.
     """
     for name in (KEY,) if url is not None else (KEY, OPENAI_KEY):
         key = os.environ.get(name, "").strip()
         if key and not re.fullmatch(r"[!-~]+", key):
-            raise OptionError(f"{name} holds a space, a line end or a letter that no key has: set it to the key alone")
+            raise OptionError(f"{name} holds a space, a line end or a character that no key has: set it to the key alone")
         if key:
             return key
     return None
 
 
 class Redactor:
-    """Puts `[key]` for the key in any text: as it is, percent-encoded, escaped, or inside of base64 such as that of `Bearer KEY`."""
+    """Replaces the key by `[key]` in any text: plain, percent-enencoded, escaped, or inside base64 such as that of `Bearer KEY`."""
 
     def __init__(self, key: str | None) -> None:
-        forms = [f"(?i:{_escaped(key)})", *map(_escaped, _in_base64(key.encode()))] if key and len(key) >= SHORTEST else []
+        forms = [f"(?i:{_escaped(key)})", *map(_escaped, _in_base64(key.encode()))] if key and len(key) >= MIN_SECRET_LENGTH else []
         self._forms = re.compile("|".join(forms)) if forms else None
 
     def __call__(self, text: str) -> str:
-        """The text without the key."""
-        return self._forms.sub(SHOWN, text) if self._forms else text
+        """Return the text without the key."""
+        return self._forms.sub(PLACEHOLDER, text) if self._forms else text
 
 
 def _escaped(text: str) -> str:
-    """A pattern for the text whose characters may each be escaped for a URL, for JSON or for HTML."""
-    return "".join(f"(?:{re.escape(each)}|(?i:%{ord(each):02x}|\\\\u00{ord(each):02x}|&#x{ord(each):x};)|&#{ord(each)};)" for each in text)
+    """Return a pattern of the text in which each character may be escaped for a URL, for JSON or for HTML."""
+    return "".join(f"(?:{re.escape(char)}|(?i:%{ord(char):02x}|\\\\u00{ord(char):02x}|&#x{ord(char):x};)|&#{ord(char)};)" for char in text)
 
 
 def _in_base64(key: bytes) -> Iterator[str]:
-    """What base64 of a text that holds the key has in it, wherever the key begins: the characters that depend on the key alone."""
+    """Yield the characters of a base64 text that depend on the key alone, for each position at which the key may begin."""
     for before in range(3):
         size = before + len(key)
-        coded = base64.b64encode(bytes(before) + key + bytes(-size % 3)).decode()[-(-before * 8 // 6) : size * 8 // 6]
-        yield coded
-        yield coded.translate(str.maketrans("+/", "-_"))
+        encoded = base64.b64encode(bytes(before) + key + bytes(-size % 3)).decode()[-(-before * 8 // 6) : size * 8 // 6]
+        yield encoded
+        yield encoded.translate(str.maketrans("+/", "-_"))
 
 
-class _Filter(logging.Filter):
+class _KeyFilter(logging.Filter):
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
         self._redact = redact
@@ -90,16 +90,18 @@ class _Filter(logging.Filter):
 
 
 def redact_logs(redact: Redactor) -> Callable[[], None]:
-    """Take the key out of all that the HTTP client logs, at any level, until what is returned is called. Other loggers stay as they
-    are. The client must have been imported: its loggers are found by their names."""
-    filtered = _Filter(redact)
-    names = [*CLIENTS, *(name for name in logging.root.manager.loggerDict if name.split(".")[0] in CLIENTS)]
+    """Remove the key from the HTTP client's logs, at every level. Returns a function that undoes it. Other loggers stay as they are.
+
+    The client has to be imported before: its loggers are found by their names.
+    """
+    key_filter = _KeyFilter(redact)
+    names = [*CLIENT_PACKAGES, *(name for name in logging.root.manager.loggerDict if name.split(".")[0] in CLIENT_PACKAGES)]
     loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
-        logger.addFilter(filtered)
+        logger.addFilter(key_filter)
 
     def undo() -> None:
         for logger in loggers:
-            logger.removeFilter(filtered)
+            logger.removeFilter(key_filter)
 
     return undo

@@ -1,4 +1,4 @@
-"""A judge that llama.cpp serves here: its own server, from a GGUF file, on loopback and for as long as it is needed."""
+"""A judge in llama.cpp's own server, started from a GGUF file on the loopback address for as long as it is needed."""
 
 import hashlib
 import os
@@ -15,79 +15,85 @@ import torch
 
 from noiser.errors import ModelError, OptionError, RunError
 from noiser.judges.api import ApiBackend
-from noiser.judges.backend import Call, Heard
+from noiser.judges.backend import Call, OnCompletion
 from noiser.lm.load import ALIASES
 
-HERE = "127.0.0.1"
-CONTEXT = 4096
-"""Tokens that a question and its reply may have."""
+LOOPBACK = "127.0.0.1"
+CONTEXT_TOKENS = 4096
+"""Tokens that a question and its reply may have together."""
 SILENT = -1
-"""llama.cpp's verbosity at which it writes nothing, errors included; 0 is still output of its own."""
-_LEFT: list[Any] = []
-"""Servers of the process that this one was forked from: their threads are not here, so to stop them would wait forever."""
+"""llama.cpp's verbosity at which it writes nothing, not even errors. At 0 it still writes output of its own."""
+_INHERITED: list[Any] = []
+"""Servers of the parent process. Their threads do not run here after a fork, so stopping one would wait forever."""
 
 
 class LlamaBackend:
-    """A Backend that is llama.cpp's server (`xllamacpp`), started at the first call and stopped by `close` or at the end.
+    """A Backend that is llama.cpp's server (`xllamacpp`). It starts at the first call; `close` or the end of the process stops it.
 
-    `gguf` is a file or the alias `smollm2-135m`; `at_once`, `timeout` and `budget` are as in ApiBackend. One question is computed
-    at a time, without what is left of the one before: in a batch the numbers, and sometimes the reply, would depend on who else
-    asks. Raises OptionError where xllamacpp is not installed, and ModelError where there is no such file.
+    It computes one question at a time and keeps nothing of the one before. In a batch the numbers, and sometimes the reply, would
+    depend on the other questions.
     """
 
-    def __init__(self, gguf: str, *, at_once: int = 8, timeout: float = 60.0, budget: float = 300.0) -> None:
+    def __init__(self, gguf: str, *, max_connections: int = 8, timeout: float = 60.0, total_timeout: float = 300.0) -> None:
+        """Find the file; no server starts.
+
+        gguf  a GGUF file, or the alias `smollm2-135m`
+        max_connections, timeout, total_timeout  as in ApiBackend
+
+        Raises OptionError if xllamacpp is not installed, and ModelError if the file does not exist.
+        """
         if find_spec("xllamacpp") is None:
             raise OptionError("a llama: judge is served by xllamacpp, which is not installed. Type: pip install 'noiser[llama]'")
-        self._file = _located(gguf)
+        self._file = _find_file(gguf)
         digest = _digest(self._file)
         self.name = f"llama:{gguf if gguf in ALIASES else self._file.name}"
         self.identity: Mapping[str, Any] = {"judge": f"llama:{self._file.name}", "sha256": digest}
         self.model = f"{self._file.name}@sha256:{digest[:12]}"
-        """What the server calls it: nothing of this machine."""
-        self._how = {"at_once": at_once, "timeout": timeout, "budget": budget}
-        self._adapted: Mapping[str, Any] = {}
-        self._before: Counter[str] = Counter()
+        """The model id in the server's replies. It holds nothing of this machine."""
+        self._options = {"max_connections": max_connections, "timeout": timeout, "total_timeout": total_timeout}
+        self._capabilities: Mapping[str, Any] = {}
+        self._counts_before: Counter[str] = Counter()
         self._api: ApiBackend | None = None
         self._stop: weakref.finalize | None = None
 
     @property
     def counts(self) -> Counter[str]:
-        """As ApiBackend counts, over all servers that were started."""
-        return self._before + self._api.counts if self._api else self._before.copy()
+        """The counts of ApiBackend, over all servers that were started."""
+        return self._counts_before + self._api.counts if self._api else self._counts_before.copy()
 
     @property
     def structured(self) -> bool:
-        """Whether replies follow a schema, found out by trying. Raises RunError where the server does not start."""
+        """Whether completions follow a schema, from a trial call. Raises RunError if the server does not start."""
         return self._started().structured
 
     @property
-    def adapted(self) -> Mapping[str, Any]:
-        """How the server wants to be asked; empty before that was tried."""
-        return self._api.adapted if self._api else self._adapted
+    def capabilities(self) -> Mapping[str, Any]:
+        """The parameters that the server accepts. Empty before the trial call."""
+        return self._api.capabilities if self._api else self._capabilities
 
-    def adapt(self, found: Mapping[str, Any]) -> None:
-        """Ask it like this, without trying; empty: try again."""
-        self._adapted = dict(found)
+    def set_capabilities(self, capabilities: Mapping[str, Any]) -> None:
+        """Use these capabilities without a trial call. Empty: make the trial call again."""
+        self._capabilities = dict(capabilities)
         if self._api is not None:
-            self._api.adapt(found)
+            self._api.set_capabilities(capabilities)
 
     def check(self) -> None:
-        """Start the server and ask it once. Raises RunError where that fails."""
+        """Start the server and make a trial call. Raises RunError if that fails."""
         self._started().check()
 
     def parameters(self, call: Call) -> Mapping[str, Any]:
-        """What is sent beside the model and the messages."""
-        return self._asked_at("").parameters(call) if self._api is None else self._api.parameters(call)
+        """What is sent besides the model and the messages."""
+        return self._api_at("").parameters(call) if self._api is None else self._api.parameters(call)
 
-    def complete(self, calls: Sequence[Call], heard: Heard) -> None:
-        """Complete every call. Raises RunError where the server does not start, and as ApiBackend does."""
+    def complete(self, calls: Sequence[Call], on_completion: OnCompletion) -> None:
+        """Complete every call. Raises RunError if the server does not start, and as ApiBackend does."""
         if calls:
-            self._started().complete(calls, heard)
+            self._started().complete(calls, on_completion)
 
     def close(self) -> None:
-        """Stop the server, if there is one; it is started again when needed."""
+        """Stop the server, if it runs. The next call starts it again."""
         if self._api is not None:
-            self._adapted, self._before = self._api.adapted, self.counts
+            self._capabilities, self._counts_before = self._api.capabilities, self.counts
             self._api.close()
         if self._stop is not None:
             self._stop()
@@ -95,19 +101,19 @@ class LlamaBackend:
 
     def _started(self) -> ApiBackend:
         if self._api is None:
-            server = _serve(self._file, self.model)
-            self._stop = weakref.finalize(self, _stop, [server], os.getpid())
-            self._api = self._asked_at(server.listening_address)
+            server = _start_server(self._file, self.model)
+            self._stop = weakref.finalize(self, _stop_server, [server], os.getpid())
+            self._api = self._api_at(server.listening_address)
         return self._api
 
-    def _asked_at(self, address: str) -> ApiBackend:
-        api = ApiBackend(self.name, self.model, url=f"{address}/v1", key=None, identity=self.identity, trust_env=False, **self._how)
-        api.adapt(self._adapted)
+    def _api_at(self, address: str) -> ApiBackend:
+        api = ApiBackend(self.name, self.model, url=f"{address}/v1", key=None, identity=self.identity, trust_env=False, **self._options)
+        api.set_capabilities(self._capabilities)
         return api
 
 
-def _located(gguf: str) -> Path:
-    """The file itself. Raises ModelError where it is not there, or is none."""
+def _find_file(gguf: str) -> Path:
+    """Return the path of the file. Raises ModelError if it does not exist or is no GGUF file."""
     if gguf in ALIASES:
         module, name, requirement = ALIASES[gguf]
         spec = find_spec(module)
@@ -123,41 +129,44 @@ def _located(gguf: str) -> Path:
 
 
 def _digest(file: Path) -> str:
-    found = file.stat()
-    return _sha256(file, found.st_size, found.st_mtime_ns)
+    status = file.stat()
+    return _sha256(file, status.st_size, status.st_mtime_ns)
 
 
 @cache
-def _sha256(file: Path, size: int, changed: int) -> str:  # noqa: ARG001  (another size or time is another content)
+def _sha256(file: Path, size: int, changed: int) -> str:  # noqa: ARG001  (another size or time means other content)
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _serve(file: Path, alias: str) -> Any:
-    """llama.cpp's server at a free port of this machine, which nobody else reaches. Raises RunError where it does not start."""
+def _start_server(file: Path, alias: str) -> Any:
+    """Start llama.cpp's server at a free port of this machine; no other machine reaches it. Raises RunError if it does not start."""
     xllamacpp: Any = import_module("xllamacpp")  # compiled, without types
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(file)
-    settings.model_alias = {alias}
-    settings.hostnames, settings.port = [HERE], 0
-    settings.cors_origins = f"http://{HERE}"  # its own default lets the pages of a browser on this machine ask it, and read the reply
-    settings.ui = settings.endpoint_slots = settings.endpoint_props = settings.endpoint_metrics = False
-    settings.verbosity = SILENT
-    # Its threads wait for each other at work: where there are more of them than free cores, each call takes many times longer.
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
-    settings.n_ctx, settings.n_parallel, settings.cache_prompt, settings.cache_ram_mib = CONTEXT, 1, False, 0
     try:
-        server = xllamacpp.Server(settings)
+        server = xllamacpp.Server(_server_settings(xllamacpp.CommonParams(), file, alias))
     except RuntimeError as error:
         raise RunError(f"llama.cpp cannot serve {file.name}: {error} Is it a whole GGUF file, and is there memory for it?") from error
     address = server.listening_address
-    if not address.startswith(f"http://{HERE}:"):
-        raise RunError(f"llama.cpp listens at {address}, and not on {HERE} alone: install another version of xllamacpp")
+    if not address.startswith(f"http://{LOOPBACK}:"):
+        raise RunError(f"llama.cpp listens at {address}, and not on {LOOPBACK} alone: install another version of xllamacpp")
     return server
 
 
-def _stop(held: list[Any], process: int) -> None:
-    """Let go of the server, which stops it."""
+def _server_settings(settings: Any, file: Path, alias: str) -> Any:
+    settings.model.path = str(file)
+    settings.model_alias = {alias}
+    settings.hostnames, settings.port = [LOOPBACK], 0
+    settings.cors_origins = f"http://{LOOPBACK}"  # by default every web page in a browser on this machine may call it
+    settings.ui = settings.endpoint_slots = settings.endpoint_props = settings.endpoint_metrics = False
+    settings.verbosity = SILENT
+    # Its threads wait for each other: with more threads than free cores each call takes many times longer.
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
+    settings.n_ctx, settings.n_parallel, settings.cache_prompt, settings.cache_ram_mib = CONTEXT_TOKENS, 1, False, 0
+    return settings
+
+
+def _stop_server(servers: list[Any], process: int) -> None:
+    """Drop the last reference to the server, which stops it."""
     if os.getpid() != process:
-        _LEFT.extend(held)
-    held.clear()
+        _INHERITED.extend(servers)
+    servers.clear()

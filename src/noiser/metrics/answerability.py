@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from noiser.errors import JudgeError
 from noiser.judges.consultation import consult, unwrap
-from noiser.judges.prompting import correct, plain
+from noiser.judges.parsing import is_correct, normalize_word
 from noiser.judges.protocol import Judge, JudgePrompt, Reply, Variant
 from noiser.lm.requests import Steps
 from noiser.metrics.protocols import paper_normalized
@@ -78,8 +78,8 @@ def kept_count(share: float, words: int) -> int:
 
 def judged(reply: Reply, clue: JudgePrompt, wanted: str, form: Form, variant: Variant) -> dict[str, Any]:
     """What a judge was shown and said, and whether it named the word, as plain JSON."""
-    named = reply.status == "ok" and correct(reply.answers, wanted, form, variant)
-    said = {"status": reply.status, "correct": named, "answers": list(reply.answers), "said": reply.said, "model": reply.model}
+    named = reply.status == "ok" and is_correct(reply.answers, wanted, form, variant)
+    said = {"status": reply.status, "correct": named, "answers": list(reply.answers), "said": reply.text, "model": reply.model}
     return said | {"shown": list(clue.words)}
 
 
@@ -149,8 +149,8 @@ def _conditions(sample: MetricContext, found: Ranked, kept: tuple[int, ...], see
     """What the judge is shown, by the name of the condition."""
     count, of = len(kept), len(found.texts)
     chance = np.sort(generator(seed, sample.ids, "random words").choice(of, count, replace=False)).tolist()
-    near = {plain(word) for word in (*found.texts, found.gold)}
-    canary = next((each for each in CANARIES if plain(each) not in near), CANARIES[0])
+    near = {normalize_word(word) for word in (*found.texts, found.gold)}
+    canary = next((each for each in CANARIES if normalize_word(each) not in near), CANARIES[0])
     return {
         "kept": found.at(kept),
         "shuffled": found.at(_shuffled(kept, sample.ids, seed)),
@@ -172,7 +172,7 @@ def _shuffled(places: Sequence[int], ids: Sequence[int], seed: int) -> list[int]
 
 def _value(found: Ranked, kept: tuple[int, ...], said: Replies, variant: Variant, failed: Mapping[str, str]) -> Value:
     mass = float(found.masses[list(kept)].sum())
-    among = plain(found.gold) in {plain(found.texts[place]) for place in kept}
+    among = normalize_word(found.gold) in {normalize_word(found.texts[place]) for place in kept}
     detail = {"gold": found.gold, "words": list(found.texts), "scores": found.scores.tolist(), "kept": list(kept), "mass": mass}
     detail |= {"given": among, "forms": said} | ({"failed": dict(failed)} if failed else {})
     if variant == "official" and any(not own["kept"]["said"].strip() for own in said.values()):
