@@ -191,7 +191,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_before_it_is_lost(tmp_path, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(store.os, "write", full)
-    with pytest.raises(RunError, match=r"No space left on device\. All records before are intact"):
+    with pytest.raises(RunError, match=r"No space left on device\. All earlier records are intact"):
         cache.put(MESSAGES, LIMITS, said("lost"), "ok")
     monkeypatch.setattr(store.os, "write", real)
     assert cache.get("m-1", MESSAGES, LIMITS) is None

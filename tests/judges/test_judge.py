@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import time
 
 import pytest
 
+import noiser
 import noiser.storage as store
 from noiser.errors import JudgeError, OptionError, RunError
 from noiser.judges import factory
@@ -444,3 +446,21 @@ def test_an_opened_judge_keeps_its_replies_with_the_judges_of_that_identity(tmp_
     assert open_judge("openai:scripted", JudgeConfig(cache="off")).answer([clue("a")])[0].calls == 1
     (folder,) = (tmp_path / "judges").iterdir()
     assert folder.name.startswith("openai-scripted-")
+
+
+def test_the_former_names_of_the_configuration_still_work_and_warn():
+    """Mutants: `at_once` not accepted; no warning; the former value dropped."""
+    assert noiser.JudgeHow is noiser.JudgeConfig is JudgeConfig
+    with pytest.warns(DeprecationWarning, match="at_once is now max_connections"):
+        config = JudgeConfig(at_once=3)
+    assert config == JudgeConfig(max_connections=3)
+    assert dataclasses.replace(config, timeout=9.0) == JudgeConfig(max_connections=3, timeout=9.0)
+    with pytest.warns(DeprecationWarning, match="budget is now total_timeout"):
+        assert JudgeConfig(budget=9.0) == JudgeConfig(total_timeout=9.0)
+    with pytest.warns(DeprecationWarning, match="at_once is now max_connections"):
+        assert config.at_once == 3
+    with pytest.raises(AttributeError, match="no attribute 'at_twice'"):
+        _ = config.at_twice
+    with pytest.raises(TypeError, match="both 'budget' and 'total_timeout'"):
+        JudgeConfig(budget=1.0, total_timeout=1.0)
+    assert pickle.loads(pickle.dumps(config)) == config

@@ -280,11 +280,11 @@ def test_an_evaluation_asks_each_judge_and_isolates_what_one_does_not_answer(lm)
     ("answer", "said"),
     [
         (lambda clues: 1 / 0, "raised ZeroDivisionError: division by zero"),
-        (lambda clues: None, "a list of 2 replies, one for each clue; it gave NoneType"),
-        (lambda clues: [Reply("ok", ("Paris",), "Paris", "m")] * (len(clues) + 1), "it gave 3 of them"),
-        (lambda clues: ["Paris"] * len(clues), "a Reply or a JudgeError; it gave 'Paris'"),
-        (lambda clues: [_reply(status="bogus") for _ in clues], "a Reply or a JudgeError; it gave"),
-        (lambda clues: [_reply(answers="Paris") for _ in clues], "a Reply or a JudgeError; it gave"),
+        (lambda clues: None, "a list of 2 replies, one for each prompt; it returned NoneType"),
+        (lambda clues: [Reply("ok", ("Paris",), "Paris", "m")] * (len(clues) + 1), "it returned 3 of them"),
+        (lambda clues: ["Paris"] * len(clues), "a Reply or a JudgeError; it returned 'Paris'"),
+        (lambda clues: [_reply(status="bogus") for _ in clues], "a Reply or a JudgeError; it returned"),
+        (lambda clues: [_reply(answers="Paris") for _ in clues], "a Reply or a JudgeError; it returned"),
     ],
 )
 def test_a_judge_of_ones_own_that_misbehaves_costs_its_own_metric_alone(lm, answer, said):

@@ -232,11 +232,11 @@ class JudgeOptions:
 
     def config(self, device: str) -> "JudgeConfig":
         """How judges are called; `local:` judges run on `device`. Raises OptionError for a value that does not exist or fit."""
-        from noiser.judges.protocol import CACHES, JudgeConfig
+        from noiser.judges.protocol import CACHE_MODES, JudgeConfig
 
         cache: Any = self.judge_cache
-        if cache not in CACHES:
-            raise OptionError(f"--judge-cache must be one of {', '.join(CACHES)}; got {cache!r}")
+        if cache not in CACHE_MODES:
+            raise OptionError(f"--judge-cache must be one of {', '.join(CACHE_MODES)}; got {cache!r}")
         for option, seconds in (("--judge-timeout", self.judge_timeout), ("--judge-total-timeout", self.judge_total_timeout)):
             if not (isfinite(seconds) and seconds > 0):
                 raise OptionError(f"{option} is a number of seconds above 0; got {seconds:g}")
@@ -245,9 +245,9 @@ class JudgeOptions:
         return JudgeConfig(
             url=self.judge_url,
             cache=cache,
-            at_once=self.judge_max_connections,
+            max_connections=self.judge_max_connections,
             timeout=self.judge_timeout,
-            budget=self.judge_total_timeout,
+            total_timeout=self.judge_total_timeout,
             device=device,
         )
 
