@@ -11,7 +11,8 @@ import itertools
 import pytest
 
 import noiser
-from noiser.cli.runs import run as run_command
+from noiser.cli.options import RENAMED
+from noiser.cli.run import run as run_command
 from noiser.errors import OptionError, RunError
 from noiser.experiments.fingerprint import identity, key, shown
 from noiser.experiments.folder import RunFolder
@@ -28,9 +29,9 @@ LOAD = {"revision", "dtype", "attention"}
 LOAD_ONLY = {"device", "device_map", "token_budget", "trust_remote_code", "allow_pickle"}
 RUN = {"plan", "models", "data", "methods", "metrics", "controls", "limit", "generate", "seed", "dtype", "attention", "revision", "judge"}
 RUN_ONLY = {
-    "out", "dry_run", "max_seconds", "timeout", "max_errors", "retry", "at_once", "shard", "engine", "address", "workers", "device",
-    "device_map", "trust_remote_code", "allow_pickle", "token_budget", "format_", "judge_url", "judge_cache", "judge_at_once",
-    "judge_timeout", "judge_budget",
+    "out", "dry_run", "time_limit", "timeout", "fail_on_error", "retry", "max_samples", "shard", "engine", "address", "workers", "device",
+    "device_map", "trust_remote_code", "allow_pickle", "token_budget", "format_", "judge_url", "judge_cache", "judge_max_connections",
+    "judge_timeout", "judge_total_timeout",
 }  # fmt: skip
 
 
@@ -73,10 +74,13 @@ def test_every_setting_says_what_it_is():
     assert {name for name, role in model.items() if role == "identity"} == {"name", *LOAD}
     options = inspect.signature(noiser.load).parameters
     assert {name for name, each in options.items() if each.kind is inspect.Parameter.KEYWORD_ONLY} == LOAD | LOAD_ONLY
-    assert set(inspect.signature(run_command).parameters) == RUN | RUN_ONLY
-    assert {each.name for each in dataclasses.fields(ExecutionConfig)} - {"judge_how"} <= RUN_ONLY
-    former = {"max_connections": "at_once", "total_timeout": "budget"}
-    assert {f"judge_{former.get(each.name, each.name)}" for each in dataclasses.fields(JudgeConfig)} - {"judge_device"} <= RUN_ONLY
+    names = inspect.signature(run_command).parameters
+    assert {name for name in names if not name.startswith("old_")} == RUN | RUN_ONLY
+    old_names = {old.strip("-").replace("-", "_"): new for new, old in RENAMED.items()}
+    config = [each.name for each in dataclasses.fields(ExecutionConfig)] + [
+        f"judge_{each.name}" for each in dataclasses.fields(JudgeConfig)
+    ]
+    assert {old_names.get(name, name) for name in config} - {"judge_how", "judge_device"} <= RUN_ONLY
 
 
 IDENTITY = {
