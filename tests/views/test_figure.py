@@ -18,11 +18,11 @@ from PIL import Image
 from noiser.errors import OptionError
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
 from noiser.text.prompt import Prompt, Turn
-from noiser.views.figure import type as figure_type
-from noiser.views.figure.canvas import MOST_PIXELS, Block, render
-from noiser.views.figure.figure import GREY, HIGH, NARROWEST, colour, figure, rule
-from noiser.views.figure.flow import EDGE, INK, Look, Piece, boxes, flow
-from noiser.views.figure.type import Typeface
+from noiser.views.figure import fonts as figure_fonts
+from noiser.views.figure.canvas import MAX_PIXELS, Rectangle, render
+from noiser.views.figure.figure import BOX_HEIGHT, GREY, MIN_WIDTH, colour, figure, rule
+from noiser.views.figure.fonts import Typeface
+from noiser.views.figure.layout import EDGE, INK, Piece, TextStyle, boxes, lay_out
 
 TARGET = Target((5,), (" Paris",), 0.5, 0)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -58,7 +58,7 @@ def drawn(svg):
 
 def behind(texts, rectangles):
     """The colour of the box in which each text begins; None where there is none."""
-    high = [box for box in rectangles if abs(box[3] - box[1] - HIGH) < 1e-3]
+    high = [box for box in rectangles if abs(box[3] - box[1] - BOX_HEIGHT) < 1e-3]
     return [next((fill for left, top, right, bottom, fill in high if left <= x <= right and top < y < bottom), None) for x, y, _ in texts]
 
 
@@ -126,13 +126,13 @@ def overlap(rectangles):
     return max((one[2] - other[0] for one, other in pairwise(rectangles) if one[1] == other[1]), default=-1.0)
 
 
-@pytest.mark.parametrize("width", [NARROWEST, 3.4, 7.2])
+@pytest.mark.parametrize("width", [MIN_WIDTH, 3.4, 7.2])
 def test_boxes_lie_side_by_side_within_the_page(width):
     """Mutant: boxes that reach into their neighbours."""
     tokens = WORDS * 4 + [" an" + "tidis" * 60, "establish", " ", "\n", "    if", " x"]
     svg = figure(attribution(tokens, random_scores(tokens, 0)), "svg", width=width)
     _, rectangles = drawn(svg)
-    high = [box for box in rectangles if abs(box[3] - box[1] - HIGH) < 1e-3]
+    high = [box for box in rectangles if abs(box[3] - box[1] - BOX_HEIGHT) < 1e-3]
     assert len(high) > len(tokens), "one is cut, because no line holds it"
     assert max(box[2] for box in high) <= width * 72
     lines = {top: [box for box in high if box[1] == top] for _, top, *_ in high}
@@ -143,13 +143,13 @@ def test_boxes_lie_side_by_side_within_the_page(width):
 @pytest.mark.parametrize("width", range(50, 200, 7))
 def test_a_line_ends_between_words_if_a_line_holds_the_word(width):
     """Mutants: a line that ends only when it is full; a token cut where it could have gone to the next line."""
-    tokens = [Piece(word, Look(10.0), (number,)) for number, word in enumerate(WORDS * 3)]
-    puts = flow(tokens, float(width), lambda text, look: 0.5 * look.size * len(text))
-    assert [put.lead + put.piece.text for put in puts] == WORDS * 3
-    assert all(other.lead for one, other in pairwise(puts) if other.line > one.line)
-    longer = [Piece(part, Look(10.0), (0,)) for part in (" Donau", "dampf", "schiff")]
-    puts = flow(longer, 50.0, lambda text, look: 0.5 * look.size * len(text))
-    assert [(put.piece.text, put.line) for put in puts] == [("Donau", 0), ("dampf", 1), ("schiff", 2)]
+    tokens = [Piece(word, TextStyle(10.0), (number,)) for number, word in enumerate(WORDS * 3)]
+    placed = lay_out(tokens, float(width), lambda text, look: 0.5 * look.size * len(text))
+    assert [put.lead + put.piece.text for put in placed] == WORDS * 3
+    assert all(other.lead for one, other in pairwise(placed) if other.line > one.line)
+    longer = [Piece(part, TextStyle(10.0), (0,)) for part in (" Donau", "dampf", "schiff")]
+    placed = lay_out(longer, 50.0, lambda text, look: 0.5 * look.size * len(text))
+    assert [(put.piece.text, put.line) for put in placed] == [("Donau", 0), ("dampf", 1), ("schiff", 2)]
 
 
 labels = st.tuples(st.none() | st.integers(0, 5)) | st.just(())
@@ -160,17 +160,17 @@ parts = st.lists(st.tuples(st.text("ab \u4f60", max_size=30), labels, st.boolean
 @given(parts, st.floats(15, 200))
 def test_whatever_is_set_is_set_whole_in_order_and_within_the_line(given_parts, width):
     """Mutants: the rest of a cut word lost; a break after the piece that ends a line forgotten."""
-    given_pieces = [Piece(text, Look(10.0), labels, *flags) for text, labels, *flags in given_parts]
+    given_pieces = [Piece(text, TextStyle(10.0), labels, *flags) for text, labels, *flags in given_parts]
     measure = lambda text, look: 0.5 * look.size * len(text)  # noqa: E731
-    puts = flow(given_pieces, width, measure)
-    assert "".join(put.piece.text for put in puts).replace(" ", "") == "".join(piece.text for piece in given_pieces).replace(" ", "")
-    assert [put.line for put in puts] == sorted(put.line for put in puts)
-    for put in puts:
+    placed = lay_out(given_pieces, width, measure)
+    assert "".join(put.piece.text for put in placed).replace(" ", "") == "".join(piece.text for piece in given_pieces).replace(" ", "")
+    assert [put.line for put in placed] == sorted(put.line for put in placed)
+    for put in placed:
         assert put.x + put.width <= width - EDGE + 1e-6 or len(put.piece.text) <= 1
-    for one, other in pairwise(puts):
+    for one, other in pairwise(placed):
         assert other.line > one.line or other.x >= one.x + one.width - 1e-6
         assert other.line > one.line or not one.piece.ends_line
-    found = boxes(puts)
+    found = boxes(placed)
     for one, other in pairwise(found):
         assert other.line > one.line or other.left >= one.right - 1e-6
         assert one.left <= one.right
@@ -229,29 +229,29 @@ def test_nothing_is_said_on_the_way(capfd):
 @pytest.fixture
 def fonts(monkeypatch):
     def only(*names):
-        monkeypatch.setattr(figure_type, "FALLBACKS", names)
-        figure_type.installed.cache_clear()
+        monkeypatch.setattr(figure_fonts, "FALLBACKS", names)
+        figure_fonts.installed.cache_clear()
 
     yield only
     monkeypatch.undo()
-    figure_type.installed.cache_clear()
+    figure_fonts.installed.cache_clear()
 
 
 def test_characters_without_a_glyph_are_escaped_or_left_to_the_readers_fonts(fonts):
     """STIXGeneral comes with matplotlib and has U+23B7, say, that DejaVu Sans may lack. Mutant: fallbacks never asked."""
     fonts()
-    look = Look(9.0)
-    assert Typeface(keep=False).shown("a\u4f60\U0001f9ff", look) == "a\\u4f60\\U0001f9ff"
-    assert Typeface(keep=True).shown("a\u4f60", look) == "a\u4f60"
+    look = TextStyle(9.0)
+    assert Typeface(keep=False).drawable("a\u4f60\U0001f9ff", look) == "a\\u4f60\\U0001f9ff"
+    assert Typeface(keep=True).drawable("a\u4f60", look) == "a\u4f60"
     assert Typeface(keep=True).width("\u4f60", look) == pytest.approx(9.0)
     from matplotlib.font_manager import findfont, get_font
 
     lacking = set(get_font(findfont("STIXGeneral")).get_charmap()) - set(get_font(findfont("DejaVu Sans")).get_charmap())
     character = chr(min(code for code in lacking if chr(code).isprintable() and code > 0x2000))
-    assert Typeface(keep=False).shown(character, look) != character
+    assert Typeface(keep=False).drawable(character, look) != character
     fonts("No such font", "STIXGeneral")
-    assert figure_type.installed() == ("STIXGeneral",)
-    assert Typeface(keep=False).shown(character, look) == character
+    assert figure_fonts.installed() == ("STIXGeneral",)
+    assert Typeface(keep=False).drawable(character, look) == character
     assert figure(attribution([character], [1.0]), "png")
 
 
@@ -281,9 +281,9 @@ def test_a_png_is_as_wide_as_was_asked_for_and_white_where_nothing_is():
 
 def test_a_png_that_is_long_is_coarser_and_one_that_is_too_long_is_refused():
     """Mutant: the same resolution at any height, which matplotlib refuses with a word about pixels."""
-    page = [Block(0.0, 0.0, 10.0, 10.0, (0.0, 0.0, 0.0))]
+    page = [Rectangle(0.0, 0.0, 10.0, 10.0, (0.0, 0.0, 0.0))]
     long = Image.open(io.BytesIO(render(page, (36.0, 72.0 * 200), "png", Typeface(keep=False), "")))
-    assert long.height <= MOST_PIXELS
+    assert long.height <= MAX_PIXELS
     with pytest.raises(OptionError, match="take svg or pdf"):
         render(page, (36.0, 72.0 * 700), "png", Typeface(keep=False), "")
     assert render(page, (36.0, 72.0 * 700), "svg", Typeface(keep=True), "")
@@ -330,7 +330,7 @@ def test_tokens_of_one_unit_share_a_box_of_their_sum():
     fills = {text: fill for (_, _, text), fill in zip(texts, behind(texts, rectangles), strict=True)}
     assert {fills[token] for token in ("Tell", "me", "\u23ce", "now")} == {expected(-1)}
     assert {fills[token] for token in ("<s>", "user", "</s>", "Paris")} == {None}
-    assert sum(abs(box[3] - box[1] - HIGH) < 1e-3 for box in rectangles) == 2, "one on each line"
+    assert sum(abs(box[3] - box[1] - BOX_HEIGHT) < 1e-3 for box in rectangles) == 2, "one on each line"
     assert "summed over each turn" in svg.decode()
     styles = {each.text: each.get("style") for each in ElementTree.fromstring(svg).iter(f"{SVG}text")}
     assert "italic" in styles["<s>"]
@@ -346,7 +346,7 @@ def test_the_bytes_of_one_character_share_its_box():
     each = attribution(tokens, [0.0, 1.0, -0.5, 0.25], text=text, offsets=((0, 1), (1, 3), (2, 3), (2, 3)))
     texts, rectangles = drawn(figure(each, "svg"))
     assert [text for _, _, text in texts if text in "a\u20ac"] == ["a", "\u20ac"]
-    high = sorted(box for box in rectangles if abs(box[3] - box[1] - HIGH) < 1e-3)
+    high = sorted(box for box in rectangles if abs(box[3] - box[1] - BOX_HEIGHT) < 1e-3)
     assert [box[4] for box in high] == [expected(share) for share in (0, 1, -0.5, 0.25)]
     left = next(x for x, _, text in texts if text == "\u20ac")
     assert high[1][0] < left < high[1][2]

@@ -21,7 +21,8 @@ from noiser.results.scores import NORMALIZATIONS, normalize
 from noiser.rng import generator
 from noiser.text.prompt import Prompt
 from noiser.views.escape import visible
-from noiser.views.terminal.attribution import BAR, heatmap, to_text
+from noiser.views.palette import BAR_WIDTH
+from noiser.views.terminal.attribution import heatmap, to_text
 
 
 def attribution(scores, tokens=None, **notes):
@@ -37,8 +38,8 @@ def test_text_shows_every_token_with_its_score_and_a_bar_of_its_share():
     lines = to_text(attribution([0.4, -0.2, 0.1])).splitlines()
     rows = [line for line in lines if line.startswith(("+", "-"))]
     assert [row.split()[0] for row in rows] == ["+0.4000", "-0.2000", "+0.1000"]
-    assert [row.count("\u2588") for row in rows] == [BAR, 0, BAR // 4]
-    assert [row.count("\u2592") for row in rows] == [0, BAR // 2, 0]
+    assert [row.count("\u2588") for row in rows] == [BAR_WIDTH, 0, BAR_WIDTH // 4]
+    assert [row.count("\u2592") for row in rows] == [0, BAR_WIDTH // 2, 0]
     assert [row.split()[-1] for row in rows] == ["\u00b7t0", "\u00b7t1", "\u00b7t2"]
     assert "k = 0.2500 (found) \u00b7 1.5 s \u00b7 1,234 token-forwards" in lines[-1]
 

@@ -1,1 +1,1 @@
-"""How results are shown: in a terminal, on a page, in a notebook, as a figure. Views import no model code."""
+"""Views show results in a terminal, on a page, in a notebook, or as a figure. They import no model code."""

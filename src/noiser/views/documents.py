@@ -1,4 +1,4 @@
-"""A report as plain parts: sections of sentences, tables and figures. What medium it is shown in is another room's business."""
+"""A report as plain parts (sections of sentences, tables and figures), and how it becomes Markdown, LaTeX or HTML."""
 
 import base64
 import re
@@ -21,76 +21,77 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-    """Sentences to stand under it."""
+    """Sentences that stand below the table."""
 
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A plot, drawn when it is asked for."""
+    """A plot. It is drawn when it is needed."""
 
     name: str
-    """A file's name without its ending."""
+    """The file's name without its ending."""
     caption: str
     draw: Callable[[Form], bytes]
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A title and what stands under it, in this order."""
+    """A title and what follows it: paragraphs, tables, figures and samples, in this order."""
 
     title: str
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     views: tuple[Mapping[str, Any], ...] = ()
-    """Samples for the viewer (`noiser.views.viewer.data.view`): only a page can show them."""
+    """Samples for the viewer (`noiser.views.viewer.data.view`). Only HTML shows them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """All of it."""
+    """A whole report."""
 
     title: str
     sections: tuple[Section, ...]
 
     @property
     def figures(self) -> list[Figure]:
-        """Of all sections."""
+        """The figures of all sections."""
         return [figure for section in self.sections for figure in section.figures]
 
 
 def to_markdown(document: Document, figures: str | None) -> str:
-    """The document; its plots are looked for as SVG in the folder `figures`, relative to it. None: it goes without."""
-    lines = [f"# {text(document.title)}"]
+    """The document as Markdown. It links to its plots as SVG files in the folder `figures`; None: it has no plots."""
+    lines = [f"# {escape_markdown(document.title)}"]
     for section in document.sections:
-        lines += ["", f"## {text(section.title)}", *_section(section, figures)]
+        lines += ["", f"## {escape_markdown(section.title)}", *_markdown_section(section, figures)]
     return "\n".join(lines) + "\n"
 
 
-def text(given: str) -> str:
-    """Escaped: nothing in it is markup, HTML or a table's border."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", visible(given))
+def escape_markdown(text: str) -> str:
+    """The text with everything escaped that Markdown or HTML would read as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", visible(text))
 
 
-def _section(section: Section, figures: str | None) -> Iterator[str]:
+def _markdown_section(section: Section, figures: str | None) -> Iterator[str]:
     for paragraph in section.paragraphs:
-        yield from ("", text(paragraph))
+        yield from ("", escape_markdown(paragraph))
     for table in section.tables:
-        yield from ("", f"### {text(table.title)}", "", *_table(table))
+        yield from ("", f"### {escape_markdown(table.title)}", "", *_markdown_table(table))
     for figure in section.figures if figures is not None else ():
-        yield from ("", f"![{text(figure.caption)}]({figures}/{figure.name}.svg)", "", text(figure.caption))
+        caption = escape_markdown(figure.caption)
+        yield from ("", f"![{caption}]({figures}/{figure.name}.svg)", "", caption)
 
 
-def _table(table: Table) -> Iterator[str]:
-    yield "| " + " | ".join(map(text, table.columns)) + " |"
-    yield "|" + "|".join("---" if place == 0 else "---:" for place in range(len(table.columns))) + "|"
+def _markdown_table(table: Table) -> Iterator[str]:
+    yield "| " + " | ".join(map(escape_markdown, table.columns)) + " |"
+    yield "|" + "|".join("---" if index == 0 else "---:" for index in range(len(table.columns))) + "|"
     for row in table.rows:
-        yield "| " + " | ".join(map(text, row)) + " |"
+        yield "| " + " | ".join(map(escape_markdown, row)) + " |"
     for note in table.notes:
-        yield from ("", text(note))
+        yield from ("", escape_markdown(note))
 
 
-SPECIAL = {
+LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "\u2191": r"$\uparrow$", "\u2193": r"$\downarrow$", "\u2020": r"\textdagger{}",
@@ -98,43 +99,45 @@ SPECIAL = {
 
 
 def to_latex(document: Document, figures: str | None) -> str:
-    """The document's body: it needs the packages booktabs, graphicx and, for \\textquotedbl, fontenc with T1. Plots are looked
-    for as PNG in the folder `figures`. None: it goes without."""
-    lines = [f"% {latex_text(document.title)}", r"% \usepackage[T1]{fontenc} \usepackage{booktabs} \usepackage{graphicx}"]
+    """The document as a LaTeX body, with its plots as PNG files in the folder `figures`; None: it has no plots.
+
+    The body needs the packages booktabs, graphicx, and fontenc with T1 (for \\textquotedbl).
+    """
+    lines = [f"% {escape_latex(document.title)}", r"% \usepackage[T1]{fontenc} \usepackage{booktabs} \usepackage{graphicx}"]
     for section in document.sections:
-        lines += ["", rf"\section{{{latex_text(section.title)}}}", *_latex_section(section, figures)]
+        lines += ["", rf"\section{{{escape_latex(section.title)}}}", *_latex_section(section, figures)]
     return "\n".join(lines) + "\n"
 
 
-def latex_text(given: str) -> str:
-    """Escaped: no command, no comment, no mathematics, whatever it holds."""
-    return "".join(SPECIAL.get(character, character) for character in visible(given))
+def escape_latex(text: str) -> str:
+    """The text with everything escaped that LaTeX would read as a command, a comment or mathematics."""
+    return "".join(LATEX_ESCAPES.get(character, character) for character in visible(text))
 
 
 def _latex_section(section: Section, figures: str | None) -> Iterator[str]:
     for paragraph in section.paragraphs:
-        yield from ("", latex_text(paragraph))
+        yield from ("", escape_latex(paragraph))
     for table in section.tables:
         yield from ("", *_latex_table(table))
     for figure in section.figures if figures is not None else ():
-        picture = rf"\includegraphics[width=\linewidth]{{{figures}/{figure.name}.png}}"
-        yield from ("", r"\begin{figure}", r"\centering", picture, rf"\caption{{{latex_text(figure.caption)}}}", r"\end{figure}")
+        image = rf"\includegraphics[width=\linewidth]{{{figures}/{figure.name}.png}}"
+        yield from ("", r"\begin{figure}", r"\centering", image, rf"\caption{{{escape_latex(figure.caption)}}}", r"\end{figure}")
 
 
 def _latex_table(table: Table) -> Iterator[str]:
-    yield from (r"\begin{table}", r"\centering", r"\small", rf"\caption{{{latex_text(table.title)}}}")
+    yield from (r"\begin{table}", r"\centering", r"\small", rf"\caption{{{escape_latex(table.title)}}}")
     yield rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}"
-    yield from (r"\toprule", " & ".join(map(latex_text, table.columns)) + r" \\", r"\midrule")
+    yield from (r"\toprule", " & ".join(map(escape_latex, table.columns)) + r" \\", r"\midrule")
     for row in table.rows:
-        yield " & ".join(map(latex_text, row)) + r" \\"
+        yield " & ".join(map(escape_latex, row)) + r" \\"
     yield from (r"\bottomrule", r"\end{tabular}")
     for note in table.notes:
-        yield rf"\par\smallskip {{\footnotesize {latex_text(note)}}}"
+        yield rf"\par\smallskip {{\footnotesize {escape_latex(note)}}}"
     yield r"\end{table}"
 
 
-POLICY = "default-src 'none'; {scripts}img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-STYLE = """
+HTML_POLICY = "default-src 'none'; {scripts}img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+HTML_STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #8882; --quiet: GrayText; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
@@ -151,50 +154,56 @@ figure { margin: 1.5rem 0; } figure img { max-width: 100%; background: white; } 
 
 
 def to_html(document: Document) -> str:
-    """The document, its plots inside it. A policy in its head forbids every request, and every script but the viewer's own, which is
-    there where a section has samples to show."""
-    body = "\n".join(map(_report_page_section, document.sections))
+    """The document as one HTML file with its plots inside.
+
+    A policy in its head forbids every request, and every script but the viewer's. The viewer is included only if a section has
+    samples for it.
+    """
+    body = "\n".join(map(_html_section, document.sections))
     parts = page_parts() if any(section.views for section in document.sections) else None
     css = parts.css if parts else ""
     scripts = f"script-src '{digest(parts.js)}'; " if parts else ""
     end = f"<script>{parts.js}</script>\n" if parts else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=scripts)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{HTML_POLICY.format(scripts=scripts)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{report_page_text(document.title)}</title>\n<style>{css}{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{report_page_text(document.title)}</h1>\n{body}\n{end}</body>\n</html>\n"
+        f"<title>{escape_html(document.title)}</title>\n<style>{css}{HTML_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape_html(document.title)}</h1>\n{body}\n{end}</body>\n</html>\n"
     )
 
 
-def report_page_text(given: str) -> str:
-    """Escaped for report_page_text and attributes."""
-    return escape(visible(given), quote=True)
+def escape_html(text: str) -> str:
+    """The text escaped for HTML text and attributes."""
+    return escape(visible(text), quote=True)
 
 
-def _report_page_section(section: Section) -> str:
-    parts = [f"<h2>{report_page_text(section.title)}</h2>", *(f"<p>{report_page_text(each)}</p>" for each in section.paragraphs)]
-    return "\n".join([*parts, *map(_report_page_table, section.tables), *map(_figure, section.figures), *_views(section)])
+def _html_section(section: Section) -> str:
+    title = f"<h2>{escape_html(section.title)}</h2>"
+    paragraphs = [f"<p>{escape_html(paragraph)}</p>" for paragraph in section.paragraphs]
+    return "\n".join([title, *paragraphs, *map(_html_table, section.tables), *map(_html_figure, section.figures), *_html_samples(section)])
 
 
-def _views(section: Section) -> list[str]:
-    return [f'<script type="application/json" class="noiser-data">{in_script(section.views)}</script>'] if section.views else []
-
-
-def _report_page_table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{report_page_text(each)}</th>' for each in table.columns)
-    rows = "\n".join(
-        f'<tr><th scope="row">{report_page_text(row[0])}</th>{"".join(f"<td>{report_page_text(each)}</td>" for each in row[1:])}</tr>'
-        for row in table.rows
-    )
-    notes = "".join(f'<p class="note">{report_page_text(each)}</p>' for each in table.notes)
+def _html_table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape_html(column)}</th>' for column in table.columns)
+    rows = "\n".join(map(_html_row, table.rows))
+    notes = "".join(f'<p class="note">{escape_html(note)}</p>' for note in table.notes)
     return (
-        f'<div class="scroll" tabindex="0"><table><caption>{report_page_text(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table><caption>{escape_html(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody></table></div>\n{notes}"
     )
 
 
-def _figure(figure: Figure) -> str:
+def _html_row(row: tuple[str, ...]) -> str:
+    cells = "".join(f"<td>{escape_html(cell)}</td>" for cell in row[1:])
+    return f'<tr><th scope="row">{escape_html(row[0])}</th>{cells}</tr>'
+
+
+def _html_figure(figure: Figure) -> str:
     data = base64.b64encode(figure.draw("svg")).decode()
-    said = report_page_text(figure.caption)
-    return f'<figure><img alt="{said}" src="data:image/svg+xml;base64,{data}"><figcaption>{said}</figcaption></figure>'
+    caption = escape_html(figure.caption)
+    return f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _html_samples(section: Section) -> list[str]:
+    return [f'<script type="application/json" class="noiser-data">{in_script(section.views)}</script>'] if section.views else []

@@ -1,24 +1,23 @@
-"""Tokens made safe to print: what is invisible or steers a terminal becomes visible."""
+"""Makes text safe to print: characters that are invisible or control a terminal become visible."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
 
-NAMED = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
+SYMBOLS = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
 INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-FRAGMENTS = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
-
-
-def joined(tokens: Iterable[str]) -> str:
-    """Tokens end to end, with characters that were split into bytes put together again where all their bytes are there."""
-    return FRAGMENTS.sub(_whole, "".join(tokens))
+"""Unicode categories of characters that are escaped."""
+_BYTE_TOKENS = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 
 
 def visible(text: str) -> str:
-    """Newline, tab and return as symbols; every other control, format or unassigned character as its escape."""
-    return "".join(NAMED.get(c) or (_escape(c) if unicodedata.category(c) in INVISIBLE else c) for c in text)
+    """The text with newline, tab and return as symbols, and any other control, format or unassigned character as its escape."""
+    return "".join(SYMBOLS.get(c) or (_escape(c) if unicodedata.category(c) in INVISIBLE else c) for c in text)
+
+
+def join_tokens(tokens: Iterable[str]) -> str:
+    """The tokens as one text. Byte tokens (<0xE4>) become the character that they spell, if all its bytes are there."""
+    return _BYTE_TOKENS.sub(_decode, "".join(tokens))
 
 
 def _escape(character: str) -> str:
@@ -26,8 +25,8 @@ def _escape(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _whole(run: re.Match[str]) -> str:
+def _decode(byte_tokens: re.Match[str]) -> str:
     try:
-        return bytes.fromhex(run[0].replace("<0x", "").replace(">", "")).decode()
+        return bytes.fromhex(byte_tokens[0].replace("<0x", "").replace(">", "")).decode()
     except UnicodeDecodeError:
-        return run[0]
+        return byte_tokens[0]

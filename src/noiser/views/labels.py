@@ -1,4 +1,4 @@
-"""What there is to show of an attribution: labels and scores, of tokens or of whole units."""
+"""What views show of an attribution: labels and their scores, for tokens or for larger units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,63 +11,67 @@ from noiser.results.scores import normalize
 from noiser.text.prompt import Prompt
 from noiser.views.escape import visible
 
-LONGEST = 60
-"""Characters of a unit's text in a label."""
+MAX_LABEL = 60
+"""Characters of a unit's text in its label."""
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """One column of labels and one row of scores for each target."""
+class LabelledScores:
+    """Labels, and one row of scores for each target."""
 
     labels: tuple[str, ...]
     scores: Float[np.ndarray, "targets labels"]
     special: tuple[bool, ...]
-    """Which labels are special tokens, shown dim."""
-    of: tuple[int | None, ...]
-    """The label of each token; None where it has none."""
+    """Which labels are special tokens; views show them dim."""
+    label_of: tuple[int | None, ...]
+    """The label of each token; None if the token belongs to no unit."""
     rest: Float[np.ndarray, " targets"] | None
-    """What belongs to no unit; None for tokens, and after a normalisation."""
+    """The sum over tokens that belong to no unit; None for tokens, and after a normalization."""
 
 
-def shown(attribution: Attribution, by: str | None = None, normalization: str = "none") -> Shown:
-    """By tokens, or summed over units: those that `by` names, else those that were perturbed."""
+def labelled_scores(attribution: Attribution, by: str | None = None, normalization: str = "none") -> LabelledScores:
+    """The scores of tokens, or their sums over units. The units are those that `by` names, else those that the method perturbed."""
     unit = by or attribution.unit
     if unit == "token":
-        labels = tuple(spaced(visible(token)) for token in attribution.tokens)
-        of = tuple(range(len(labels)))
-        return Shown(labels, attribution.normalized(normalization), attribution.prompt.special, of, None)
+        labels = tuple(mark_space(visible(token)) for token in attribution.tokens)
+        label_of = tuple(range(len(labels)))
+        return LabelledScores(labels, attribution.normalized(normalization), attribution.prompt.special, label_of, None)
     sums = attribution.by(unit)
     texts = [visible(text.strip()) for text in sums.units.texts]
     if unit == "turn":
         roles = [turn.role for turn in attribution.prompt.turns if turn.tokens]
         texts = [f"{visible(role)}: {text}" for role, text in zip(roles, texts, strict=True)]
-    labels = tuple(text if len(text) <= LONGEST else text[: LONGEST - 1] + "\u2026" for text in texts)
+    labels = tuple(text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "\u2026" for text in texts)
     rest = sums.rest if normalization == "none" else None
-    return Shown(labels, normalize(sums.scores, normalization), (False,) * len(labels), sums.units.of, rest)
+    return LabelledScores(labels, normalize(sums.scores, normalization), (False,) * len(labels), sums.units.of, rest)
 
 
-def strongest(scores: np.ndarray, most: int) -> Sequence[int]:
-    """The labels with the largest scores of either sign, in the order of the prompt; for several rows each row's largest share."""
-    largest = np.abs(np.atleast_2d(scores))
-    largest = (largest / np.maximum(largest.max(-1, keepdims=True, initial=0.0), 1e-300)).max(0, initial=0.0)
-    return sorted(np.argsort(-largest, kind="stable")[:most].tolist())
+def strongest(scores: np.ndarray, count: int) -> Sequence[int]:
+    """The `count` labels with the largest scores of either sign, in the order of the prompt.
+
+    With several rows, a label counts by its largest share of any row's largest score.
+    """
+    sizes = np.abs(np.atleast_2d(scores))
+    shares = (sizes / np.maximum(sizes.max(-1, keepdims=True, initial=0.0), 1e-300)).max(0, initial=0.0)
+    return sorted(np.argsort(-shares, kind="stable")[:count].tolist())
 
 
-def number(score: float) -> str:
-    """A score with its sign; what four decimals would show as zero with an exponent."""
+def format_score(score: float) -> str:
+    """A score with its sign and four decimals, or with an exponent if four decimals would show zero."""
     return f"{score:+.4f}" if abs(score) >= 5e-5 or score == 0 else f"{score:+.1e}"
 
 
-def spaced(label: str) -> str:
-    """A leading space made visible."""
+def mark_space(label: str) -> str:
+    """The label with a dot in place of a leading space."""
     return "\u00b7" + label[1:] if label.startswith(" ") else label
 
 
-def readable(prompt: Prompt) -> list[str]:
-    """The tokens as in running text: where several are the bytes of one character, the first reads as that and the others as nothing."""
-    tokens, done = list(prompt.tokens), 0
+def readable_tokens(prompt: Prompt) -> list[str]:
+    """The tokens as parts of a running text. If several tokens are the bytes of one character, the first one becomes the character and
+    the others become empty."""
+    tokens, end = list(prompt.tokens), 0
     for token, (start, stop) in enumerate(prompt.offsets):
         if tokens[token].startswith("<0x"):
-            tokens[token] = prompt.text[max(start, done) : stop]
-        done = max(done, stop)
+            tokens[token] = prompt.text[max(start, end) : stop]
+        end = max(end, stop)
     return tokens

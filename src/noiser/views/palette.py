@@ -1,29 +1,32 @@
-"""How a score looks: orange supports, blue opposes, grey is next to nothing."""
+"""The colours of scores: orange supports the target, blue opposes it, grey has next to no influence."""
 
 from rich.color import Color
 from rich.style import Style
 
 SUPPORTS, NEUTRAL, OPPOSES = (255, 120, 0), (200, 200, 200), (70, 150, 255)
-"""Orange and blue on grey: told apart by the colour-blind, and about equally bright on light and dark terminals."""
-BAR = 24
+"""Red, green, blue. Colour-blind readers can tell them apart, and they are about equally bright on light and dark terminals."""
+BAR_WIDTH = 24
+"""Characters of the longest bar."""
+MIN_SHARE = 0.04
+"""Tokens with a smaller share of the largest score get no background."""
 
 
 def blend(share: float) -> Color:
-    """From grey at 0 to orange at 1 and blue at -1."""
+    """The colour of a share in [-1, 1]: from grey at 0 to orange at 1 and blue at -1."""
     end = SUPPORTS if share >= 0 else OPPOSES
     return Color.from_rgb(*(a + (b - a) * min(1.0, abs(share)) for a, b in zip(NEUTRAL, end, strict=True)))
 
 
 def style(share: float, special: bool) -> Style:
-    """A background for what counts; special tokens dim, tokens next to zero plain."""
-    if abs(share) < 0.04:
+    """A background for a token. Special tokens are italic, or dim if they have no background."""
+    if abs(share) < MIN_SHARE:
         return Style(dim=special)
     return Style(color="black", bgcolor=blend(share), italic=special)
 
 
 def bar(share: float) -> str:
-    """Full blocks where a token supports the target, shaded ones where it opposes it."""
-    eighths = round(abs(share) * BAR * 8)
+    """A bar of full blocks for a token that supports the target, of shaded blocks for one that opposes it."""
+    eighths = round(abs(share) * BAR_WIDTH * 8)
     if share < 0:
         return "\u2592" * max(1, eighths // 8)
     return "\u2588" * (eighths // 8) + (chr(0x2590 - eighths % 8) if eighths % 8 else "")

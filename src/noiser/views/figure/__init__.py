@@ -1,1 +1,1 @@
-"""Figures for papers."""
+"""Figures for papers, as SVG, PNG or PDF."""

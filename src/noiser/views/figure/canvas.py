@@ -1,4 +1,4 @@
-"""What a figure is made of, and its way to a file: rectangles and words in their places, in points from the top left."""
+"""Rectangles and texts at their places, and how they become a file. Coordinates are points from the top left."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from io import BytesIO
 from typing import Any
 
 from noiser.errors import OptionError
-from noiser.views.figure.flow import Colour, Look
-from noiser.views.figure.type import Typeface, settings
+from noiser.views.figure.fonts import Typeface, settings
+from noiser.views.figure.layout import Colour, TextStyle
 from noiser.views.plots import SETTINGS
 
-DPI, FEWEST_DPI, MOST_PIXELS = 300, 50, 30_000
-"""Of a PNG; one that would be higher than so many pixels gets fewer to an inch."""
-UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
-"""So that the same figure gives the same bytes."""
+DPI, MIN_DPI, MAX_PIXELS = 300, 50, 30_000
+"""Resolution of a PNG. A PNG that would be higher than MAX_PIXELS gets a lower resolution, at least MIN_DPI."""
+METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+"""Without a date, so that equal figures give equal bytes."""
 
 
 @dataclass(frozen=True)
-class Block:
+class Rectangle:
     """A filled rectangle."""
 
     x: float
@@ -30,73 +30,78 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Words:
-    """Text that begins at `x`, its baseline at `y`."""
+class TextMark:
+    """Text that starts at `x` with its baseline at `y`."""
 
     x: float
     y: float
     text: str
-    look: Look
+    style: TextStyle
 
 
-def render(marks: Sequence[Block | Words], size: tuple[float, float], form: str, typeface: Typeface, title: str) -> bytes:
-    """The marks, in their order, as a file's content: SVG, PNG or PDF of `size` (points), with `title` as its title.
+def render(marks: Sequence[Rectangle | TextMark], size: tuple[float, float], form: str, typeface: Typeface, title: str) -> bytes:
+    """The marks, drawn in their order, as the bytes of an SVG, PNG or PDF. `size` is in points.
 
-    Raises OptionError for a PNG that could not be read for its length.
+    Raises OptionError for a PNG that is too long to be read.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     inches = size[0] / 72, size[1] / 72
-    dpi = min(DPI, MOST_PIXELS / inches[1])
-    if form == "png" and dpi < FEWEST_DPI:
+    dpi = min(DPI, MAX_PIXELS / inches[1])
+    if form == "png" and dpi < MIN_DPI:
         raise OptionError(f"this figure is {inches[1]:.0f} inches high, too much for a PNG that can be read; take svg or pdf")
     data = BytesIO()
     with rc_context(settings(SETTINGS)):
         figure = Figure(figsize=inches, dpi=dpi, facecolor="white")
         figure.add_artist(_artist(marks, typeface, outlined=form == "png"))
-        figure.savefig(data, format=form, dpi=dpi, metadata={**UNDATED[form], "Title": title})
+        figure.savefig(data, format=form, dpi=dpi, metadata={**METADATA[form], "Title": title})
     return data.getvalue()
 
 
-def _artist(marks: Sequence[Block | Words], typeface: Typeface, *, outlined: bool) -> Any:
-    """All marks as one artist: thousands of matplotlib's own would each be laid out once more."""
+def _artist(marks: Sequence[Rectangle | TextMark], typeface: Typeface, *, outlined: bool) -> Any:
+    """All marks as one artist. matplotlib would lay out thousands of artists of its own once more."""
     from matplotlib.artist import Artist
 
     class Marks(Artist):
         def draw(self, renderer: Any) -> None:
             for mark in marks:
-                _block(renderer, mark) if isinstance(mark, Block) else _words(renderer, mark, typeface, outlined=outlined)
+                _draw_rectangle(renderer, mark) if isinstance(mark, Rectangle) else _draw_text(renderer, mark, typeface, outlined=outlined)
 
     return Marks()
 
 
-def _block(renderer: Any, block: Block) -> None:
+def _draw_rectangle(renderer: Any, rectangle: Rectangle) -> None:
     pen = renderer.new_gc()
     pen.set_linewidth(0)
-    renderer.draw_path(pen, _outline(block.width, block.height, block.radius), _at(renderer, block.x, block.y + block.height), block.colour)
+    renderer.draw_path(
+        pen,
+        _outline(rectangle.width, rectangle.height, rectangle.radius),
+        _at(renderer, rectangle.x, rectangle.y + rectangle.height),
+        rectangle.colour,
+    )
     pen.restore()
 
 
-def _words(renderer: Any, words: Words, typeface: Typeface, *, outlined: bool) -> None:
-    """As text; or as the letters' outlines, which a PNG shows the same, in a fifth of the time."""
-    text = words.text.replace("  ", "\u00a0\u00a0")
+def _draw_text(renderer: Any, mark: TextMark, typeface: Typeface, *, outlined: bool) -> None:
+    """Draw text as text, or as outlines: a PNG looks the same, and is drawn in a fifth of the time."""
+    text = mark.text.replace("  ", "\u00a0\u00a0")
     if not text.strip():
         return
     pen = renderer.new_gc()
     if outlined:
         pen.set_linewidth(0)
-        renderer.draw_path(pen, typeface.outline(text, words.look), _at(renderer, words.x, words.y), words.look.colour)
+        renderer.draw_path(pen, typeface.outline(text, mark.style), _at(renderer, mark.x, mark.y), mark.style.colour)
     else:
-        pen.set_foreground(words.look.colour)
+        pen.set_foreground(mark.style.colour)
         height = renderer.get_canvas_width_height()[1]
-        y = words.y if renderer.flipy() else height - words.y
-        renderer.draw_text(pen, words.x, y, text, typeface.properties(words.look), 0.0)
+        y = mark.y if renderer.flipy() else height - mark.y
+        renderer.draw_text(pen, mark.x, y, text, typeface.properties(mark.style), 0.0)
     pen.restore()
 
 
 def _at(renderer: Any, x: float, y: float) -> Any:
-    """From points, upwards from a place on the page, to the renderer's units, upwards from the bottom left."""
+    """The transform from points, relative to a place on the page, to the renderer's units from the bottom left."""
     from matplotlib.transforms import Affine2D
 
     scale, height = renderer.points_to_pixels(1.0), renderer.get_canvas_width_height()[1]
@@ -105,7 +110,7 @@ def _at(renderer: Any, x: float, y: float) -> Any:
 
 @lru_cache(maxsize=10_000)
 def _outline(width: float, height: float, radius: float) -> Any:
-    """A rectangle with round corners, from the origin."""
+    """A rectangle with round corners; its bottom left is the origin."""
     from matplotlib.path import Path
 
     r = min(radius, width / 2, height / 2)

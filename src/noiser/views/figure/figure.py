@@ -1,6 +1,6 @@
-"""Figures for papers: each method's name, the prompt as running text with a box of its score behind each token, the prediction.
+"""Figures for papers: for each method its name, the prompt as running text with coloured boxes, and the prediction.
 
-Drawn by matplotlib, which is imported when a figure is asked for. Every length is in points.
+matplotlib draws them; it is imported when a figure is drawn. Lengths are in points.
 """
 
 import re
@@ -14,32 +14,34 @@ from rich.text import Text
 
 from noiser.errors import OptionError
 from noiser.results.attribution import Attribution, Comparison, Target
-from noiser.views.escape import joined, visible
-from noiser.views.figure.canvas import UNDATED, Block, Words, render
-from noiser.views.figure.flow import EDGE, Colour, Look, Piece, Put, boxes, flow, lines
-from noiser.views.figure.type import Typeface
-from noiser.views.labels import Shown, readable, shown
+from noiser.views.escape import join_tokens, visible
+from noiser.views.figure.canvas import METADATA, Rectangle, TextMark, render
+from noiser.views.figure.fonts import Typeface
+from noiser.views.figure.layout import EDGE, Colour, Piece, PlacedPiece, TextStyle, boxes, lay_out, line_count
+from noiser.views.labels import LabelledScores, labelled_scores, readable_tokens
 from noiser.views.palette import OPPOSES, SUPPORTS
 from noiser.views.terminal.attribution import question
 
 GREY: Colour = (0.35, 0.35, 0.35)
-TOKEN, PREDICTED = Look(9.0), Look(9.0, bold=True)
-SPECIAL, AFTER = Look(9.0, italic=True), Look(9.0, colour=GREY)
-NAME, RANGE, SMALL = Look(7.0), Look(6.0, colour=GREY), Look(6.4, colour=GREY)
-ASKED, STRESSED = Look(8.0, colour=GREY), Look(8.0, bold=True)
+TOKEN, PREDICTED = TextStyle(9.0), TextStyle(9.0, bold=True)
+SPECIAL, ARROW = TextStyle(9.0, italic=True), TextStyle(9.0, colour=GREY)
+NAME, RANGE, SMALL = TextStyle(7.0), TextStyle(6.0, colour=GREY), TextStyle(6.4, colour=GREY)
+QUESTION, EMPHASIS = TextStyle(8.0, colour=GREY), TextStyle(8.0, bold=True)
 
-LINE = 14.0
+LINE_HEIGHT = 14.0
 """From one line of the prompt to the next."""
-ABOVE, HIGH = 8.6, 11.5
-"""How far a box reaches above the baseline, and how high it is."""
+BOX_ASCENT, BOX_HEIGHT = 8.6, 11.5
+"""How far a box reaches above the baseline, and its height."""
+PROSE_LINE_HEIGHT = 10.5
 MARGIN = 4.0
-NARROWEST, WIDEST = 2.0, 48.0
+MIN_WIDTH, MAX_WIDTH = 2.0, 48.0
+"""Inches."""
 STRENGTH, RULE = 0.85, (0.05, 0.25, 0.6)
-"""The terminal's colours, a little lighter on paper; and the line under what opposes."""
-ROOM = 180.0
-"""Less than that beside the legend, and what it is a share of gets a line of its own."""
-NAMES = 88.0
-"""A method's name that is wider is broken at its underscores."""
+"""The colours are a little lighter on paper than in the terminal. RULE is the colour of the line under boxes that oppose."""
+MIN_LEGEND_ROOM = 180.0
+"""If there is less room beside the colour scale, its explanation gets a line of its own."""
+MAX_NAME_WIDTH = 88.0
+"""A wider method name is broken at its underscores."""
 
 
 def figure(
@@ -50,135 +52,141 @@ def figure(
     by: str | None = None,
     width: float = 7.2,
 ) -> bytes:
-    """An attribution, or several methods on the same prompt, as a figure for a paper: the content of an SVG, PNG or PDF file.
+    """An attribution, or several methods on the same prompt, as a figure for a paper: the bytes of an SVG, PNG or PDF file.
 
-    `width` is in inches; the height follows from the text. `normalization` and `by` are as in the other views: `by` sums
-    scores over units, whose tokens then share one box. A box is orange where it supports the target and blue where it opposes
-    it, as strong as its share of the row's largest |score|, which is written under the method's name. The same result gives
-    the same bytes. Tokens stand from left to right in the order in which the model reads them, in scripts of either direction.
-    Characters that no font here has (see `noiser.views.figure.type`) stay as they are in an SVG, for the reader's fonts, and are
-    written as escapes (\\u4f60) in a PNG or PDF. Raises OptionError for another form or width, for an unknown normalization
-    or unit, and for a PNG too long to be read.
+    `width` is in inches; the height follows from the text. `by` sums the scores over units; the tokens of a unit share one box.
+    An orange box supports the target, a blue box opposes it. The strength of the colour is the share of the row's largest
+    |score|, which stands under the method's name. Equal results give equal bytes.
+
+    Tokens stand from left to right in the order in which the model reads them, in scripts of either direction. Characters that
+    no font here has (see `noiser.views.figure.fonts`) stay in an SVG, for the reader's fonts; in a PNG or PDF they become
+    escapes (\\u4f60).
+
+    Raises OptionError for another form or width, for an unknown normalization or unit, and for a PNG that is too long to be read.
     """
-    if form not in UNDATED:
-        raise OptionError(f"a figure is {', '.join(UNDATED)}; got {form!r}")
-    if not NARROWEST <= width <= WIDEST:
-        raise OptionError(f"a figure is {NARROWEST:g} to {WIDEST:g} inches wide; got {width:g}")
+    if form not in METADATA:
+        raise OptionError(f"a figure is {', '.join(METADATA)}; got {form!r}")
+    if not MIN_WIDTH <= width <= MAX_WIDTH:
+        raise OptionError(f"a figure is {MIN_WIDTH:g} to {MAX_WIDTH:g} inches wide; got {width:g}")
     rows = result.attributions if isinstance(result, Comparison) else (result,)
     by = by or (rows[0].unit if len({row.unit for row in rows}) == 1 else "token")
     page = _Page(Typeface(keep=form == "svg"), width * 72)
-    shows = {row.label: shown(row, by, normalization) for row in rows}
+    tables = {row.label: labelled_scores(row, by, normalization) for row in rows}
     for number in range(len(rows[0].targets)):
-        page.target(rows[0], number, shows)
-    page.legend(_explained(by, normalization), result.failures if isinstance(result, Comparison) else ())
+        page.add_target(rows[0], number, tables)
+    page.add_legend(_explain_colours(by, normalization), result.failures if isinstance(result, Comparison) else ())
     return render(page.marks, (width * 72, page.y + MARGIN), form, page.typeface, question(rows[0].target, rows[0].model).plain)
 
 
 def colour(share: float) -> Colour:
-    """White at 0, orange at 1, blue at -1."""
+    """The colour of a share in [-1, 1]: white at 0, orange at 1, blue at -1."""
     red, green, blue = (1 - min(1.0, abs(share)) * STRENGTH * (1 - end / 255) for end in (SUPPORTS if share >= 0 else OPPOSES))
     return red, green, blue
 
 
 def rule(share: float) -> Colour:
-    """The line under a box that opposes: it tells the two apart where a page is printed in grey."""
+    """The colour of the line under a box that opposes. The line tells the two apart if a page is printed in grey."""
     red, green, blue = (1 - min(1.0, -share) * (1 - end) for end in RULE)
     return red, green, blue
 
 
 class _Page:
-    """Marks from top to bottom; `y` is how far they have got."""
+    """The marks of a figure from top to bottom; `y` is the end of the last one."""
 
     def __init__(self, typeface: Typeface, width: float) -> None:
         self.typeface, self.width = typeface, width
-        self.marks: list[Block | Words] = []
+        self.marks: list[Rectangle | TextMark] = []
         self.y = MARGIN
 
-    def target(self, first: Attribution, number: int, shows: Mapping[str, Shown]) -> None:
-        """The question, and a row for each method: all have the same tokens, so what is set once serves all."""
+    def add_target(self, first: Attribution, number: int, tables: Mapping[str, LabelledScores]) -> None:
+        """Add the question and a row for each method. All rows share one layout, because they have the same tokens."""
         self.y += 9.0 * (number > 0)
-        self.prose(_sentence(question(first.targets[number], first.model)), MARGIN)
+        self.add_prose(_sentence(question(first.targets[number], first.model)), MARGIN)
         self.y += 4.0
-        names = {method: self._broken(method) for method in shows}
+        names = {method: self._break_name(method) for method in tables}
         widest = max(self.typeface.width(line, NAME) for name in names.values() for line in name)
         left = MARGIN + min(widest + 8.0, self.width / 3)
-        puts = self._set(_pieces(first, next(iter(shows.values())), number), left)
-        for method, what in shows.items():
-            self._row(names[method], what.scores[number], puts, left)
+        placed = self._lay_out(_pieces(first, next(iter(tables.values())), number), left)
+        for method, labelled in tables.items():
+            self._add_row(names[method], labelled.scores[number], placed, left)
 
-    def prose(self, pieces: Iterable[Piece], left: float) -> None:
-        """Text without boxes, from here down."""
-        puts = self._set(pieces, left - EDGE)
-        self._words(puts, left - EDGE, 10.5)
-        self.y += lines(puts) * 10.5
+    def add_prose(self, pieces: Iterable[Piece], left: float) -> None:
+        """Add text without boxes."""
+        placed = self._lay_out(pieces, left - EDGE)
+        self._add_texts(placed, left - EDGE, PROSE_LINE_HEIGHT)
+        self.y += line_count(placed) * PROSE_LINE_HEIGHT
 
-    def _row(self, name: Sequence[str], scores: np.ndarray, puts: Sequence[Put], left: float) -> None:
-        """One method: its name and its largest score, the prompt in boxes, and what was predicted."""
-        largest, baseline = float(np.abs(scores).max(initial=0.0)), self.y + ABOVE
+    def _add_row(self, name: Sequence[str], scores: np.ndarray, placed: Sequence[PlacedPiece], left: float) -> None:
+        """Add a row: the method's name and its largest score, the prompt in boxes, and the prediction."""
+        largest, baseline = float(np.abs(scores).max(initial=0.0)), self.y + BOX_ASCENT
         for part in name:
-            self.marks.append(Words(MARGIN, baseline, part, NAME))
+            self.marks.append(TextMark(MARGIN, baseline, part, NAME))
             baseline += 7.6
-        self.marks.append(Words(MARGIN, baseline - 0.6, f"\u00b1{largest:.3g}", RANGE))
-        for box in boxes(puts):
-            self._box(left + box.left, self.y + box.line * LINE, box.right - box.left, scores[box.label] / (largest or 1.0))
-        self._words(puts, left, LINE)
-        self.y = max(self.y + lines(puts) * LINE + 3.0 * (lines(puts) > 1), baseline) + 3.5
+        self.marks.append(TextMark(MARGIN, baseline - 0.6, f"\u00b1{largest:.3g}", RANGE))
+        for box in boxes(placed):
+            self._add_box(left + box.left, self.y + box.line * LINE_HEIGHT, box.right - box.left, scores[box.label] / (largest or 1.0))
+        self._add_texts(placed, left, LINE_HEIGHT)
+        self.y = max(self.y + line_count(placed) * LINE_HEIGHT + 3.0 * (line_count(placed) > 1), baseline) + 3.5
 
-    def _box(self, x: float, y: float, width: float, share: float) -> None:
-        self.marks.append(Block(x, y, width, HIGH, colour(share), 1.5))
+    def _add_box(self, x: float, y: float, width: float, share: float) -> None:
+        self.marks.append(Rectangle(x, y, width, BOX_HEIGHT, colour(share), 1.5))
         if share < 0:
-            self.marks.append(Block(x + 0.8, y + HIGH - 0.9, width - 1.6, 0.9, rule(share)))
+            self.marks.append(Rectangle(x + 0.8, y + BOX_HEIGHT - 0.9, width - 1.6, 0.9, rule(share)))
 
-    def _set(self, pieces: Iterable[Piece], left: float) -> list[Put]:
-        drawn = (replace(piece, text=self.typeface.shown(piece.text, piece.look)) for piece in pieces)
-        return flow(drawn, self.width - left - MARGIN, self.typeface.width)
+    def _lay_out(self, pieces: Iterable[Piece], left: float) -> list[PlacedPiece]:
+        drawn = (replace(piece, text=self.typeface.drawable(piece.text, piece.style)) for piece in pieces)
+        return lay_out(drawn, self.width - left - MARGIN, self.typeface.width)
 
-    def _words(self, puts: Iterable[Put], left: float, pitch: float) -> None:
-        """Each token by itself; what is no token in runs as long as may be, for fonts of other widths."""
-        runs: list[tuple[Put, str]] = []
-        for put in puts:
+    def _add_texts(self, placed: Iterable[PlacedPiece], left: float, pitch: float) -> None:
+        """Add the texts: each token alone, other pieces in runs that are as long as possible, so that other fonts look right too."""
+        runs: list[tuple[PlacedPiece, str]] = []
+        for item in placed:
             before = runs[-1][0] if runs else None
-            if before and not (put.piece.labels or before.piece.labels) and (before.line, before.piece.look) == (put.line, put.piece.look):
-                runs[-1] = (before, runs[-1][1] + put.lead + put.piece.text)
+            if (
+                before
+                and not (item.piece.labels or before.piece.labels)
+                and (before.line, before.piece.style) == (item.line, item.piece.style)
+            ):
+                runs[-1] = (before, runs[-1][1] + item.lead + item.piece.text)
             else:
-                runs.append((put, put.piece.text))
+                runs.append((item, item.piece.text))
         for first, text in runs:
-            self.marks.append(Words(left + first.x, self.y + first.line * pitch + ABOVE, text, first.piece.look))
+            self.marks.append(TextMark(left + first.x, self.y + first.line * pitch + BOX_ASCENT, text, first.piece.style))
 
-    def legend(self, explained: str, failures: Iterable[str]) -> None:
-        """What the colours mean, and which methods have no row."""
+    def add_legend(self, explanation: str, failures: Iterable[str]) -> None:
+        """Add the colour scale, what the colours mean, and the methods that failed."""
         self.y += 7.0
-        baseline, x, wide, steps = self.y + ABOVE, MARGIN, 96.0, 96
-        self.marks.append(Words(x, baseline, "opposes", SMALL))
+        baseline, x, wide, steps = self.y + BOX_ASCENT, MARGIN, 96.0, 96
+        self.marks.append(TextMark(x, baseline, "opposes", SMALL))
         x += self.typeface.width("opposes", SMALL) + 4.0
         for step in range(steps):
             share, start = 2 * (step + 0.5) / steps - 1, x + wide * step / steps
             across = wide / steps + 0.3 * (step < steps - 1)
-            self.marks.append(Block(start, baseline - 5.6, across, 6.6, colour(share)))
-            self.marks += [Block(start, baseline + 0.1, across, 0.9, rule(share))] * (share < 0)
-        self.marks.append(Words(x + (wide - self.typeface.width("0", RANGE)) / 2, baseline - 0.2, "0", RANGE))
+            self.marks.append(Rectangle(start, baseline - 5.6, across, 6.6, colour(share)))
+            self.marks += [Rectangle(start, baseline + 0.1, across, 0.9, rule(share))] * (share < 0)
+        self.marks.append(TextMark(x + (wide - self.typeface.width("0", RANGE)) / 2, baseline - 0.2, "0", RANGE))
         x += wide + 4.0
-        self.marks.append(Words(x, baseline, "supports", SMALL))
+        self.marks.append(TextMark(x, baseline, "supports", SMALL))
         x += self.typeface.width("supports", SMALL) + 12.0
-        if self.width - x < ROOM:
-            self.y, x = self.y + 10.5, MARGIN
-        self.prose(_spread("; ".join([explained, *(f"no scores from {visible(name)}" for name in failures)]), SMALL), x)
+        if self.width - x < MIN_LEGEND_ROOM:
+            self.y, x = self.y + PROSE_LINE_HEIGHT, MARGIN
+        self.add_prose(_split_words("; ".join([explanation, *(f"no scores from {visible(name)}" for name in failures)]), SMALL), x)
 
-    def _broken(self, name: str) -> list[str]:
-        """A method's name, in lines."""
-        found = [""]
+    def _break_name(self, name: str) -> list[str]:
+        """A method's name in lines."""
+        lines = [""]
         for part in re.findall(r"[^_]*_+|[^_]+$", visible(name)):
-            if found[-1] and self.typeface.width(found[-1] + part, NAME) > NAMES:
-                found.append("")
-            found[-1] += part
-        return found
+            if lines[-1] and self.typeface.width(lines[-1] + part, NAME) > MAX_NAME_WIDTH:
+                lines.append("")
+            lines[-1] += part
+        return lines
 
 
-def _pieces(attribution: Attribution, what: Shown, row: int) -> Iterator[Piece]:
-    """The prompt before a target, token by token, and the target."""
+def _pieces(attribution: Attribution, labelled: LabelledScores, row: int) -> Iterator[Piece]:
+    """The tokens before a target, and the target."""
     target, special, done = attribution.targets[row], attribution.prompt.special, list[Piece]()
-    for token, text in enumerate(readable(attribution.prompt)[: target.context or len(attribution.prompt)]):
-        labels = (what.of[token],)
+    for token, text in enumerate(readable_tokens(attribution.prompt)[: target.context or len(attribution.prompt)]):
+        labels = (labelled.label_of[token],)
         if done and not text and attribution.tokens[token].startswith("<0x"):
             done[-1] = replace(done[-1], labels=done[-1].labels + labels)
         else:
@@ -186,41 +194,41 @@ def _pieces(attribution: Attribution, what: Shown, row: int) -> Iterator[Piece]:
             done += [Piece(part, SPECIAL if special[token] else TOKEN, labels, part.endswith("\u23ce")) for part in parts]
     for piece, following in zip_longest(done, done[1:]):
         yield replace(piece, ends_line=piece.ends_line and not (following and following.ends_line and not following.text.strip("\u23ce")))
-    yield Piece("\u2192" if done and done[-1].ends_line else "  \u2192", AFTER)
+    yield Piece("\u2192" if done and done[-1].ends_line else "  \u2192", ARROW)
     yield from _predicted(target)
 
 
 def _predicted(target: Target) -> Iterator[Piece]:
-    first, *others = _spread(f" {_said(target)}", PREDICTED)
+    first, *others = _split_words(f" {_target_text(target)}", PREDICTED)
     yield replace(first, glued=True)
     yield from others
     if target.foil:
-        yield from _spread(f", not {_said(target.foil)}", AFTER)
+        yield from _split_words(f", not {_target_text(target.foil)}", ARROW)
 
 
-def _said(target: Target) -> str:
-    """The words of a target; spaces as open boxes where there is nothing else; of a function its name."""
-    text = visible(joined(target.tokens))
+def _target_text(target: Target) -> str:
+    """The text of a target. A target of nothing but spaces becomes open boxes; a function has its name."""
+    text = visible(join_tokens(target.tokens))
     return text.strip(" ") or "\u2423" * len(text) or visible(target.quantity)
 
 
-def _spread(text: str, look: Look) -> list[Piece]:
-    """A sentence as words."""
-    return [Piece(word, look) for word in re.findall(r" *[^ ]+| +$", text)]
+def _split_words(text: str, style: TextStyle) -> list[Piece]:
+    """The words of a sentence."""
+    return [Piece(word, style) for word in re.findall(r" *[^ ]+| +$", text)]
 
 
 def _sentence(text: Text) -> Iterator[Piece]:
-    """The terminal's question; what is bold there is bold here."""
+    """The terminal's question in pieces, with the same parts bold."""
     bold = [False] * len(text.plain)
     for span in text.spans:
         bold[span.start : span.end] = ["bold" in str(span.style)] * (span.end - span.start)
     for word in re.finditer(r" *[^ ]+", text.plain):
-        for stressed, places in groupby(range(*word.span()), key=bold.__getitem__):
-            yield Piece("".join(text.plain[place] for place in places), STRESSED if stressed else ASKED)
+        for emphasis, places in groupby(range(*word.span()), key=bold.__getitem__):
+            yield Piece("".join(text.plain[place] for place in places), EMPHASIS if emphasis else QUESTION)
 
 
-def _explained(by: str, normalization: str) -> str:
-    """What the colours are a share of."""
+def _explain_colours(by: str, normalization: str) -> str:
+    """What the colours are shares of."""
     parts = ["share of the largest |score| of each row (\u00b1)"]
     parts += [f"summed over each {by}"] if by != "token" else []
     return ", ".join(parts + ([f"after {normalization}"] if normalization != "none" else []))

@@ -1,1 +1,1 @@
-"""Results in a terminal, one file a result."""
+"""Results in a terminal, one file for each kind of result."""

@@ -1,4 +1,4 @@
-"""Answerability in a terminal: rates and scores by method, what the judge does without one, and how judges agree."""
+"""Answerability in a terminal: rates and scores by method, the judge's rates without a method, and the agreement of judges."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,41 +12,42 @@ from noiser.results.evaluation import Evaluation
 from noiser.results.records import Number
 from noiser.views.escape import visible
 
-FORMS = {"top1": "top-1", "top5": "top-5"}
-SPOKEN = {"all": "all words", "random": "random words", "none": "no words", "canary": "hidden instruction"}
+FORM_NAMES = {"top1": "top-1", "top5": "top-5"}
+CONDITION_NAMES = {"all": "all words", "random": "random words", "none": "no words", "canary": "hidden instruction"}
 LEGEND = (
-    "Rate: how often the judge is right with the kept words; W: Wilson's interval. Score: their share of the attribution, 0 where it is "
-    "wrong; A: over the answered ones only. Shuffled: the rate with the kept words in a random order. R/I/N: samples refused, invalid "
+    "Rate: how often the judge is right with the kept words; W: Wilson's interval. Score: their share of the attribution, 0 if the answer "
+    "is wrong; A: over the answered ones only. Shuffled: the rate with the kept words in a random order. R/I/N: samples refused, invalid "
     "(a reply without an answer), without a value. Given: the answer is among the kept words. All words: the ceiling; no words: the "
-    "floor; hidden instruction: how often it was obeyed, lower is better."
+    "floor; hidden instruction: how often the judge obeyed it, lower is better."
 )
 
 
 def render_answerability(evaluation: Evaluation) -> Iterator[RenderableType]:
-    """A table for each judge and form, a line for each two judges; nothing where no judge was asked."""
-    about = evaluation.records, evaluation.contenders, evaluation.gauges, evaluation.seed
-    summaries = answer_summaries(*about)
+    """A table for each judge and form, and a line for every two judges; nothing if no judge was asked."""
+    summaries = answer_summaries(evaluation.records, evaluation.contenders, evaluation.gauges, evaluation.seed)
     for summary in summaries:
         yield from (Text(), Text(_heading(summary, evaluation), style="bold"), _table(summary))
-        yield from (Text(f"! {visible(remark)}", style="yellow") for remark in summary.remarks if remark not in _said(evaluation))
-    for each in judge_agreements(*about):
-        kappa = "none" if each.kappa is None else f"{each.kappa:+.2f}"
-        said = f"{visible(each.judges[0])} and {visible(each.judges[1])}, {FORMS[each.form]}: equal verdicts {_number(each.equal)}"
-        yield Text(f"{said}, Cohen's kappa {kappa}, {each.cells:,} verdicts")
+        known = _metric_remarks(evaluation)
+        yield from (Text(f"! {visible(remark)}", style="yellow") for remark in summary.remarks if remark not in known)
+    for agreement in judge_agreements(evaluation.records, evaluation.contenders, evaluation.gauges, evaluation.seed):
+        kappa = "none" if agreement.kappa is None else f"{agreement.kappa:+.2f}"
+        judges = f"{visible(agreement.judges[0])} and {visible(agreement.judges[1])}, {FORM_NAMES[agreement.form]}"
+        yield Text(f"{judges}: equal verdicts {_format(agreement.equal)}, Cohen's kappa {kappa}, {agreement.cells:,} verdicts")
     if summaries:
         yield Text(LEGEND, style="dim")
 
 
-def _said(evaluation: Evaluation) -> set[str]:
-    """Remarks that the tables of the metrics have already."""
+def _metric_remarks(evaluation: Evaluation) -> set[str]:
+    """Remarks that the tables of the metrics show already."""
     return {remark for summary in evaluation.summaries if summary.metric.startswith("answerability") for remark in summary.remarks}
 
 
 def _heading(summary: AnswerSummary, evaluation: Evaluation) -> str:
-    models = sorted({model for each in evaluation.records if each.metric == summary.metric for model in answerers(each.steps)})
+    records = [record for record in evaluation.records if record.metric == summary.metric]
+    models = sorted({model for record in records for model in answerers(record.steps)})
     by = f", answered by {', '.join(map(visible, models))}" if models else ""
     judge = f"judge {visible(summary.judge)}{by}" if summary.judge else "judge not named"
-    return f"{visible(summary.metric)}, {FORMS[summary.form]}, {judge}; {summary.samples} compared, {summary.clusters} clusters"
+    return f"{visible(summary.metric)}, {FORM_NAMES[summary.form]}, {judge}; {summary.samples} compared, {summary.clusters} clusters"
 
 
 def _table(summary: AnswerSummary) -> Table:
@@ -57,34 +58,34 @@ def _table(summary: AnswerSummary) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("R/I/N", "given"):
         table.add_column(name, justify="right", no_wrap=True)
-    for place, row in enumerate(summary.rows):
-        if row.control and (place == 0 or not summary.rows[place - 1].control):
+    for index, row in enumerate(summary.rows):
+        if row.control and (index == 0 or not summary.rows[index - 1].control):
             table.add_row(Text("controls", style="dim italic"))
         table.add_row(*_cells(row, shuffled))
-    there = [name for name in CONDITIONS if name in summary.conditions]
-    if there:
+    conditions = [name for name in CONDITIONS if name in summary.conditions]
+    if conditions:
         table.add_row(Text("without a method", style="dim italic"))
-    for name in there:
-        table.add_row(Text(SPOKEN[name], style="dim"), _rate(summary.conditions[name], "", True))
+    for name in conditions:
+        table.add_row(Text(CONDITION_NAMES[name], style="dim"), _rate(summary.conditions[name], "", True))
     return table
 
 
 def _cells(row: AnswerRow, shuffled: bool) -> Sequence[Text]:
     style = "dim" if row.control else ""
-    score = Text(_number(row.score), style=style)
+    score = Text(_format(row.score), style=style)
     if row.score_answered.value is not None:
-        score.append(f"\nA {_number(row.score_answered)}", style="dim")
+        score.append(f"\nA {_format(row.score_answered)}", style="dim")
     counts = (f"{row.refused:g}/{row.invalid:g}/{row.undefined + row.errors}", f"{row.given:g}")
-    again = [_rate(row.shuffled, "", row.control, short=True)] * shuffled
-    cells = [Text(visible(row.method), style=style), _rate(row.rate, row.group, row.control), score, *again]
-    return [*cells, *(Text(each, style="dim" if each in ("0", "0/0/0") else style) for each in counts)]
+    shuffled_cells = [_rate(row.shuffled, "", row.control, short=True)] * shuffled
+    cells = [Text(visible(row.method), style=style), _rate(row.rate, row.group, row.control), score, *shuffled_cells]
+    return [*cells, *(Text(count, style="dim" if count in ("0", "0/0/0") else style) for count in counts)]
 
 
 def _rate(rate: Rate | None, group: str, dim: bool, *, short: bool = False) -> Text:
-    """The rate with the bootstrap's interval, the group's letters, and Wilson's interval below."""
+    """The rate with its bootstrap interval, the letters of its group, and Wilson's interval in a second line."""
     if rate is None:
         return Text("none", style="dim")
-    text = Text(_number(rate.clustered), style="dim" if dim else "")
+    text = Text(_format(rate.clustered), style="dim" if dim else "")
     if group:
         text.append(f" {group}", style="bold")
     if not short and rate.wilson.low is not None and rate.wilson.high is not None:
@@ -92,7 +93,8 @@ def _rate(rate: Rate | None, group: str, dim: bool, *, short: bool = False) -> T
     return text
 
 
-def _number(found: Number) -> str:
-    if found.value is None:
+def _format(number: Number) -> str:
+    if number.value is None:
         return "none"
-    return f"{found.value:.2f}" + ("" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]")
+    interval = "" if number.low is None or number.high is None else f" [{number.low:.2f}, {number.high:.2f}]"
+    return f"{number.value:.2f}{interval}"

@@ -11,155 +11,165 @@ from rich.table import Table
 from rich.text import Text
 
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
-from noiser.views.escape import joined, visible
-from noiser.views.labels import Shown, number, readable, shown, spaced, strongest
-from noiser.views.palette import BAR, bar, blend, style
+from noiser.views.escape import join_tokens, visible
+from noiser.views.labels import LabelledScores, format_score, labelled_scores, mark_space, readable_tokens, strongest
+from noiser.views.palette import BAR_WIDTH, bar, blend, style
 
-MOST_BARS = 40
+MAX_BARS = 40
 """A longer prompt gets bars for its strongest tokens only."""
-MOST_COLUMNS = 8
+MAX_COLUMNS = 8
 """Targets whose scores stand side by side."""
 
 
-def plain(renderable: RenderableType, width: int = 100) -> str:
-    """What a terminal without colour shows."""
+def to_text(attribution: Attribution, width: int = 100) -> str:
+    """The heat map without colour, as `print` shows it."""
+    return plain_text(heatmap(attribution), width)
+
+
+def heatmap(attribution: Attribution, normalization: str = "none", by: str | None = None) -> RenderableType:
+    """The question, the coloured prompt, bars (columns for several targets), and the method's notes and cost."""
+    labelled = labelled_scores(attribution, by, normalization)
+    blocks: list[RenderableType] = []
+    for row, target in enumerate(attribution.targets):
+        blocks.append(question(target, attribution.model))
+        if len(attribution.targets) <= MAX_COLUMNS:
+            blocks += [Text(), coloured_prompt(attribution, labelled, row), Text()]
+    blocks.append(_bars(labelled) if len(attribution.targets) == 1 else _columns(labelled, attribution.targets))
+    if labelled.rest is not None and np.any(labelled.rest != 0):
+        unit = by or attribution.unit
+        blocks.append(Text(f"in no {unit}: " + ", ".join(map(format_score, labelled.rest)), style="dim"))
+    if normalization != "none":
+        blocks.append(Text(f"scores after {normalization}", style="dim"))
+    return Group(*blocks, Text(), _facts(attribution), *warnings(attribution))
+
+
+def plain_text(renderable: RenderableType, width: int = 100) -> str:
+    """A renderable as a terminal without colour shows it."""
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().rstrip("\n")
 
 
-def to_text(attribution: Attribution, width: int = 100) -> str:
-    """The heat map without colour, as `print` shows it."""
-    return plain(heatmap(attribution), width)
-
-
-def heatmap(attribution: Attribution, normalization: str = "none", by: str | None = None) -> RenderableType:
-    """The question, the coloured prompt, bars (columns for several targets), and what the method noted and took."""
-    what = shown(attribution, by, normalization)
-    unit = by or attribution.unit
-    blocks: list[RenderableType] = []
-    for row, target in enumerate(attribution.targets):
-        blocks.append(question(target, attribution.model))
-        blocks += [Text(), line(attribution, what, row), Text()] if len(attribution.targets) <= MOST_COLUMNS else []
-    blocks.append(_bars(what) if len(attribution.targets) == 1 else _columns(what, attribution.targets))
-    if what.rest is not None and np.any(what.rest != 0):
-        blocks.append(Text(f"in no {unit}: " + ", ".join(map(number, what.rest)), style="dim"))
-    if normalization != "none":
-        blocks.append(Text(f"scores after {normalization}", style="dim"))
-    return Group(*blocks, Text(), facts(attribution), *warnings(attribution))
-
-
 def question(target: Target, model: str) -> Text:
-    """What is explained, in a line."""
-    answer = visible(joined(target.tokens))
+    """What is explained, in one line."""
+    answer = visible(join_tokens(target.tokens))
     value = target.prob if target.value is None else target.value
     if target.quantity.startswith("function"):
         return Text.assemble("Why ", (visible(target.quantity), "bold"), f" = {value:.4g}?  {visible(model)}")
     if target.foil is not None:
-        other = repr(visible(joined(target.foil.tokens)))
-        what = {"prob": "difference in probability", "log_odds": "log odds"}[target.quantity]
-        odds = f"p = {_short(target.prob)} against {_short(target.foil.prob)}, {what} {number(value)}, {visible(model)}"
-        return Text.assemble("Why ", (repr(answer), "bold"), " and not ", (other, "bold"), f"?  {odds}")
+        foil = repr(visible(join_tokens(target.foil.tokens)))
+        quantity = {"prob": "difference in probability", "log_odds": "log odds"}[target.quantity]
+        probs = f"p = {_format_prob(target.prob)} against {_format_prob(target.foil.prob)}"
+        facts = f"{probs}, {quantity} {format_score(value)}, {visible(model)}"
+        return Text.assemble("Why ", (repr(answer), "bold"), " and not ", (foil, "bold"), f"?  {facts}")
     rank = "the first choice" if target.rank == 0 else f"choice number {target.rank + 1}"
-    also = "" if target.quantity == "prob" else f", {target.quantity} {value:.3f}"
-    which = rank if len(target.tokens) == 1 or target.rank == 0 else f"at the least likely step {rank}"
-    return Text.assemble("Why ", (repr(answer), "bold"), f"?  p = {_short(target.prob)}{also}, {which} of {visible(model)}")
+    quantity = "" if target.quantity == "prob" else f", {target.quantity} {value:.3f}"
+    choice = rank if len(target.tokens) == 1 or target.rank == 0 else f"at the least likely step {rank}"
+    return Text.assemble("Why ", (repr(answer), "bold"), f"?  p = {_format_prob(target.prob)}{quantity}, {choice} of {visible(model)}")
 
 
-def line(attribution: Attribution, what: Shown, row: int) -> Text:
-    """The prompt, each token coloured by its score or its unit's, and the target."""
+def coloured_prompt(attribution: Attribution, labelled: LabelledScores, row: int) -> Text:
+    """The prompt, each token coloured by its score or its unit's score, and the target."""
     target = attribution.targets[row]
-    largest = float(np.abs(what.scores[row]).max(initial=0.0)) or 1.0
+    largest = float(np.abs(labelled.scores[row]).max(initial=0.0)) or 1.0
     text = Text("  ")
-    seen = target.context or len(attribution.prompt)
-    for token, piece in enumerate(readable(attribution.prompt)[:seen]):
-        label = what.of[token]
-        share = 0.0 if label is None else what.scores[row, label] / largest
-        text.append(visible(piece), style(share, attribution.prompt.special[token]))
-    foil = f" (not {visible(joined(target.foil.tokens))})" if target.foil else ""
-    return text.append("  \u2192", "dim").append(visible(joined(target.tokens)), "bold").append(foil, "dim")
+    context = target.context or len(attribution.prompt)
+    for token, string in enumerate(readable_tokens(attribution.prompt)[:context]):
+        label = labelled.label_of[token]
+        share = 0.0 if label is None else labelled.scores[row, label] / largest
+        text.append(visible(string), style(share, attribution.prompt.special[token]))
+    foil = f" (not {visible(join_tokens(target.foil.tokens))})" if target.foil else ""
+    return text.append("  \u2192", "dim").append(visible(join_tokens(target.tokens)), "bold").append(foil, "dim")
 
 
-def facts(attribution: Attribution) -> Text:
-    """What the method found and what it took."""
-    notes = attribution.notes
-    parts: list[Any] = []
-    if "k" in notes:
-        k = notes["k"]
-        found = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
-        parts.append(f"k = {found} ({visible(str(notes.get('k_status', '')))})")
-    return Text(" \u00b7 ".join([*parts, *taken(attribution.cost)]), style="dim")
-
-
-def taken(cost: Cost) -> list[str]:
-    """A cost in words."""
+def cost_texts(cost: Cost) -> list[str]:
+    """A cost in words. Backward tokens are left out if they are few."""
     backward = [f"{cost.backward_tokens:,} backward"] if cost.backward_tokens > cost.forward_tokens // 10 else []
     return [f"{cost.seconds:.1f} s", f"{cost.forward_tokens:,} token-forwards", *backward, f"peak {cost.peak_bytes / 1e9:.1f} GB"]
 
 
-def warnings(shown: Attribution | Comparison) -> list[Text]:
-    """What a reader has to know, each sentence once; of several methods with the names of those it is about."""
-    each = shown.attributions if isinstance(shown, Comparison) else (shown,)
-    about: dict[str, list[str]] = {}
-    for one in each:
-        for sentence in one.notes.get("warnings", ()):
-            about.setdefault(sentence, []).append(one.label)
-    lines = [f"! {'' if len(methods) == len(each) else ', '.join(methods) + ': '}{visible(text)}" for text, methods in about.items()]
-    return [Text(line, style="yellow") for line in lines]
+def warnings(result: Attribution | Comparison) -> list[Text]:
+    """Each warning once. In a comparison, a warning that does not concern all methods begins with the names of those it concerns."""
+    attributions = result.attributions if isinstance(result, Comparison) else (result,)
+    labels_by_warning: dict[str, list[str]] = {}
+    for attribution in attributions:
+        for warning in attribution.notes.get("warnings", ()):
+            labels_by_warning.setdefault(warning, []).append(attribution.label)
+    lines = []
+    for warning, labels in labels_by_warning.items():
+        names = "" if len(labels) == len(attributions) else ", ".join(labels) + ": "
+        lines.append(Text(f"! {names}{visible(warning)}", style="yellow"))
+    return lines
 
 
-def _short(prob: float) -> str:
-    return f"{prob:.3f}" if prob >= 0.001 or prob == 0 else f"{prob:.1e}"
+def score_table(labelled: LabelledScores, chosen: Sequence[int], heads: list[str], scores: np.ndarray, contexts: list[int]) -> Table:
+    """The chosen labels as rows, and a column of scores for each head, coloured by the share of the column's largest score.
 
-
-def _bars(what: Shown) -> RenderableType:
-    scores = what.scores[0]
-    largest = float(np.abs(scores).max(initial=0.0)) or 1.0
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right")
-    table.add_column(width=BAR)
-    table.add_column(overflow="fold")
-    chosen = strongest(scores, MOST_BARS)
-    for index in chosen:
-        share = scores[index] / largest
-        label = Text(what.labels[index], style="dim" if what.special[index] else "")
-        table.add_row(number(scores[index]), Text(bar(share), style=Style(color=blend(share))), label)
-    return Group(table, *_left_out(len(chosen), len(scores)))
-
-
-def _columns(what: Shown, targets: tuple[Target, ...]) -> RenderableType:
-    """Labels down, targets across, some at a time."""
-    blocks: list[RenderableType] = []
-    chosen = strongest(what.scores, MOST_BARS)
-    for first in range(0, len(targets), MOST_COLUMNS):
-        some = targets[first : first + MOST_COLUMNS]
-        heads = [spaced(visible(joined(target.tokens))) for target in some]
-        scores = what.scores[first : first + MOST_COLUMNS]
-        seen = [target.context or len(what.of) for target in some]
-        blocks.append(score_table(what, [index for index in chosen if what.of.index(index) < max(seen)], heads, scores, seen))
-    return Group(*blocks, *_left_out(len(chosen), len(what.labels)))
-
-
-def score_table(what: Shown, chosen: Sequence[int], heads: list[str], scores: np.ndarray, seen: list[int]) -> Table:
-    """The chosen labels down, a column of scores for each head, coloured by share of the column's largest.
-
-    `seen` is how many tokens come before each head's target: what does not has no score there.
+    `contexts` says how many tokens come before each head's target. Later tokens have no score there.
     """
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("")
     for head in heads:
-        table.add_column(head, justify="right", overflow="fold")
+        table.add_column(Text(head), justify="right", overflow="fold")
     largest = np.maximum(np.abs(scores).max(-1, initial=0.0), 1e-300)
     for index in chosen:
-        begins = what.of.index(index)
-        columns = zip(scores[:, index], largest, seen, strict=True)
-        cells = [Text(number(value), style(value / top, special=False)) if begins < n else Text() for value, top, n in columns]
-        table.add_row(Text(what.labels[index], style="dim" if what.special[index] else ""), *cells)
+        first_token = labelled.label_of.index(index)
+        columns = zip(scores[:, index], largest, contexts, strict=True)
+        cells = [Text(format_score(value), style(value / top, special=False)) if first_token < n else Text() for value, top, n in columns]
+        table.add_row(_label(labelled, index), *cells)
     return table
 
 
-def _left_out(shown: int, there: int) -> list[Text]:
-    if shown == there:
+def _facts(attribution: Attribution) -> Text:
+    """The scale k, if the method has one, and the cost."""
+    notes = attribution.notes
+    parts: list[Any] = []
+    if "k" in notes:
+        k = notes["k"]
+        value = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
+        parts.append(f"k = {value} ({visible(str(notes.get('k_status', '')))})")
+    return Text(" \u00b7 ".join([*parts, *cost_texts(attribution.cost)]), style="dim")
+
+
+def _format_prob(prob: float) -> str:
+    return f"{prob:.3f}" if prob >= 0.001 or prob == 0 else f"{prob:.1e}"
+
+
+def _label(labelled: LabelledScores, index: int) -> Text:
+    return Text(labelled.labels[index], style="dim" if labelled.special[index] else "")
+
+
+def _bars(labelled: LabelledScores) -> RenderableType:
+    """One target: a score, a bar and a label in each row."""
+    scores = labelled.scores[0]
+    largest = float(np.abs(scores).max(initial=0.0)) or 1.0
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column(width=BAR_WIDTH)
+    table.add_column(overflow="fold")
+    chosen = strongest(scores, MAX_BARS)
+    for index in chosen:
+        share = scores[index] / largest
+        table.add_row(format_score(scores[index]), Text(bar(share), style=Style(color=blend(share))), _label(labelled, index))
+    return Group(table, *_omitted(len(chosen), len(scores)))
+
+
+def _columns(labelled: LabelledScores, targets: tuple[Target, ...]) -> RenderableType:
+    """Several targets: labels as rows and targets as columns, MAX_COLUMNS in one table."""
+    blocks: list[RenderableType] = []
+    chosen = strongest(labelled.scores, MAX_BARS)
+    for first in range(0, len(targets), MAX_COLUMNS):
+        some = targets[first : first + MAX_COLUMNS]
+        heads = [mark_space(visible(join_tokens(target.tokens))) for target in some]
+        scores = labelled.scores[first : first + MAX_COLUMNS]
+        contexts = [target.context or len(labelled.label_of) for target in some]
+        inside = [index for index in chosen if labelled.label_of.index(index) < max(contexts)]
+        blocks.append(score_table(labelled, inside, heads, scores, contexts))
+    return Group(*blocks, *_omitted(len(chosen), len(labelled.labels)))
+
+
+def _omitted(count: int, total: int) -> list[Text]:
+    if count == total:
         return []
-    return [Text(f"the strongest {shown} of {there} tokens, in the order of the prompt", style="dim")]
+    return [Text(f"the strongest {count} of {total} tokens, in the order of the prompt", style="dim")]

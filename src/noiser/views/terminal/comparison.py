@@ -1,4 +1,4 @@
-"""Several methods in a terminal: aligned rows, how far they agree, and what each took."""
+"""Several methods in a terminal: aligned prompts, scores in columns, their agreement, and their costs."""
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -7,58 +7,65 @@ from rich.text import Text
 
 from noiser.results.attribution import Comparison
 from noiser.views.escape import visible
-from noiser.views.labels import number, shown, strongest
-from noiser.views.terminal.attribution import MOST_BARS, line, plain, question, score_table, taken, warnings
+from noiser.views.labels import format_score, labelled_scores, strongest
+from noiser.views.terminal.attribution import MAX_BARS, coloured_prompt, cost_texts, plain_text, question, score_table, warnings
 
 
 def to_text(comparison: Comparison, width: int = 120) -> str:
     """The comparison without colour, as `print` shows it."""
-    return plain(render_comparison(comparison), width)
+    return plain_text(render_comparison(comparison), width)
 
 
 def render_comparison(comparison: Comparison, normalization: str = "none", by: str | None = None) -> RenderableType:
-    """For each target the prompt once a method, and the scores in columns; then agreement, costs and warnings."""
+    """For each target the coloured prompt of each method, and the scores in columns; then agreement, costs, warnings and failures."""
     first = comparison.attributions[0]
-    by = by or (first.unit if len({each.unit for each in comparison.attributions}) == 1 else "token")
+    by = by or (first.unit if len({attribution.unit for attribution in comparison.attributions}) == 1 else "token")
     blocks: list[RenderableType] = []
     for row, target in enumerate(first.targets):
-        blocks += [question(target, first.model), Text(), _rows(comparison, row, by, normalization), Text()]
+        blocks += [question(target, first.model), Text(), _prompts(comparison, row, by, normalization), Text()]
         blocks += [_scores(comparison, row, by, normalization), Text()]
     if by != "token" and normalization == "none":
-        rests = [f"{each.label} {', '.join(map(number, each.by(by).rest))}" for each in comparison.attributions if each.by(by).rest.any()]
-        blocks += [Text(f"in no {by}: {'; '.join(rests)}", style="dim"), Text()] if rests else []
+        blocks += _rests(comparison, by)
     if normalization != "none":
         blocks += [Text(f"scores after {normalization}", style="dim"), Text()]
-    failed = [Text(f"! {name} failed: {visible(message)}", style="red") for name, message in comparison.failures.items()]
+    failed = [Text(f"! {label} failed: {visible(message)}", style="red") for label, message in comparison.failures.items()]
     return Group(*blocks, _agreement(comparison), Text(), _costs(comparison), *warnings(comparison), *failed)
 
 
-def _rows(comparison: Comparison, row: int, by: str, normalization: str) -> Table:
+def _prompts(comparison: Comparison, row: int, by: str, normalization: str) -> Table:
     table = Table.grid(padding=(0, 1))
-    for each in comparison.attributions:
-        table.add_row(Text(each.label, style="dim"), line(each, shown(each, by, normalization), row))
+    for attribution in comparison.attributions:
+        prompt = coloured_prompt(attribution, labelled_scores(attribution, by, normalization), row)
+        table.add_row(Text(attribution.label, style="dim"), prompt)
     return table
 
 
 def _scores(comparison: Comparison, row: int, by: str, normalization: str) -> Table:
-    each = [shown(one, by, normalization) for one in comparison.attributions]
-    scores = np.stack([one.scores[row] for one in each])
-    seen = comparison.attributions[0].targets[row].context or len(each[0].of)
-    names = [one.label for one in comparison.attributions]
-    chosen = [index for index in strongest(scores, MOST_BARS) if each[0].of.index(index) < seen]
-    return score_table(each[0], chosen, names, scores, [seen] * len(names))
+    tables = [labelled_scores(attribution, by, normalization) for attribution in comparison.attributions]
+    scores = np.stack([labelled.scores[row] for labelled in tables])
+    context = comparison.attributions[0].targets[row].context or len(tables[0].label_of)
+    names = [attribution.label for attribution in comparison.attributions]
+    chosen = [index for index in strongest(scores, MAX_BARS) if tables[0].label_of.index(index) < context]
+    return score_table(tables[0], chosen, names, scores, [context] * len(names))
+
+
+def _rests(comparison: Comparison, by: str) -> list[RenderableType]:
+    """The sums over tokens that belong to no unit, of the methods that have any."""
+    rests = [(attribution.label, attribution.by(by).rest) for attribution in comparison.attributions]
+    sentences = [f"{label} {', '.join(map(format_score, rest))}" for label, rest in rests if rest.any()]
+    return [Text(f"in no {by}: {'; '.join(sentences)}", style="dim"), Text()] if sentences else []
 
 
 def _agreement(comparison: Comparison) -> Table:
-    """Each two methods: rank correlation, and how many of the three highest tokens they share."""
-    names = [each.label for each in comparison.attributions]
+    """For every two methods the rank correlation, and the share of their three highest tokens that they have in common."""
+    labels = [attribution.label for attribution in comparison.attributions]
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("over tokens: Spearman \u00b7 share of the top 3 in common", style="dim")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for name, correlations, overlaps in zip(names, comparison.spearman, comparison.top_overlap, strict=True):
-        cells = [f"{_or_none(r, '+.2f')} \u00b7 {_or_none(top, '.2f')}" for r, top in zip(correlations, overlaps, strict=True)]
-        table.add_row(name, *cells)
+    for label in labels:
+        table.add_column(Text(label), justify="right", overflow="fold")
+    for label, correlations, overlaps in zip(labels, comparison.spearman, comparison.top_overlap, strict=True):
+        cells = [f"{_or_none(rho, '+.2f')} \u00b7 {_or_none(overlap, '.2f')}" for rho, overlap in zip(correlations, overlaps, strict=True)]
+        table.add_row(Text(label), *cells)
     return table
 
 
@@ -68,6 +75,6 @@ def _or_none(value: float | None, form: str) -> str:
 
 def _costs(comparison: Comparison) -> Table:
     table = Table.grid(padding=(0, 2))
-    for each in comparison.attributions:
-        table.add_row(Text(each.label), Text(" \u00b7 ".join(taken(each.cost)), style="dim"))
+    for attribution in comparison.attributions:
+        table.add_row(Text(attribution.label), Text(" \u00b7 ".join(cost_texts(attribution.cost)), style="dim"))
     return table

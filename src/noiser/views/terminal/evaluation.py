@@ -1,4 +1,4 @@
-"""An evaluation in a terminal: methods by metrics, with intervals, groups, controls, and what has to be said in words."""
+"""An evaluation in a terminal: methods by metrics with intervals and groups, remarks, the accounting of all trials, and costs."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -12,69 +12,70 @@ from noiser.results.evaluation import Evaluation
 from noiser.results.records import Number, Row, Summary
 from noiser.views.escape import visible
 from noiser.views.terminal.answerability import render_answerability
-from noiser.views.terminal.attribution import plain
+from noiser.views.terminal.attribution import plain_text
 
-COLUMNS = 3
-"""Metrics side by side."""
+METRICS_PER_TABLE = 3
+MAX_MESSAGES = 5
+"""Error messages that are shown."""
 ARROWS = {"higher": "\u2191 higher is better", "lower": "\u2193 lower is better"}
 
 
 def to_text(evaluation: Evaluation, width: int = 120) -> str:
     """The evaluation without colour, as `print` shows it."""
-    return plain(render_evaluation(evaluation), width)
+    return plain_text(render_evaluation(evaluation), width)
 
 
 def render_evaluation(evaluation: Evaluation) -> RenderableType:
-    """Methods by metrics, best first; the controls; remarks, accounting and costs."""
+    """Methods by metrics with the best method first and controls last; then answerability, remarks, accounting and costs."""
     order = ranking(evaluation)
     summaries = iter(evaluation.summaries)
     blocks: list[RenderableType] = [Text(f"{visible(evaluation.model)}, {evaluation.samples} samples", style="bold")]
-    while part := list(islice(summaries, COLUMNS)):
-        blocks += [Text(), _table(part, order)]
+    while some := list(islice(summaries, METRICS_PER_TABLE)):
+        blocks += [Text(), _table(some, order)]
     blocks += [Text(), Text(_legend(evaluation), style="dim"), *render_answerability(evaluation)]
-    blocks += [*_remarks(evaluation), Text(), *_accounting(evaluation)]
+    blocks += [*_remarks(evaluation), Text(), *_accounting(evaluation), _costs(evaluation)]
     return Group(*blocks)
 
 
 def ranking(evaluation: Evaluation) -> list[str]:
-    """The rows in the order of what sums up most: faithfulness where there is one, else the first metric."""
-    first = next((each for each in evaluation.summaries if each.metric.startswith("faithfulness")), evaluation.summaries[0])
+    """The methods in the order of the faithfulness summary if there is one, else of the first metric."""
+    first = next((summary for summary in evaluation.summaries if summary.metric.startswith("faithfulness")), evaluation.summaries[0])
     return [row.method for row in first.rows]
 
 
-def number(found: Number, *, signed: bool = False) -> str:
+def format_number(number: Number, *, signed: bool = False) -> str:
     """A value and its interval: `0.41 [0.30, 0.52]`."""
-    if found.value is None:
+    if number.value is None:
         return "none"
     form = "+.2f" if signed else ".3f"
-    ends = "" if found.low is None or found.high is None else f" [{found.low:{form}}, {found.high:{form}}]"
-    return f"{found.value:{form}}{ends}"
+    interval = "" if number.low is None or number.high is None else f" [{number.low:{form}}, {number.high:{form}}]"
+    return f"{number.value:{form}}{interval}"
 
 
 def _table(summaries: Sequence[Summary], order: Sequence[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", collapse_padding=True)
     table.add_column("")
-    for each in summaries:
-        said = f"{each.samples} compared, {each.clusters} clusters"
-        heading = Text.assemble(visible(each.metric), "\n", (f"{ARROWS[each.better]}\n{said}", "not bold dim"))
+    for summary in summaries:
+        counts = f"{summary.samples} compared, {summary.clusters} clusters"
+        heading = Text.assemble(visible(summary.metric), "\n", (f"{ARROWS[summary.better]}\n{counts}", "not bold dim"))
         table.add_column(heading, overflow="fold")
-    rows = [{row.method: row for row in each.rows} for each in summaries]
-    for place, method in enumerate(order):
-        own = [each[method] for each in rows]
-        first_control = own[0].control and (place == 0 or not rows[0][order[place - 1]].control)
+    columns = [{row.method: row for row in summary.rows} for summary in summaries]
+    for index, method in enumerate(order):
+        rows = [column[method] for column in columns]
+        first_control = rows[0].control and (index == 0 or not columns[0][order[index - 1]].control)
         if first_control:
             table.add_row(Text("controls", style="dim italic"))
-        table.add_row(Text(visible(method), style="dim" if own[0].control else ""), *map(_cell, own))
+        table.add_row(Text(visible(method), style="dim" if rows[0].control else ""), *map(_cell, rows))
     return table
 
 
 def _cell(row: Row) -> Text:
-    """The log-ratio to random where there is one, and the mean; the letters of the groups behind the first."""
+    """The log-ratio to random if there is one, and the mean. The letters of the groups follow the first number."""
     lines = []
     if row.log_ratio is not None:
-        lines.append(number(row.log_ratio, signed=True))
+        lines.append(format_number(row.log_ratio, signed=True))
     if row.mean.value is not None or not lines:
-        lines.append(number(row.mean))
+        lines.append(format_number(row.mean))
     text = Text(lines[0], style="dim" if row.control else "")
     if row.group:
         text.append(f" {row.group}", style="bold")
@@ -84,41 +85,48 @@ def _cell(row: Row) -> Text:
 
 
 def _legend(evaluation: Evaluation) -> str:
-    said = ["95 % intervals in brackets: cluster bootstrap over samples."]
+    sentences = ["95 % intervals in brackets: cluster bootstrap over samples."]
     if any(row.log_ratio for summary in evaluation.summaries for row in summary.rows):
-        said.append("With a sign: log(mean / mean of random).")
-    return " ".join([*said, "Methods that share a letter were not told apart (paired test, 5 %, Holm)."])
+        sentences.append("With a sign: log(mean / mean of random).")
+    return " ".join([*sentences, "Methods that share a letter were not told apart (paired test, 5 %, Holm)."])
 
 
 def _remarks(evaluation: Evaluation) -> list[Text]:
-    """Each sentence once, behind the metrics that it holds for."""
-    held: dict[str, list[str]] = {}
+    """Each remark once, after the names of its metrics."""
+    metrics_by_remark: dict[str, list[str]] = {}
     for summary in evaluation.summaries:
         for remark in summary.remarks:
-            held.setdefault(remark, []).append(summary.metric)
-    return [Text(f"! {visible(', '.join(metrics))}: {visible(remark)}", style="yellow") for remark, metrics in held.items()]
+            metrics_by_remark.setdefault(remark, []).append(summary.metric)
+    return [Text(f"! {visible(', '.join(metrics))}: {visible(remark)}", style="yellow") for remark, metrics in metrics_by_remark.items()]
 
 
 def _accounting(evaluation: Evaluation) -> list[Text]:
-    statuses = evaluation.statuses
-    sums = " + ".join(f"{count:,} {visible(status)}" for status, count in sorted(statuses.items(), key=lambda item: -item[1]))
+    """What became of every planned trial, and the first error messages."""
+    statuses = sorted(evaluation.statuses.items(), key=lambda item: -item[1])
+    sums = " + ".join(f"{count:,} {visible(status)}" for status, count in statuses)
     lines = [Text(f"{evaluation.planned:,} planned = {sums}")]
     for summary in evaluation.summaries:
-        for row in summary.rows:
-            wrong = {status: count for status, count in row.statuses.items() if status != "ok"}
-            if wrong and not summary.metric.startswith("faithfulness"):
-                said = ", ".join(f"{count} {visible(status)}" for status, count in wrong.items())
-                lines.append(Text(f"  {visible(summary.metric)}, {visible(row.method)}: {said}", style="dim"))
+        if not summary.metric.startswith("faithfulness"):
+            lines += _failures(summary)
     messages = dict.fromkeys(f"{record.status}: {record.message}" for record in evaluation.records if record.message)
-    lines += [Text(f"  {visible(message)}", style="dim") for message in islice(messages, 5)]
-    return [*lines, *_costs(evaluation)]
+    return lines + [Text(f"  {visible(message)}", style="dim") for message in islice(messages, MAX_MESSAGES)]
 
 
-def _costs(evaluation: Evaluation) -> list[Text]:
+def _failures(summary: Summary) -> list[Text]:
+    """For each row the counts of every status but `ok`."""
+    lines = []
+    for row in summary.rows:
+        counts = ", ".join(f"{count} {visible(status)}" for status, count in row.statuses.items() if status != "ok")
+        if counts:
+            lines.append(Text(f"  {visible(summary.metric)}, {visible(row.method)}: {counts}", style="dim"))
+    return lines
+
+
+def _costs(evaluation: Evaluation) -> Text:
     metrics = evaluation.costs.get("metrics", Cost(0.0, 0, 0, 0))
     methods = [cost for name, cost in evaluation.costs.items() if name != "metrics"]
     seconds = sum(cost.seconds for cost in methods)
     forward, backward = (sum(getattr(cost, name) for cost in methods) for name in ("forward_tokens", "backward_tokens"))
-    there = f"attributions {seconds:,.1f} s ({forward:,} tokens forward, {backward:,} backward)"
+    attributions = f"attributions {seconds:,.1f} s ({forward:,} tokens forward, {backward:,} backward)"
     ratio = f", {metrics.seconds / seconds:.2f} times that" if seconds else ""
-    return [Text(f"{there}; metrics {metrics.seconds:,.1f} s ({metrics.forward_tokens:,} forward){ratio}", style="dim")]
+    return Text(f"{attributions}; metrics {metrics.seconds:,.1f} s ({metrics.forward_tokens:,} forward){ratio}", style="dim")

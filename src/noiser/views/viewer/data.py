@@ -1,4 +1,4 @@
-"""What the viewer draws: one result as plain values, everything that is shown made visible first."""
+"""The data that the viewer draws: one result as plain values, with all texts made visible."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,41 +10,42 @@ from noiser.results.records import Row, Summary
 from noiser.results.scores import spearman
 from noiser.text.prompt import Prompt
 from noiser.text.units import UNITS, units
-from noiser.views.escape import joined, visible
-from noiser.views.labels import readable, spaced
-from noiser.views.terminal.evaluation import ARROWS, number
+from noiser.views.escape import join_tokens, visible
+from noiser.views.labels import mark_space, readable_tokens
+from noiser.views.terminal.evaluation import ARROWS, format_number
 
 View = dict[str, Any]
-LONGEST = 60
+MAX_TITLE = 60
 """Characters of a prompt in a title."""
 NOTE = (
     "95 % intervals in brackets: cluster bootstrap over samples. Methods that share a letter were not told apart (paired test, 5 %, Holm)."
 )
 SHARED = ("schema", "model", "revision", "prompt", "target", "targets")
-"""What is the same for all methods, and stands in the view once."""
+"""What is the same for all methods. It stands in the view once."""
 
 
 def view(result: Attribution | Comparison, evaluation: Evaluation | None = None) -> View:
-    """An attribution or a comparison, and where there is one an evaluation's tables, as the viewer's script reads them.
+    """An attribution or a comparison, and optionally an evaluation's tables, as the viewer's script reads them.
 
-    Strict JSON. All of the command line's JSON is in it, so that it can be had back from the page. docs/viewer.md has its shape.
+    The values are strict JSON. They include everything in the command line's JSON, so the page can give it back. docs/viewer.md
+    describes the fields.
     """
-    each = result.attributions if isinstance(result, Comparison) else (result,)
-    compared = result if isinstance(result, Comparison) else Comparison(each)
-    first = each[0].to_dict()
+    attributions = result.attributions if isinstance(result, Comparison) else (result,)
+    comparison = result if isinstance(result, Comparison) else Comparison(attributions)
+    first = attributions[0].to_dict()
     return {
         "schema": 1,
         "noiser": __version__,
-        "title": title(each[0]),
+        "title": title(attributions[0]),
         "model": first["model"],
         "revision": first["revision"],
         "comparison": isinstance(result, Comparison),
         "prompt": first["prompt"],
-        **_tokens(each[0].prompt),
+        **_tokens(attributions[0].prompt),
         "targets": [_target(target) for target in first["targets"]],
-        "rows": [_row(one) for one in each],
-        "agreement": {"spearman": compared.spearman, "top3_overlap": compared.top_overlap, "targets": _by_target(compared)},
-        "failures": {name: visible(message) for name, message in compared.failures.items()},
+        "rows": [_row(attribution) for attribution in attributions],
+        "agreement": _agreement(comparison),
+        "failures": {name: visible(message) for name, message in comparison.failures.items()},
         "evaluation": None if evaluation is None else _evaluation(evaluation),
     }
 
@@ -53,25 +54,27 @@ def title(attribution: Attribution) -> str:
     """The end of the prompt and what was predicted: `The Eiffel Tower is located in the city of \u2192 Paris`."""
     prompt = attribution.prompt
     text = visible(prompt.text if attribution.given in (None, len(prompt)) else prompt.cropped(attribution.given or 0).text).strip()
-    short = text if len(text) <= LONGEST else "\u2026" + text[-LONGEST:]
-    return f"{short} \u2192 {visible(joined(token for target in attribution.targets for token in target.tokens)).strip()}"
+    short = text if len(text) <= MAX_TITLE else "\u2026" + text[-MAX_TITLE:]
+    return f"{short} \u2192 {visible(join_tokens(token for target in attribution.targets for token in target.tokens)).strip()}"
 
 
-def _by_target(compared: Comparison) -> list[list[list[float | None]]]:
-    """The rank correlation of every two methods, for each target alone."""
-    first = compared.attributions[0]
-    return [
-        [[spearman(a.scores[row, None], b.scores[row, None], [seen]) for b in compared.attributions] for a in compared.attributions]
-        for row, seen in enumerate(target.context or len(first.prompt) for target in first.targets)
+def _agreement(comparison: Comparison) -> View:
+    """The agreement of every two methods: means over the targets, and the rank correlation for each target alone."""
+    rows = comparison.attributions
+    contexts = [target.context or len(rows[0].prompt) for target in rows[0].targets]
+    targets = [
+        [[spearman(one.scores[index, None], other.scores[index, None], [context]) for other in rows] for one in rows]
+        for index, context in enumerate(contexts)
     ]
+    return {"spearman": comparison.spearman, "top3_overlap": comparison.top_overlap, "targets": targets}
 
 
 def _tokens(prompt: Prompt) -> View:
     turns = [turn for turn in prompt.turns if turn.tokens]
     kinds = [kind for kind in UNITS if kind not in ("token", "treebank") and (kind != "turn" or turns)]
     return {
-        "labels": [spaced(visible(token)) for token in prompt.tokens],
-        "texts": [visible(token) for token in readable(prompt)],
+        "labels": [mark_space(visible(token)) for token in prompt.tokens],
+        "texts": [visible(token) for token in readable_tokens(prompt)],
         "special": list(prompt.special),
         "roles": {str(min(turn.tokens)): visible(turn.role) for turn in turns},
         "units": {kind: _units(prompt, kind) for kind in kinds},
@@ -79,26 +82,26 @@ def _tokens(prompt: Prompt) -> View:
 
 
 def _units(prompt: Prompt, kind: str) -> View:
-    found = units(prompt, kind)
-    return {"of": list(found.of), "texts": [visible(text.strip()) for text in found.texts]}
+    cut = units(prompt, kind)
+    return {"of": list(cut.of), "texts": [visible(text.strip()) for text in cut.texts]}
 
 
-def _target(plain: View) -> View:
-    text = visible(joined(plain["tokens"]))
-    foil = plain["foil"]
-    return plain | {"label": spaced(text), "text": text, "foil_text": visible(joined(foil["tokens"])) if foil else None}
+def _target(target: View) -> View:
+    text = visible(join_tokens(target["tokens"]))
+    foil = target["foil"]
+    return target | {"label": mark_space(text), "text": text, "foil_text": visible(join_tokens(foil["tokens"])) if foil else None}
 
 
 def _row(attribution: Attribution) -> View:
-    plain = {name: value for name, value in attribution.to_dict().items() if name not in SHARED}
-    return plain | {"curves": plain.get("curves", [])}
+    row = {name: value for name, value in attribution.to_dict().items() if name not in SHARED}
+    return row | {"curves": row.get("curves", [])}
 
 
 def _evaluation(evaluation: Evaluation) -> View:
-    remarks = dict.fromkeys(f"{each.metric}: {remark}" for each in evaluation.summaries for remark in each.remarks)
+    remarks = dict.fromkeys(f"{summary.metric}: {remark}" for summary in evaluation.summaries for remark in summary.remarks)
     return {
         "title": visible(f"{evaluation.model}, {evaluation.samples} samples"),
-        "tables": [_table(each) for each in evaluation.summaries],
+        "tables": [_table(summary) for summary in evaluation.summaries],
         "remarks": [visible(remark) for remark in remarks],
     }
 
@@ -115,5 +118,5 @@ def _table(summary: Summary) -> View:
 
 
 def _cells(row: Row, *, ratios: bool, means: bool) -> Sequence[str]:
-    ratio = [number(row.log_ratio, signed=True) if row.log_ratio else "none"] if ratios else []
-    return [visible(row.method) + " (control)" * row.control, *ratio, *([number(row.mean)] if means else []), row.group]
+    ratio = [format_number(row.log_ratio, signed=True) if row.log_ratio else "none"] if ratios else []
+    return [visible(row.method) + " (control)" * row.control, *ratio, *([format_number(row.mean)] if means else []), row.group]
