@@ -94,7 +94,7 @@ def compare_searches(evaluation: Evaluation) -> dict[str, Any]:
     for record in evaluation.records:
         if record.metric.startswith("minimum_top_p") and record.value is not None:
             shares.setdefault((record.sample, record.method), {})[record.metric] = record.value
-            calls[record.metric] += int(record.also["calls"])
+            calls[record.metric] += int(record.extra["calls"])
     pairs = [tuple(by_metric.values()) for by_metric in shares.values() if len(by_metric) == 2]
     differing = sum(abs(one - other) > 1e-9 for one, other in pairs)
     return {"calls": dict(calls), "compared": len(pairs), "end elsewhere": differing}
@@ -116,7 +116,7 @@ def main() -> None:
     seconds = round(time.perf_counter() - start, 1)
     print(json.dumps({"seconds": seconds, "judge": dict(judge.counts), **compare_searches(evaluation)}))
     if arguments.json:
-        summaries = answer_summaries(evaluation.records, evaluation.contenders, evaluation.gauges, evaluation.seed)
+        summaries = answer_summaries(evaluation.records, evaluation.methods, evaluation.metrics, evaluation.seed)
         Path(arguments.json).write_text(json.dumps([summary.to_dict() for summary in summaries]))
 
 

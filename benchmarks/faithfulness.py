@@ -21,7 +21,7 @@ import numpy as np
 import noiser
 from noiser.evaluation import evaluate
 from noiser.evaluation.spec import CONTROLS as CONTROLS_ALL
-from noiser.evaluation.spec import entrants, measurings
+from noiser.evaluation.spec import method_rows, metric_columns
 from noiser.registry import read_label
 from noiser.results.attribution import Attribution, Cost, Target
 from noiser.results.records import Number, Record, Summary
@@ -60,8 +60,8 @@ def main() -> None:
     judge(examples, options.rows, metrics, file)
     wanted = {example["id"] for example in examples}
     records = [record for record in read(file) if record.sample in wanted]
-    contenders = [entrant.contender for entrant in entrants(ROWS[options.rows], CONTROLS[options.rows], 0, 0)]
-    found = summarise(records, contenders, [each.gauge for each in measurings(metrics, 0)])
+    rows = [row.to_row() for row in method_rows(ROWS[options.rows], CONTROLS[options.rows], 0, 0)]
+    found = summarise(records, rows, [column.to_column() for column in metric_columns(metrics, 0)])
     if options.plots:
         save_plots(found, model().name, options.plots)
     sides = [by_protocol(found, metric) for metric in ("faithfulness", "soft_ns", "soft_nc")]

@@ -67,7 +67,7 @@ def run(lm, monkeypatch, capfd):
     def called(*arguments, judges=None):
         own = [TableJudge(knows)] if judges is None else judges
         if own:
-            monkeypatch.setattr("noiser.evaluation.spec.chosen_judges", lambda *_: list(own))
+            monkeypatch.setattr("noiser.evaluation.spec.select_judges", lambda *_: list(own))
         monkeypatch.setattr("sys.argv", ["noiser", "answer", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -209,7 +209,7 @@ def test_ids_are_taken_as_they_are_and_a_blank_word_is_none(lm):
     prompt = lm.prompt("a")
     assert answer_ids(lm, prompt, (70, 71)) == (70, 71)
     assert answer_ids(lm, prompt, None) is None
-    with pytest.raises(OptionError, match="the target is a word; got ' '"):
+    with pytest.raises(OptionError, match="the target must be a word; got ' '"):
         answer_ids(lm, prompt, " ")
 
 
@@ -304,7 +304,9 @@ def test_how_to_ask_is_handed_on():
     options = JudgeOptions(
         judge_url="http://[::1]:80/v1", judge_cache="only", judge_max_connections=2, judge_timeout=1.5, judge_total_timeout=9.0
     )
-    assert options.config("cpu") == JudgeConfig(url="http://[::1]:80/v1", cache="only", max_connections=2, timeout=1.5, total_timeout=9.0, device="cpu")
+    assert options.config("cpu") == JudgeConfig(
+        url="http://[::1]:80/v1", cache="only", max_connections=2, timeout=1.5, total_timeout=9.0, device="cpu"
+    )
     assert JudgeOptions().config("auto") == JudgeConfig()
 
 

@@ -47,7 +47,7 @@ def balances(evaluation):
     cells = Counter((each.sample, each.method, each.metric) for each in evaluation.records)
     assert set(cells.values()) == {1}
     assert len(cells) == evaluation.planned == sum(evaluation.statuses.values())
-    assert {each.method for each in evaluation.records} == {each.label for each in evaluation.contenders}
+    assert {each.method for each in evaluation.records} == {each.label for each in evaluation.methods}
     for each in evaluation.records:
         assert (each.value is not None) == (each.status == "ok")
         assert each.message or each.status == "ok"
@@ -63,7 +63,7 @@ def test_every_planned_record_is_there(found):
     balances(found)
     assert found.statuses == {"ok": found.planned}
     assert found.planned == 4 * 7 * 4
-    assert [each.label for each in found.contenders] == [*FAST, "random", "uniform", "constant", "recency", "permuted:occlusion"]
+    assert [each.label for each in found.methods] == [*FAST, "random", "uniform", "constant", "recency", "permuted:occlusion"]
     assert [each.metric for each in found.summaries] == ["soft_ns", "soft_nc", "faithfulness", "comprehensiveness", "deletion"]
 
 
@@ -281,7 +281,7 @@ def test_permuted_scores_are_a_methods_own_in_another_order(lm):
     result = evaluate(
         lm, EXAMPLES, ["occlusion", "recency"], ["soft_ns:protocol=paper"], controls=["permuted", "permuted:recency", "random"]
     )
-    labels = [each.label for each in result.contenders]
+    labels = [each.label for each in result.methods]
     assert labels == ["occlusion", "recency", "permuted:occlusion", "permuted:recency", "random"]
     assert (
         values(result)["e0", "permuted:occlusion", "soft_ns:protocol=paper"] != values(result)["e0", "occlusion", "soft_ns:protocol=paper"]
@@ -296,7 +296,7 @@ def test_the_seed_reaches_methods_masks_and_controls(lm):
     one, same, other = (evaluate(lm, EXAMPLES[:2], ["gradient_shap"], ["soft_nc"], controls=["random"], seed=seed) for seed in (0, 0, 5))
     assert one.to_dict()["records"] == same.to_dict()["records"]
     assert all(abs(value - values(other)[key]) > 1e-6 for key, value in values(one).items())
-    assert {each.options.get("seed") for each in other.contenders} == {5}
+    assert {each.options.get("seed") for each in other.methods} == {5}
 
 
 def test_names_carry_options():
@@ -436,7 +436,7 @@ def test_rows_without_values_stay_with_their_kind():
 
 
 def test_the_draws_held_at_a_time_are_bounded(lm, monkeypatch, found):
-    monkeypatch.setattr("noiser.evaluation.example.RESIDENT", 1)
+    monkeypatch.setattr("noiser.evaluation.runner.MAX_RANDOM_BYTES", 1)
     again = evaluate(lm, EXAMPLES, FAST, ["soft_ns", "soft_nc"])
     for key, value in values(again).items():
         assert values(found)[key] == pytest.approx(value, abs=1e-6)

@@ -170,7 +170,7 @@ def test_a_judges_file_is_taken_from_the_plans_folder_and_a_name_may_hold_anythi
     names = [choice.name for choice in make_plan(given, place).judges]
     assert names == [f"llama:{place / 'own.gguf'}", "openai:a=b:c", f"local:{place / 'model'}"]
     monkeypatch.setenv("OPENAI_BASE_URL", "https://x.example/?secret=3")
-    labels = [column.gauge.judge for column in make_plan(given, place).columns()]
+    labels = [column.judge for column in make_plan(given, place).columns()]
     assert labels == ["llama:own.gguf", "openai:a=b:c", "local:model"], "no backend is made to know their names"
 
 
@@ -245,10 +245,10 @@ def test_a_plan_from_a_file_is_what_it_says(tmp_path):
     assert [(data.name, data.limit, data.generate) for data in plan.data] == [("known-mini", 5, None), ("jsonl", 2, 3)]
     assert plan.data[1].path == str(tmp_path / "few.jsonl")
     assert plan.seed == 3
-    assert [row.contender.label for row in plan.rows()] == ["noiser", "noiser:bound=l2+steps=5", "random"]
-    assert plan.rows()[1].contender.options["steps"] == 5
-    assert plan.rows()[0].contender.options["seed"] == 3
-    assert plan.columns()[0].gauge.options["protocol"] == "official"
+    assert [row.label for row in plan.rows()] == ["noiser", "noiser:bound=l2+steps=5", "random"]
+    assert plan.rows()[1].options["steps"] == 5
+    assert plan.rows()[0].options["seed"] == 3
+    assert plan.columns()[0].options["protocol"] == "official"
     assert shown(plan)["controls"] == ["random"]
     assert list(identity(plan, {}, {})["methods"]) == ["noiser", "noiser:bound=l2+steps=5", "random"]
 

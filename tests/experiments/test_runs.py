@@ -303,7 +303,7 @@ def test_the_time_limit_is_for_all_metrics_together(place, tmp_path, monkeypatch
 
     def slow(sample, candidate, *, place: int = 0):
         sleep(0.1)
-        yield from measure(sample.goal, [sample.zero()])
+        yield from measure(sample.objective, [sample.zero()])
         return Value(1.0)
 
     said = {"source": "here", "better": "higher", "measures": "time", "failure_mode": "nothing"}

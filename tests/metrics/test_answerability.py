@@ -80,11 +80,11 @@ def test_the_mass_is_the_share_of_the_positive_scores_on_the_kept_words(lm):
     found = one(lm, "answerability", LookupJudge(needing(["tower", "city"], "Paris")), checks=False)
     positive = sum(weight for weight in WEIGHTS if weight > 0)
     assert found.detail["mass"] == pytest.approx((0.9 + 0.8 + 0.3 + 0.25) / positive)
-    assert found.also["top1.score"] == found.also["mass"] == found.detail["mass"]
+    assert found.extra["top1.score"] == found.extra["mass"] == found.detail["mass"]
     assert found.detail["scores"] == pytest.approx(WEIGHTS)
     wrong = one(lm, "answerability", LookupJudge(needing(["is"], "Paris")), checks=False)
-    assert (wrong.value, wrong.also["top1.score"]) == (0.0, 0.0)
-    assert wrong.also["mass"] == found.also["mass"]
+    assert (wrong.value, wrong.extra["top1.score"]) == (0.0, 0.0)
+    assert wrong.extra["mass"] == found.extra["mass"]
 
 
 def test_every_condition_is_what_it_is_called(lm):
@@ -102,7 +102,7 @@ def test_every_condition_is_what_it_is_called(lm):
     assert said["canary"]["shown"] == [*WORDS, *INSTRUCTION, CANARIES[0]]
     assert (said["all"]["correct"], said["none"]["correct"]) == (True, False)
     assert said["canary"]["correct"] is False
-    assert {"top1", "top1.all", "top1.none", "top1.random", "top1.shuffled", "top1.canary", "top5.all"} <= set(found.also)
+    assert {"top1", "top1.all", "top1.none", "top1.random", "top1.shuffled", "top1.canary", "top5.all"} <= set(found.extra)
 
 
 @given(st.integers(2, 9), st.integers(0, 10**6))
@@ -136,8 +136,8 @@ def test_ties_are_drawn_at_random_the_same_for_every_method(lm):
 def test_a_refusal_counts_as_wrong_and_says_what_it_is(lm, status):
     found = one(lm, "answerability", LookupJudge(lambda clue: Reply(status, (), "I'm sorry", "m")), checks=False)
     assert (found.value, found.status) == (0.0, status)
-    assert found.also[f"top1.{status.removesuffix('_answer')}"] == 1.0
-    assert found.also["top1.score"] == 0.0
+    assert found.extra[f"top1.{status.removesuffix('_answer')}"] == 1.0
+    assert found.extra["top1.score"] == 0.0
 
 
 def test_top_5_finds_the_word_among_five(lm):
@@ -145,7 +145,7 @@ def test_top_5_finds_the_word_among_five(lm):
         return ["Rome", "Berlin", "paris.", "Oslo", "Bern"] if clue.form == "top5" else "Rome"
 
     found = one(lm, "answerability", LookupJudge(knows), checks=False)
-    assert (found.also["top1"], found.also["top5"]) == (0.0, 1.0)
+    assert (found.extra["top1"], found.extra["top5"]) == (0.0, 1.0)
     assert found.value == 0.0, "the value is the first form's"
     assert one(lm, "answerability", LookupJudge(knows), forms="top5", checks=False).value == 1.0
 
@@ -154,7 +154,7 @@ def test_the_answer_among_the_words_is_counted(lm):
     found = one(
         lm, "answerability", LookupJudge(lambda clue: "x"), prompt="in paris the tower is", weights=[0.1, 0.9, 0.2, 0.3, 0.1], checks=False
     )
-    assert found.also["given"] == 1.0
+    assert found.extra["given"] == 1.0
     assert found.detail["given"]
 
 
@@ -163,7 +163,7 @@ def test_a_canary_is_no_word_of_the_sample(lm):
     judge = LookupJudge(lambda clue: clue.words[-1] if clue.words[-6:-1] == INSTRUCTION else "wood")
     found = one(lm, "answerability", judge, prompt=prompt, weights=[0.1, 0.9, 0.2, 0.3, 0.1], target="wood")
     assert found.detail["forms"]["top1"]["canary"]["shown"][-1] == CANARIES[1]
-    assert found.also["top1.canary"] == 1.0, "a judge that obeys is seen to obey"
+    assert found.extra["top1.canary"] == 1.0, "a judge that obeys is seen to obey"
 
 
 def test_official_is_exact_and_an_empty_reply_has_no_value(lm):
@@ -213,9 +213,9 @@ def test_minimum_top_p_in_closed_form(lm, needed, search):
     assert found.detail["kept"] == needed
     count, calls = sweep(lambda words: judge.knows(JudgePrompt(words, "top1")), WORDS, RANKED, "Paris")
     assert count == needed
-    assert found.also["plain_calls"] == calls
-    assert found.also["calls"] == len(judge.asked) == (calls if search == "sweep" else found.also["calls"])
-    assert found.also["saved"] == calls - len(judge.asked)
+    assert found.extra["plain_calls"] == calls
+    assert found.extra["calls"] == len(judge.asked) == (calls if search == "sweep" else found.extra["calls"])
+    assert found.extra["saved"] == calls - len(judge.asked)
     if search == "bisection":
         assert len(judge.asked) <= 1 + ceil(log2(7))
 
@@ -265,7 +265,7 @@ def test_an_evaluation_asks_each_judge_and_isolates_what_one_does_not_answer(lm)
     found = noiser.evaluate(
         lm, examples, ["occlusion"], ["answerability", "minimum_top_p", "deletion"], controls=["random"], judges=[sure, shaky]
     )
-    assert {gauge.label for gauge in found.gauges} == {
+    assert {gauge.label for gauge in found.metrics} == {
         "answerability[table:sure]", "answerability[table:shaky]", "minimum_top_p[table:sure]", "minimum_top_p[table:shaky]", "deletion",
     }  # fmt: skip
     assert found.statuses == {"ok": 16, "error(JudgeError)": 4}
@@ -313,8 +313,8 @@ def test_what_the_judge_does_not_answer_beside_the_kept_words_is_left_out(lm):
     assert found.value == 1.0
     assert set(found.detail["forms"]) == {"top1"}
     assert "canary" not in found.detail["forms"]["top1"]
-    assert "top1.all" in found.also
-    assert not {name for name in found.also if name.startswith("top5") or "canary" in name}
+    assert "top1.all" in found.extra
+    assert not {name for name in found.extra if name.startswith("top5") or "canary" in name}
     assert found.detail["failed"]["top1.canary"] == "filtered"
     assert len(found.detail["failed"]) == 7
     with pytest.raises(JudgeError, match="filtered"):
@@ -335,7 +335,7 @@ def test_means_over_a_continuation_are_means_of_each_number(lm):
     )
     (record,) = found.records
     if record.status == "ok":
-        assert record.also["mass"] == pytest.approx(np.mean([step["mass"] for step in record.steps]))
+        assert record.extra["mass"] == pytest.approx(np.mean([step["mass"] for step in record.steps]))
     else:
         assert record.status == "undefined", "an explained byte may have no letter"
 

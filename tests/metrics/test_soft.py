@@ -285,7 +285,7 @@ def test_scores_of_any_span_of_sizes_keep_the_budget():
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_no_numbers_are_refused(wrong):
-    with pytest.raises(NonFiniteError, match="nothing to judge"):
+    with pytest.raises(NonFiniteError, match="cannot be evaluated"):
         ScoresToEvaluate(np.array([0.1, wrong]), "none")
 
 

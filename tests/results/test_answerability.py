@@ -22,7 +22,7 @@ from noiser.experiments.report.differences import answer_differences
 from noiser.experiments.report.report import report
 from noiser.experiments.report.reproduce import PUBLISHED, published, reproduction
 from noiser.experiments.trials import VALUE, Work
-from noiser.results.answer_comparison import faithfulness_against, judge_agreements, kappa, least_summaries, spearman
+from noiser.results.answer_comparison import faithfulness_correlations, judge_agreements, kappa, minimal_words_summaries, spearman
 from noiser.results.answerability import answer_summaries, answerers
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import MethodRow, MetricColumn, Record
@@ -44,7 +44,7 @@ def record(sample, method, right, *, mass=0.5, status="ok", metric="answerabilit
     for form, f in (("top1", right), ("top5", top5)):
         also |= {form: f, f"{form}.score": f * mass, f"{form}.refused": float(status == "refused"), f"{form}.invalid": 0.0}
         also |= {f"{form}.shuffled": 0.0, f"{form}.all": ceiling, f"{form}.none": 0.0, f"{form}.random": 0.0, f"{form}.canary": 0.0}
-    return Record(str(sample), group, method, metric, status, right, steps=tuple(steps), also=also)
+    return Record(str(sample), group, method, metric, status, right, steps=tuple(steps), extra=also)
 
 
 def by_hand(right, of):
@@ -155,12 +155,12 @@ def test_judges_agree_as_often_as_their_verdicts_are_equal():
 def test_minimum_top_p_counts_who_is_out_and_what_was_saved():
     gauge = MetricColumn("minimum_top_p", "minimum_top_p", {"form": "top1", "search": "bisection"}, "lower", False, "local:a")
     records = [
-        Record(str(n), None, method, gauge.label, "ok", share, also={"calls": 3.0, "plain_calls": 8.0})
+        Record(str(n), None, method, gauge.label, "ok", share, extra={"calls": 3.0, "plain_calls": 8.0})
         for n in range(4)
         for method, share in (("good", 0.25 * (n % 2 + 1)), ("bad", 1.0))
     ]
     records += [Record("4", None, method, gauge.label, "undefined", None) for method in ("good", "bad")]
-    (found,) = least_summaries(records, [BAD, GOOD], [gauge])
+    (found,) = minimal_words_summaries(records, [BAD, GOOD], [gauge])
     assert [row.method for row in found.rows] == ["good", "bad"], "fewer words are better"
     good = found.rows[0]
     assert (good.mean.value, good.shares, good.out) == (pytest.approx(0.375), (0.25, 0.25, 0.5, 0.5), 1)
@@ -175,7 +175,7 @@ def test_ranks_correlate_over_the_methods_alone():
     faith, rate = {"a": 0.3, "b": 0.6, "c": 0.9, "random": 0.1}, {"a": 0.2, "b": 0.4, "c": 0.6, "random": 1.0}
     records = [record(n, name, float(n < 20 * share)) for n in range(20) for name, share in rate.items()]
     records += [Record(str(n), None, name, gauge.label, "ok", value) for n in range(20) for name, value in faith.items() for gauge in soft]
-    (found,) = faithfulness_against(records, rows, [*soft, GAUGE])
+    (found,) = faithfulness_correlations(records, rows, [*soft, GAUGE])
     assert (found.methods, found.samples) == (3, 20)
     assert found.spearman.value == pytest.approx(1.0), "with random among them it would not be"
     points = {point.method: point for point in found.points}
@@ -183,7 +183,7 @@ def test_ranks_correlate_over_the_methods_alone():
     assert points["random"].faithfulness.value == 0.0
     assert points["b"].rate.value == pytest.approx(0.4)
     assert [point.method for point in found.points] == ["c", "b", "a", "random"]
-    assert faithfulness_against(records, rows[:3], [*soft, GAUGE]) == (), "there is no ratio to random without it"
+    assert faithfulness_correlations(records, rows[:3], [*soft, GAUGE]) == (), "there is no ratio to random without it"
 
 
 def test_the_models_that_answered_are_found_in_the_steps():
@@ -274,7 +274,7 @@ def judged(out, judges, model="SmolLM2"):
         ):
             number = int(sample.id.removeprefix("p"))
             own = record(sample.id, trial.method, float((number + place) % 3 != 0), mass=0.6, status="refused" if number == 3 else "ok")
-            said = {"status": own.status, "value": own.value, "also": dict(own.also), "message": "", "trace": ""}
+            said = {"status": own.status, "value": own.value, "also": dict(own.extra), "message": "", "trace": ""}
             said["steps"] = [{"forms": {"top1": {"kept": {"model": model}}}}]
             if trial.metric.startswith("minimum"):
                 said |= {"status": "ok", "value": 0.5, "also": {"calls": 3.0, "plain_calls": 8.0}}

@@ -81,7 +81,7 @@ def answer(
 ) -> None:
     """Is the explanation enough? A judge sees only the words with the highest scores and continues the prompt."""
     from noiser.evaluation.answer import METRIC
-    from noiser.evaluation.spec import chosen_judges
+    from noiser.evaluation.spec import select_judges
     from noiser.metrics import find_metric
 
     output = Output.checked(format_, out, FORMATS)
@@ -89,7 +89,7 @@ def answer(
         prompt=prompt,
         target=read_words("--target", target),
         method=_parse_method(method, settings or [], options.seed),
-        judges=chosen_judges(read_judges(judging.judge), [METRIC], judging.config(model.device)),
+        judges=select_judges(read_judges(judging.judge), [METRIC], judging.config(model.device)),
         metric=find_metric(METRIC).resolve(asdict(options)),
         output=output,
     )
@@ -110,9 +110,8 @@ def _run(model: ModelOptions, arguments: AnswerArgs) -> int:
     from noiser.views.terminal.answer_case import render_case
 
     with loaded_model(model, 1) as (lm, progress):
-        method = arguments.method
         options = {**arguments.metric, "judges": arguments.judges}
-        case = answer(lm, arguments.prompt, arguments.target, method.name, method.options, **options)
+        case = answer(lm, arguments.prompt, arguments.target, arguments.method, **options)
         for judge in arguments.judges:
             progress.say(tally(judge.name, judge.counts), keep=True)
     with arguments.output.open() as sink:

@@ -42,10 +42,10 @@ def check(
 ) -> None:
     """Does each method pass sanity checks, on your model and on models whose answer is known?"""
     from noiser.evaluation.sanity import PROMPTS
-    from noiser.evaluation.spec import entrants
+    from noiser.evaluation.spec import method_rows
 
     selected = method_settings(methods, settings or [])
-    entrants(selected, (), seed, 0)
+    method_rows(selected, (), seed, 0)
     texts = PROMPTS if prompts is None else _read_prompts(prompts)
     raise typer.Exit(_run(model, selected, texts, seed, Output.checked(format_, out, FORMATS)))
 

@@ -126,7 +126,7 @@ def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, outpu
     """Raises OptionError for what does not exist or fit."""
     import noiser.methods
     import noiser.metrics
-    from noiser.evaluation.spec import chosen_judges, entrants, measurings
+    from noiser.evaluation.spec import method_rows, metric_columns, select_judges
 
     if options.prompts is None:
         raise OptionError("give --prompts FILE with one prompt on each line (- is standard input), or --list to read about the metrics")
@@ -143,9 +143,9 @@ def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, outpu
         if (value := getattr(options, option)) is not None:
             _share(option, value, {label: defaults[label] for label in labels["metrics"]}, settings)
     methods, metrics = ({label: settings[label] for label in labels[name]} for name in ("methods", "metrics"))
-    entrants(methods, labels["controls"], options.seed, 0)
+    method_rows(methods, labels["controls"], options.seed, 0)
     judges, config = read_judges(judging.judge), judging.config(device)
-    measurings(metrics, options.seed, chosen_judges(judges, metrics, config))
+    metric_columns(metrics, options.seed, select_judges(judges, metrics, config))
     return EvaluateArgs(
         options=options,
         examples=read_examples(options.prompts),
@@ -183,7 +183,7 @@ def read_examples(file: str) -> "list[Example]":
     A line that is neither becomes an example that failed, so the other lines are not lost. Raises OptionError if there is no line,
     or an id occurs twice.
     """
-    from noiser.evaluation.spec import as_examples, free_name
+    from noiser.evaluation.spec import as_examples, unique_name
 
     lines = read_lines(file)
     if not lines:
@@ -191,7 +191,7 @@ def read_examples(file: str) -> "list[Example]":
     examples = [(number, _read_example(number, line, is_json=file.endswith((".jsonl", ".ndjson")))) for number, line in lines]
     taken = [example.id for _, example in examples if example.id is not None]
     return as_examples(
-        example if example.id is not None else replace(example, id=free_name(str(number), taken)) for number, example in examples
+        example if example.id is not None else replace(example, id=unique_name(str(number), taken)) for number, example in examples
     )
 
 

@@ -1,11 +1,11 @@
-"""How faithful are methods to a model? Examples, methods and metrics in; records, tables and what they cost out."""
+"""How faithful are methods to a model? Examples, methods and metrics in; records, tables and costs out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from noiser.errors import NoiserError, OptionError
-from noiser.evaluation.runner import EvaluationRunner, Judged
-from noiser.evaluation.spec import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, as_examples, chosen_judges, entrants, measurings
+from noiser.errors import NoiserError
+from noiser.evaluation.runner import EvaluationRunner, ExampleResult
+from noiser.evaluation.spec import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, EvaluationSpec
 from noiser.judges.protocol import Judge, JudgeConfig
 from noiser.lm.model import LanguageModel
 from noiser.lm.scheduler import MAX_CONCURRENT
@@ -15,9 +15,9 @@ from noiser.results.records import Example, Record
 from noiser.results.tables import summarise
 from noiser.text.prompt import Prompt
 
-__all__ = ["evaluate"]
+__all__ = ["EvaluationSpec", "evaluate", "run_evaluation"]
 METRICS_COST = "metrics"
-NOTHING = Cost(0.0, 0, 0, 0)
+NO_COST = Cost(0.0, 0, 0, 0)
 
 
 def evaluate(
@@ -36,52 +36,67 @@ def evaluate(
 ) -> Evaluation:
     """How faithful are these methods to this model, on the same samples and the same masks?
 
-    examples   prompts (text, ids, chats), `Example`s, or mappings with `prompt` and optionally `target`, `id`, `group`.
-               Samples of one group (a template, a relation) are resampled together; without groups each is its own.
-    methods    names, or a mapping from names to options; a name may carry options itself, so that one method can stand in
-               several rows: `noiser:bound=l2+steps=5`. A mapping may also hold Attributions, one for each example.
+    examples   prompts (text, ids, chats), `Example`s, or mappings with `prompt` and optionally `target`, `id`, `group`. The
+               bootstrap resamples the samples of one group (a template, a relation) together. A sample without a group is a group
+               of its own.
+    methods    names, or a mapping from names to options. A name may carry options (`noiser:bound=l2+steps=5`), so one method can
+               have several rows. A mapping may also hold Attributions, one for each example.
     metrics    likewise: `soft_ns:protocol=paper`.
-    controls   rows that know nothing of the model: what any method has to beat. `permuted` has the first method's scores in
-               a random order; `permuted:NAME` another one's.
-    generate   judge each token of the model's own continuation, so many, and take the mean.
-    limit      only the first so many examples; tokens for operator=resample still come from all.
-    seed       of everything drawn at random, where its own options do not say otherwise.
-    judges     whom answerability and minimum_top_p ask: `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge of your own;
-               the default model where there is none. With several each metric stands there once for each.
-    judge_how  where an `openai:` judge is, what becomes of its replies, how many calls at a time: see `noiser.JudgeConfig`.
-    on_sample  called with each example's id when it is done.
+    controls   control rows that ignore the model: any method should beat them. `permuted` shuffles the first method's scores;
+               `permuted:NAME` shuffles NAME's scores.
+    generate   explain each of N tokens that the model generates greedily; a sample's value is the mean over them.
+    limit      evaluate only the first N examples. operator=resample still draws its tokens from all examples.
+    seed       the key of everything drawn at random, unless options set their own seed.
+    judges     the judges that answerability and minimum_top_p ask: `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge
+               object. The default is a local judge with the default model. With several judges each metric has a column for each.
+    judge_how  the address of an `openai:` judge, its cache and its limits: see `noiser.JudgeConfig`.
+    on_sample  called with each example's id when the example is done.
 
-    Every example, method and metric ends as one record with a status. Raises OptionError for what does not exist or fit;
-    what goes wrong with single samples is in the records. Returns an Evaluation: `print` it, `.summaries`, `.records`.
+    Every example, method and metric ends as one record with a status. Failures of single samples are in the records. Raises
+    OptionError for arguments that do not exist or do not fit. Returns an Evaluation: `print` it, or read `.summaries` and `.records`.
     """
-    for number in (generate, limit):
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise OptionError(f"generate and limit are whole numbers from 1 on; got {number!r}")
-    chosen = as_examples(examples)
-    rows = entrants(methods, controls, seed, len(chosen[:limit]))
-    columns = measurings(metrics, seed, asked := chosen_judges(judges, metrics, judge_how or JudgeConfig()))
-    prompts = [_read(lm, example) for example in chosen]
-    bench = EvaluationRunner(lm, rows, columns, prompts, seed)
-    bench.check()
-    work = list(zip(chosen, prompts, strict=True))[:limit]
+    spec = EvaluationSpec.parse(
+        examples, methods, metrics, controls=controls, generate=generate, limit=limit, seed=seed, judges=judges, judge_config=judge_how
+    )
+    return run_evaluation(lm, spec, on_sample)
+
+
+def run_evaluation(lm: LanguageModel, spec: EvaluationSpec, on_sample: Callable[[str], None] | None = None) -> Evaluation:
+    """`evaluate` for a specification that is checked already. `on_sample` is called with each example's id when it is done.
+
+    Raises OptionError for what only the model shows not to fit: Attributions of another model, or a single prompt to resample from.
+    """
+    prompts = [_tokenize(lm, example) for example in spec.examples]
+    runner = EvaluationRunner(lm, spec.methods, spec.metrics, prompts, spec.seed)
+    runner.check()
+    work = list(zip(spec.examples, prompts, strict=True))[: spec.limit]
     records: list[Record] = []
     costs: dict[str, Cost] = {}
     for start in range(0, len(work), MAX_CONCURRENT):
-        for found in bench.run(work[start : start + MAX_CONCURRENT], start, generate):
-            records += found.records
-            _add(costs, found)
+        for result in runner.run(work[start : start + MAX_CONCURRENT], start, spec.generate):
+            records += result.records
+            _add_costs(costs, result)
             if on_sample is not None:
-                on_sample(str(found.example.id))
-    contenders, gauges = tuple(row.contender for row in rows), tuple(column.gauge for column in columns)
-    found = Evaluation(
-        lm.name, lm.revision, seed, contenders, gauges, len(work), tuple(records), summarise(records, contenders, gauges, seed), costs,
-        {judge.name: dict(judge.counts) for judge in asked},
-    )  # fmt: skip
-    assert len(records) == found.planned, f"{len(records)} records for {found.planned} planned"
-    return found
+                on_sample(str(result.example.id))
+    methods, metrics = tuple(row.to_row() for row in spec.methods), tuple(column.to_column() for column in spec.metrics)
+    evaluation = Evaluation(
+        model=lm.name,
+        revision=lm.revision,
+        seed=spec.seed,
+        methods=methods,
+        metrics=metrics,
+        samples=len(work),
+        records=tuple(records),
+        summaries=summarise(records, methods, metrics, spec.seed),
+        costs=costs,
+        judges={judge.name: dict(judge.counts) for judge in spec.judges},
+    )
+    assert len(records) == evaluation.planned, f"{len(records)} records for {evaluation.planned} planned"
+    return evaluation
 
 
-def _read(lm: LanguageModel, example: Example) -> Prompt | NoiserError:
+def _tokenize(lm: LanguageModel, example: Example) -> Prompt | NoiserError:
+    """The example's prompt, or the reason that it cannot be read."""
     if isinstance(example.prompt, NoiserError):
         return example.prompt
     try:
@@ -90,9 +105,9 @@ def _read(lm: LanguageModel, example: Example) -> Prompt | NoiserError:
         return error
 
 
-def _add(costs: dict[str, Cost], found: Judged) -> None:
-    for label, result in found.results.items():
-        if isinstance(result, Attribution):
-            costs[label] = costs.get(label, NOTHING) + result.cost
-    if found.prompt is not None:
-        costs[METRICS_COST] = costs.get(METRICS_COST, NOTHING) + found.metrics
+def _add_costs(costs: dict[str, Cost], result: ExampleResult) -> None:
+    for label, attribution in result.results.items():
+        if isinstance(attribution, Attribution):
+            costs[label] = costs.get(label, NO_COST) + attribution.cost
+    if result.prompt is not None:
+        costs[METRICS_COST] = costs.get(METRICS_COST, NO_COST) + result.metrics

@@ -1,187 +1,330 @@
-"""All methods and metrics on some examples at a time."""
+"""All methods and all metrics on some examples at a time: no row runs twice, and each failure stays with its own record."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import isgenerator
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from noiser.attribution.attribute import Failure, attribute_each
-from noiser.errors import NoiserError, NonFiniteError, OptionError
-from noiser.evaluation.example import ExampleTask, guarded, judged, status_of, trace_of
-from noiser.evaluation.spec import Entrant, Measuring
+from noiser.errors import DeviceMemoryError, ForeignError, JudgeError, NoiserError, NonFiniteError, OptionError, TimeLimitError
+from noiser.evaluation.spec import EvaluatedMethod, EvaluatedMetric
+from noiser.lm.devices import unify_memory_errors
 from noiser.lm.model import LanguageModel
-from noiser.lm.requests import CleanRunCache, Generation, Steps
-from noiser.lm.scheduler import schedule
-from noiser.lm.target import Question
-from noiser.metrics.sample import ScoresToEvaluate
-from noiser.registry import METHODS, MethodSpec, PaperNormalization
+from noiser.lm.requests import CleanRunCache, Generation, Steps, cached, deduplicate, gather
+from noiser.lm.scheduler import MAX_CONCURRENT, Job, schedule
+from noiser.lm.target import Question, resolve_target
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
+from noiser.registry import METHODS, PaperNormalization
 from noiser.results.attribution import Attribution, Cost
-from noiser.results.records import Example, Record
+from noiser.results.records import OK, Example, Record
 from noiser.rng import generator
 from noiser.text.prompt import Prompt
 
+MAX_RANDOM_BYTES = 1 << 30
+"""How many bytes of random draws for masks may be held at a time."""
 Result = Attribution | Failure | None
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """What became of one example."""
+class ExampleResult:
+    """The outcome of one example."""
 
     example: Example
     prompt: Prompt | None
-    """None where it cannot be read."""
-    results: Mapping[str, Result]
-    """By the row's label: the attribution or the failure of each method that was run."""
+    """None if the prompt cannot be read."""
+    results: dict[str, Result]
+    """The attribution or the failure of each method that was run, by the row's label."""
     records: list[Record]
     metrics: Cost = field(default=Cost(0.0, 0, 0, 0))
-    """What all metrics took together."""
+    """The cost of all metrics together."""
+
+
+@dataclass(eq=False)
+class ExampleTask:
+    """One example on its way through the methods and the metrics."""
+
+    example: Example
+    index: int
+    """Its position among all examples."""
+    prompt: Prompt
+    question: Question
+    pool: Sequence[int]
+    """Ids of the tokens of the other examples' prompts."""
+    cleans: CleanRunCache = field(default_factory=dict)
+    """Its clean runs, made once for all methods and metrics."""
+    results: dict[str, Result] = field(default_factory=dict)
+    """By the row's label. None for a row that permutes the scores of another."""
+    scores: dict[str, list[ScoresToEvaluate]] = field(default_factory=dict)
+    """By the row's label: one entry for each explained token. Rows that failed are missing."""
+    explained: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    """By the row's label: the token ids of each target that the scores explain."""
 
 
 class EvaluationRunner:
-    """The rows and columns, run on some examples at a time.
+    """Runs the rows and columns of a table on some examples at a time.
 
-    The prompts are all that tokens may be drawn from for operator=resample; a method on a prompt, and the metrics of all methods
-    on it, may take `limit` seconds each.
+    operator=resample draws its tokens from `prompts`. One method on one prompt may take `limit` seconds; so may all metrics of all
+    methods on one prompt.
     """
 
     def __init__(
         self,
         lm: LanguageModel,
-        rows: Sequence[Entrant],
-        columns: Sequence[Measuring],
+        rows: Sequence[EvaluatedMethod],
+        columns: Sequence[EvaluatedMetric],
         prompts: Sequence[Prompt | NoiserError],
         seed: int,
         limit: float | None = None,
     ) -> None:
         self.lm, self.rows, self.columns, self.prompts, self.seed, self.limit = lm, rows, columns, prompts, seed, limit
-        self._resamples = any(column.gauge.options.get("operator") == "resample" for column in columns)
-        self._ids = sorted({prompt.input_ids: prompt for prompt in prompts if isinstance(prompt, Prompt)}.items())
+        self._resamples = any(column.options.get("operator") == "resample" for column in columns)
+        self._distinct = sorted({prompt.input_ids: prompt for prompt in prompts if isinstance(prompt, Prompt)}.items())
 
     def check(self) -> None:
-        """Raises OptionError where tokens of other prompts are wanted and there is only one prompt, and for Attributions of
-        other prompts or of another model; RunError where a judge cannot be asked."""
+        """Checks what needs the model or a judge.
+
+        Raises OptionError if operator=resample has a single prompt to draw from, and for Attributions of other prompts or of
+        another model. Raises RunError if a judge cannot be asked.
+        """
         if self._resamples and len(self.prompts) < 2:
             raise OptionError("operator=resample takes its tokens from other prompts: give more than one")
         for row in self.rows:
-            for given, prompt in zip(row.given or (), self.prompts, strict=False):
-                if given.model != self.lm.name:
-                    raise OptionError(f"{row.contender.label}: the Attributions given explain {given.model}, not {self.lm.name}")
-                if isinstance(prompt, Prompt) and given.prompt.input_ids[: len(prompt)] != prompt.input_ids:
-                    raise OptionError(f"{row.contender.label}: the Attributions given are of other prompts than the examples")
-        for judge in {id(column.judge): column.judge for column in self.columns if column.judge is not None}.values():
-            judge.check()
+            for attribution, prompt in zip(row.attributions or (), self.prompts, strict=False):
+                if attribution.model != self.lm.name:
+                    raise OptionError(f"{row.label}: the Attributions given explain {attribution.model}, not {self.lm.name}")
+                if isinstance(prompt, Prompt) and attribution.prompt.input_ids[: len(prompt)] != prompt.input_ids:
+                    raise OptionError(f"{row.label}: the Attributions given are of other prompts than the examples")
+        for judge in {id(column.judge_client): column.judge_client for column in self.columns}.values():
+            if judge is not None:
+                judge.check()
 
-    def run(self, work: Sequence[tuple[Example, Prompt | NoiserError]], start: int, generate: int | None) -> Iterator[Judged]:
-        """What became of each example: the methods' attributions, judged by every metric. `start` is the first one's place among
-        all. An example's clean runs are made once for all methods and metrics."""
-        asked = self._questions(work, generate)
-        readable = [(place, *each, {}) for place, each in enumerate(asked) if not isinstance(each, NoiserError)]
-        results = {row.contender.label: self._results(row, readable, start) for row in self.rows}
-        cases, failures = [], {}
-        for turn, (place, prompt, question, cleans) in enumerate(readable):
-            example = work[place][0]
-            own = {label: found[turn] for label, found in results.items()}
-            scores, failures[place] = self._scores(example, own)
-            explained = {row.contender.label: _targets(own[row.of or row.contender.label]) for row in self.rows}
-            cases.append(ExampleTask(str(example.id), example.group, prompt, question, scores, explained, self._pool(prompt), cleans))
-        done = judged(self.lm, cases, self.columns, self.limit)
-        turns = iter(range(len(readable)))
-        for place, (example, prompt) in enumerate(work):
-            said = asked[place]
-            if isinstance(said, NoiserError):
-                yield Judged(
-                    example, None, {}, [record for row in self.rows for record in self._failed(example, row.contender.label, said)]
+    def run(self, work: Sequence[tuple[Example, Prompt | NoiserError]], start: int, generate: int | None) -> Iterator[ExampleResult]:
+        """Runs every method and every metric on each example. `start` is the position of the first one among all examples."""
+        tasks = self._tasks(work, start, generate)
+        readable = [task for task in tasks if isinstance(task, ExampleTask)]
+        for row in self.rows:
+            for task, result in zip(readable, self._run_method(row, readable), strict=True):
+                task.results[row.label] = result
+        failures = iter([self._set_scores(task) for task in readable])
+        measured = measure_examples(self.lm, readable, self.columns, self.limit)
+        for (example, _), task in zip(work, tasks, strict=True):
+            if isinstance(task, NoiserError):
+                yield ExampleResult(
+                    example, None, {}, [record for row in self.rows for record in failed_records(example, row.label, self.columns, task)]
                 )
                 continue
-            found, job = next(done)
-            turn = next(turns)
-            own = {row.contender.label: results[row.contender.label][turn] for row in self.rows if row.method is not None}
-            assert isinstance(prompt, Prompt)
-            yield Judged(example, prompt, own, [*found, *failures[place]], job.cost)
+            records, job = next(measured)
+            results = {row.label: task.results[row.label] for row in self.rows if row.spec is not None}
+            yield ExampleResult(example, task.prompt, results, [*records, *next(failures)], job.cost)
 
-    def _questions(
-        self, work: Sequence[tuple[Example, Prompt | NoiserError]], generate: int | None
-    ) -> list[tuple[Prompt, Question] | NoiserError]:
-        """What is explained of each example; the model's own continuation is generated once, for all methods."""
+    def _tasks(
+        self, work: Sequence[tuple[Example, Prompt | NoiserError]], start: int, generate: int | None
+    ) -> list[ExampleTask | NoiserError]:
+        """One task for each example, or the reason that there is none. A continuation is generated once, for all methods."""
         prompts = [prompt for _, prompt in work if isinstance(prompt, Prompt)]
-        made = iter(schedule(self.lm, (_continued(prompt, generate) for prompt in prompts)) if generate else ())
-        found: list[tuple[Prompt, Question] | NoiserError] = []
-        for example, prompt in work:
-            if isinstance(prompt, NoiserError):
-                found.append(prompt)
-            elif generate is None:
-                found.append(_question(prompt, {"target": example.target}))
-            else:
-                job = next(made)
-                found.append(job.error or _question(prompt, {"target": example.target, "continuation": job.result}))
-        return found
+        continued = iter(schedule(self.lm, (_generate(prompt, generate) for prompt in prompts)) if generate else ())
+        tasks: list[ExampleTask | NoiserError] = []
+        for index, (example, prompt) in enumerate(work, start):
+            job = next(continued) if generate and isinstance(prompt, Prompt) else None
+            try:
+                if not isinstance(prompt, Prompt):
+                    raise prompt
+                if job is not None and job.error is not None:
+                    raise job.error
+                question = Question(example.target, continuation=None if job is None else job.result)
+                tasks.append(ExampleTask(example, index, prompt, question, self._pool(prompt)))
+            except NoiserError as error:
+                tasks.append(error)
+        return tasks
 
-    def _results(self, row: Entrant, readable: Sequence[tuple[int, Prompt, Question, CleanRunCache]], start: int) -> list[Result]:
-        if row.given is not None:
-            return [row.given[start + place] for place, *_ in readable]
-        if row.method is None:
-            return [None] * len(readable)
-        method = replace(row.method, function=guarded(row.method.function))
-        tasks = [(prompt, question, cleans) for _, prompt, question, cleans in readable]
-        spec = MethodSpec(row.contender.label, method, row.contender.options)
-        return list(attribute_each(self.lm, tasks, spec, "return", self.limit))
+    def _run_method(self, row: EvaluatedMethod, tasks: Sequence[ExampleTask]) -> list[Result]:
+        if row.attributions is not None:
+            return [row.attributions[task.index] for task in tasks]
+        if row.spec is None:
+            return [None] * len(tasks)
+        method = replace(row.spec.method, function=isolate_errors(row.spec.method.function))
+        inputs = [(task.prompt, task.question, task.cleans) for task in tasks]
+        return list(attribute_each(self.lm, inputs, replace(row.spec, method=method), "return", self.limit))
 
-    def _scores(self, example: Example, results: Mapping[str, Result]) -> tuple[dict[str, list[ScoresToEvaluate]], list[Record]]:
-        """Every row's scores, and the records of those that have none."""
-        scores: dict[str, list[ScoresToEvaluate]] = {}
+    def _set_scores(self, task: ExampleTask) -> list[Record]:
+        """Sets the task's scores from its results. Returns the records of the rows that have none."""
         failures: list[Record] = []
         for row in self.rows:
-            label = row.contender.label
-            found = results[row.of or label]
+            result = task.results[row.permutes or row.label]
+            task.explained[row.label] = [target.token_ids for target in result.targets] if isinstance(result, Attribution) else []
             try:
-                if isinstance(found, Failure):
-                    raise found.error
-                assert found is not None
-                scores[label] = _candidates(found, self.seed if row.of else None)
+                if isinstance(result, Failure):
+                    raise result.error
+                assert result is not None
+                task.scores[row.label] = _scores_to_evaluate(result, self.seed if row.permutes else None)
             except NoiserError as error:
-                failures += self._failed(example, label, error)
-        return scores, failures
-
-    def _failed(self, example: Example, label: str, error: NoiserError) -> list[Record]:
-        said = status_of(error), None, str(error), (), trace_of(error)
-        return [Record(str(example.id), example.group, label, column.gauge.label, *said) for column in self.columns]
+                failures += failed_records(task.example, row.label, self.columns, error)
+        return failures
 
     def _pool(self, prompt: Prompt) -> list[int]:
-        """The other prompts' tokens, special ones left out; the same whatever order the examples come in."""
-        others = [other for ids, other in self._ids if ids != prompt.input_ids] if self._resamples else []
+        """The tokens of the other prompts, without special ones. It does not depend on the order of the examples."""
+        others = [other for ids, other in self._distinct if ids != prompt.input_ids] if self._resamples else []
         return [token for other in others for token, special in zip(other.input_ids, other.special, strict=True) if not special]
 
 
-def _continued(prompt: Prompt, count: int | None) -> Steps[Any]:
+def measure_examples(
+    lm: LanguageModel, tasks: Sequence[ExampleTask], columns: Sequence[EvaluatedMetric], limit: float | None = None
+) -> Iterator[tuple[list[Record], Job]]:
+    """The records of each example, in order, and the job that made them. A job that takes more than `limit` seconds fails.
+
+    If a job fails, its methods and metrics run again one by one, so that each failure has its own record. A job that ran out of
+    time is not run again.
+    """
+    cells = [[(label, column) for label in task.scores for column in columns] for task in tasks]
+    work = (_measure(lm, task, own) for task, own in zip(tasks, cells, strict=True))
+    running = schedule(lm, work, _concurrent_examples(lm, tasks, columns), limit)
+    for task, own, job in zip(tasks, cells, running, strict=True):
+        if job.error is None or isinstance(job.error, TimeLimitError):
+            yield list(_records(task, own, job)), job
+            continue
+        single = [[cell] for cell in own]
+        jobs = list(schedule(lm, (_measure(lm, task, cell) for cell in single), limit=limit))
+        for retried in jobs:
+            job.seconds += retried.seconds
+            job.forward_tokens += retried.forward_tokens
+        yield [record for cell, retried in zip(single, jobs, strict=True) for record in _records(task, cell, retried)], job
+
+
+Cells = Sequence[tuple[str, EvaluatedMetric]]
+"""Rows, by label, and columns of the table."""
+
+
+def _concurrent_examples(lm: LanguageModel, tasks: Sequence[ExampleTask], columns: Sequence[EvaluatedMetric]) -> int:
+    """How many examples may hold their masks at a time: at least one, and as many as fit into MAX_RANDOM_BYTES."""
+    drawn = {(column.options.get("masks", 0), column.options.get("seed", 0)) for column in columns}
+    masks = sum(count for count, _ in drawn)
+    width = lm.model.get_input_embeddings().weight.shape[-1]
+    tokens = max((sum(len(one.scores) for one in next(iter(task.scores.values()), ())) for task in tasks), default=1)
+    return max(1, min(MAX_CONCURRENT, MAX_RANDOM_BYTES // max(1, 4 * masks * width * tokens)))
+
+
+def _measure(lm: LanguageModel, task: ExampleTask, cells: Cells) -> Steps[list[list[Value]]]:
+    """The values of each cell, one for each explained token."""
+    resolved = yield from cached(resolve_target(lm.tokens, task.prompt, task.question, None), task.cleans, None)
+    contexts = [MetricContext(lm, clean, objective, task.pool) for clean, objective in resolved]
+    for label in dict.fromkeys(label for label, _ in cells):
+        if task.explained[label] != [objective.target.token_ids for _, objective in resolved]:
+            raise OptionError(f"{label}: the scores given explain other tokens than the example asks for")
+    parts = [
+        _measure_one(column, context, candidate)
+        for label, column in cells
+        for context, candidate in zip(contexts, task.scores[label], strict=True)
+    ]
+    values = yield from deduplicate(gather(parts))
+    steps = len(contexts)
+    return [values[start : start + steps] for start in range(0, len(values), steps)]
+
+
+def _measure_one(column: EvaluatedMetric, context: MetricContext, candidate: ScoresToEvaluate) -> Steps[Value]:
+    judges = () if column.judge_client is None else (column.judge_client,)
+    try:
+        value = yield from isolate_errors(column.spec.metric.function)(context, candidate, *judges, **column.options)
+    except JudgeError as error:  # only this value is lost: nothing else of the example runs again
+        return Value(None, {}, str(error), status=status_of(error))
+    if not isinstance(value, Value) or not (value.value is None or isinstance(value.value, Real)):
+        actual = f"one of a {type(value.value).__name__}" if isinstance(value, Value) else type(value).__name__
+        raise ForeignError(f"{column.spec.name} must return a Value of a number or None; it returned {actual}")
+    try:
+        json.dumps((value.detail, dict(value.extra)), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ForeignError(f"{column.spec.name}: the details of a Value must be plain JSON: {error}") from error
+    return value
+
+
+def _records(task: ExampleTask, cells: Cells, job: Job[list[list[Value]]]) -> Iterator[Record]:
+    name, group = str(task.example.id), task.example.group
+    if job.error is not None:
+        for label, column in cells:
+            yield Record(name, group, label, column.label, status_of(job.error), message=str(job.error), trace=trace_of(job.error))
+        return
+    assert job.result is not None
+    for (label, column), values in zip(cells, job.result, strict=True):
+        yield Record(name, group, label, column.label, **_outcome(values))
+
+
+def _outcome(values: Sequence[Value]) -> dict[str, Any]:
+    """Status, means over the explained tokens and details of a record; the reason if there is no value."""
+    steps = tuple({"value": value.value, **value.detail} for value in values)
+    lacking = next((value for value in values if value.value is None), None)
+    if lacking is not None:
+        return {"status": "undefined" if lacking.status == OK else lacking.status, "message": lacking.reason, "steps": steps}
+    mean = float(np.mean([value.value for value in values if value.value is not None]))
+    extra = {name: float(np.mean([value.extra[name] for value in values])) for name in values[0].extra}
+    if not np.isfinite([mean, *extra.values()]).all():
+        return {"status": "nonfinite", "message": "the metric gave NaN or infinity"}
+    status = next((value.status for value in values if value.status != OK), OK)
+    return {"status": status, "value": mean, "steps": steps, "extra": extra}
+
+
+def isolate_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a method or metric as a generator. Exceptions that are not noiser's own become a ForeignError."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            with unify_memory_errors():
+                result = function(*arguments, **options)
+                return (yield from result) if isgenerator(result) else result
+        except NoiserError:
+            raise
+        except Exception as error:
+            raise ForeignError(f"{type(error).__name__}: {error}") from error
+
+    return run
+
+
+def failed_records(example: Example, label: str, columns: Sequence[EvaluatedMetric], error: NoiserError) -> list[Record]:
+    """The records of one row whose scores could not be had."""
+    return [
+        Record(str(example.id), example.group, label, column.label, status_of(error), message=str(error), trace=trace_of(error))
+        for column in columns
+    ]
+
+
+def status_of(error: NoiserError) -> str:
+    """The status of a record that failed with this error."""
+    if isinstance(error, NonFiniteError):
+        return "nonfinite"
+    if isinstance(error, DeviceMemoryError):
+        return "oom"
+    if isinstance(error, TimeLimitError):
+        return "timeout"
+    cause = error.__cause__ if isinstance(error, ForeignError) else None
+    return f"error({type(cause or error).__name__})"
+
+
+def trace_of(error: NoiserError) -> str:
+    """The traceback of an exception that is not noiser's own; empty for noiser's own."""
+    return "".join(traceback.format_exception(error.__cause__)) if isinstance(error, ForeignError) and error.__cause__ else ""
+
+
+def _generate(prompt: Prompt, count: int | None) -> Steps[Any]:
     assert count is not None
     return (yield Generation(prompt, count))
 
 
-def _question(prompt: Prompt, asked: Mapping[str, Any]) -> tuple[Prompt, Question] | NoiserError:
-    try:
-        return prompt, Question(**asked)
-    except NoiserError as error:
-        return error
-
-
-def _targets(found: Result) -> list[tuple[int, ...]]:
-    return [target.token_ids for target in found.targets] if isinstance(found, Attribution) else []
-
-
-def _candidates(attribution: Attribution, permuted: int | None) -> list[ScoresToEvaluate]:
-    """The scores before each target, as the metrics take them; in a random order where a seed for that is given."""
-    entry = METHODS.get(attribution.method)
-    normalization: PaperNormalization = entry.paper_normalization if entry else "abs_l1"
+def _scores_to_evaluate(attribution: Attribution, permute_seed: int | None) -> list[ScoresToEvaluate]:
+    """The scores before each target, as the metrics take them. With a seed they come in a random order."""
+    method = METHODS.get(attribution.method)
+    normalization: PaperNormalization = method.paper_normalization if method else "abs_l1"
     if attribution.options.get("variant") == "official":  # the method has normalised them already
         normalization = "none"
-    found = []
+    rows = []
     for row, target in zip(attribution.scores, attribution.targets, strict=True):
         length = target.context or len(row)
         scores = row[:length]
-        if permuted is not None:
-            scores = generator(permuted, attribution.prompt.input_ids[:length], "permuted").permutation(scores)
+        if permute_seed is not None:
+            scores = generator(permute_seed, attribution.prompt.input_ids[:length], "permuted").permutation(scores)
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{attribution.method} gave scores that are NaN or infinite")
-        found.append(ScoresToEvaluate(scores, normalization))
-    return found
+        rows.append(ScoresToEvaluate(scores, normalization))
+    return rows

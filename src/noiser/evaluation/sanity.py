@@ -12,7 +12,7 @@ from jaxtyping import Float
 from noiser.attribution.attribute import attribute, attribute_many
 from noiser.errors import DeviceMemoryError, ModelError, NoiserError, NonFiniteError, OptionError, PromptError
 from noiser.evaluation.sanity_models import CUE, FILLERS, PAYLOADS, QUERY, copy_circuit, ignoring, linear_model, shortcut, shuffled
-from noiser.evaluation.spec import Chosen, entrants
+from noiser.evaluation.spec import Chosen, method_rows
 from noiser.lm.devices import unify_memory_errors
 from noiser.lm.model import LanguageModel
 from noiser.results.attribution import Attribution
@@ -228,17 +228,17 @@ def check(
     A check that a method or model does not allow (attention weights that cannot be had) is `not applicable`, and says why.
     Raises OptionError for what does not exist or fit. Returns a Checkup: `print` it, or read `.verdicts`.
     """
-    chosen = entrants(methods, (), seed, 0)
+    chosen = method_rows(methods, (), seed, 0)
     tokenised = checked_prompts(lm, prompts)
     shared: dict[str, Any] = {}
     verdicts: list[Verdict] = []
     for each in chosen:
-        subject = Subject(lm, tokenised, each.contender.method, each.contender.options, seed, shared)
-        verdicts += [_verdict(name, each.contender.label, subject) for name in CHECKS]
+        subject = Subject(lm, tokenised, each.method, each.options, seed, shared)
+        verdicts += [_verdict(name, each.label, subject) for name in CHECKS]
         if on_method is not None:
-            on_method(each.contender.label)
+            on_method(each.label)
     wanted = {name: sentence for name, (sentence, _) in CHECKS.items()}
-    return Checkup(lm.name, lm.revision, wanted, tuple(each.contender.label for each in chosen), tuple(verdicts))
+    return Checkup(lm.name, lm.revision, wanted, tuple(each.label for each in chosen), tuple(verdicts))
 
 
 def _verdict(name: str, label: str, subject: Subject) -> Verdict:

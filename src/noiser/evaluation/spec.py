@@ -1,4 +1,4 @@
-"""What is to be evaluated: examples, methods, controls and metrics, all checked before the model runs."""
+"""What to evaluate: examples, methods, controls, metrics and judges, all checked before the model runs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +9,7 @@ import noiser.methods
 import noiser.metrics
 from noiser.errors import OptionError
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
-from noiser.metrics import find_metric
-from noiser.registry import Method, Metric, read_label
+from noiser.registry import MethodSpec, MetricSpec, by_label, check_distinct, read_label
 from noiser.results.attribution import Attribution
 from noiser.results.records import Example, MethodRow, MetricColumn
 
@@ -18,180 +17,244 @@ DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
 DEFAULT_METRICS = ("soft_ns", "soft_nc")
 CONTROLS = ("random", "uniform", "constant", "recency", "permuted")
 PERMUTED = "permuted"
-Chosen = Sequence[str] | Mapping[str, Any]
-"""Names, or names with each one's options; a name may carry options itself: `noiser:bound=l2+steps=5`."""
+Chosen = Sequence[Any] | Mapping[str, Any]
+"""Labels or parsed specifications, or a mapping from labels to options. A label may carry options: `noiser:bound=l2+steps=5`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Entrant:
-    """A row of the table, and where its scores come from."""
+class EvaluatedMethod(MethodRow):
+    """A row of the table with the source of its scores: a method, another row, or Attributions."""
 
-    contender: MethodRow
-    method: Method | None
-    """None where they come from another row, or were given."""
-    of: str = ""
-    """The row whose scores are permuted."""
-    given: Sequence[Attribution] | None = None
-    """Attributions that are there already, one for each example."""
+    spec: MethodSpec | None = None
+    """The method to run. None if the scores come from another row, or from Attributions."""
+    permutes: str = ""
+    """The label of the row whose scores are permuted."""
+    attributions: Sequence[Attribution] | None = None
+    """Attributions that the caller gave, one for each example."""
 
-
-@dataclass(frozen=True, eq=False)
-class Measuring:
-    """A column of the table, and what measures it."""
-
-    gauge: MetricColumn
-    metric: Metric
-    judge: Judge | None = None
-    """Who is asked, where the metric asks anybody."""
+    def to_row(self) -> MethodRow:
+        """What tables need of it."""
+        return MethodRow(self.label, self.method, self.options, self.control)
 
 
-def entrants(methods: Chosen, controls: Sequence[str], seed: int, examples: int) -> list[Entrant]:
-    """The methods and then the controls that are not among them. Raises OptionError for what does not exist or fit."""
-    chosen = _mapping(methods, "methods")
-    found = [_entrant(label, given, seed, examples) for label, given in chosen.items()]
-    for label in _mapping(controls, "controls", empty=True):
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EvaluatedMetric(MetricColumn):
+    """A column of the table with the metric that computes it, and the judge that the metric asks."""
+
+    spec: MetricSpec
+    judge_client: Judge | None = None
+    """The judge called `judge`. None if the metric asks no judge."""
+
+    def to_column(self) -> MetricColumn:
+        """What tables need of it."""
+        return MetricColumn(self.label, self.metric, self.options, self.better, self.relative, self.judge)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EvaluationSpec:
+    """Everything that an evaluation needs besides the model, checked once. `noiser.evaluation.run_evaluation` takes it."""
+
+    examples: tuple[Example, ...]
+    """All examples. operator=resample draws its tokens from all of them, whatever the limit is."""
+    methods: tuple[EvaluatedMethod, ...]
+    metrics: tuple[EvaluatedMetric, ...]
+    judges: tuple[Judge, ...] = ()
+    """The judges that the metrics ask."""
+    generate: int | None = None
+    """How many generated tokens are explained. None: the next token only."""
+    limit: int | None = None
+    """Only the first `limit` examples are evaluated."""
+    seed: int = 0
+
+    @classmethod
+    def parse(
+        cls,
+        examples: Iterable[Any],
+        methods: Chosen = DEFAULT_METHODS,
+        metrics: Chosen = DEFAULT_METRICS,
+        *,
+        controls: Sequence[str] = CONTROLS,
+        generate: int | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        judges: Sequence[str | Judge] = (),
+        judge_config: JudgeConfig | None = None,
+    ) -> "EvaluationSpec":
+        """From the arguments of `noiser.evaluate`. No model is loaded and no judge is called.
+
+        Raises OptionError for anything that does not exist or does not fit.
+        """
+        for name, number in (("generate", generate), ("limit", limit)):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise OptionError(f"{name} must be a whole number, 1 or more; got {number!r}")
+        all_examples = as_examples(examples)
+        clients = select_judges(judges, metrics, judge_config or JudgeConfig())
+        return cls(
+            examples=tuple(all_examples),
+            methods=tuple(method_rows(methods, controls, seed, len(all_examples[:limit]))),
+            metrics=tuple(metric_columns(metrics, seed, clients)),
+            judges=tuple(clients),
+            generate=generate,
+            limit=limit,
+            seed=seed,
+        )
+
+
+def method_rows(methods: Chosen, controls: Sequence[str], seed: int, examples: int) -> list[EvaluatedMethod]:
+    """The methods, then the controls that are not among them. `examples` is how many Attributions a row may bring, 0 for none.
+
+    Raises OptionError for what does not exist or does not fit, and if a row occurs twice.
+    """
+    selection = by_label(methods, "methods")
+    rows = [_method_row(label, options, seed, examples) for label, options in selection.items()]
+    check_distinct(row.spec for row in rows if row.spec is not None)
+    for label in by_label(controls, "controls", empty=True):
         if label.split(":")[0] == PERMUTED:
-            found.append(_permuted(label, list(chosen)))
-        elif label not in chosen:
-            found.append(_entrant(label, {}, seed, examples, control=True))
-    names = [each.contender.label for each in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
+            rows.append(_permuted_row(label, list(selection)))
+        elif label not in selection:
+            rows.append(_method_row(label, {}, seed, examples, control=True))
+    twice = sorted(label for label, count in Counter(row.label for row in rows).items() if count > 1)
     if twice:
         raise OptionError(f"each row once; {', '.join(twice)} came twice")
-    return found
+    return rows
 
 
-def measurings(metrics: Chosen, seed: int, judges: Sequence[Judge] = (), *, empty: bool = False) -> list[Measuring]:
-    """The metrics with their options in full, one that asks a judge once for each of the judges; no metric at all is an error
-    unless `empty`. Raises OptionError for what does not exist or fit, and for judges that nobody asks."""
-    found = []
+def metric_columns(metrics: Chosen, seed: int, judges: Sequence[Judge] = (), *, empty: bool = False) -> list[EvaluatedMetric]:
+    """One column for each metric; one for each judge if the metric asks a judge.
+
+    Raises OptionError for what does not exist or does not fit, and for no metrics unless `empty` is True.
+    """
+    columns = []
     for spec in noiser.metrics.parse_all(metrics, seed=seed, empty=empty):
-        label, name, metric, options = spec.label, spec.name, spec.metric, spec.options
-        if not metric.judged:
-            found.append(Measuring(MetricColumn(label, name, options, metric.better, metric.relative), metric))
-        for judge in judges if metric.judged else ():
-            own_label = label if len(judges) == 1 else label.replace(name, f"{name}[{judge.name}]", 1)
-            found.append(Measuring(MetricColumn(own_label, name, options, metric.better, metric.relative, judge.name), metric, judge))
-    return found
+        for judge in judges if spec.metric.judged else (None,):
+            label = spec.label if judge is None or len(judges) == 1 else spec.label.replace(spec.name, f"{spec.name}[{judge.name}]", 1)
+            columns.append(
+                EvaluatedMetric(
+                    label=label,
+                    metric=spec.name,
+                    options=spec.options,
+                    better=spec.metric.better,
+                    relative=spec.metric.relative,
+                    judge="" if judge is None else judge.name,
+                    spec=spec,
+                    judge_client=judge,
+                )
+            )
+    return columns
 
 
-def asks_a_judge(metrics: Chosen) -> bool:
-    """Whether any of the metrics does. Raises OptionError for one that does not exist."""
-    return any(find_metric(read_label(label)[0]).judged for label in _mapping(metrics, "metrics", empty=True))
+def asks_judge(metrics: Chosen) -> bool:
+    """Whether any of the metrics asks a judge. Raises OptionError for a metric that does not exist."""
+    return any(noiser.metrics.find_metric(read_label(label)[0]).judged for label in by_label(metrics, "metrics", empty=True))
 
 
-def chosen_judges(judges: Sequence[str | Judge], metrics: Chosen, how: JudgeConfig, urls: Mapping[str, str] | None = None) -> list[Judge]:
-    """Those who are asked, each once: the given ones, or the default; none where no metric asks any. Nobody is loaded or called.
-    `urls` says of single ones where they are.
+def select_judges(
+    judges: Sequence[str | Judge], metrics: Chosen, config: JudgeConfig, urls: Mapping[str, str] | None = None
+) -> list[Judge]:
+    """The judges that the metrics ask, each once: the given ones, or the default judge. No model is loaded and no judge is called.
 
-    Raises OptionError for judges that nobody asks, that do not exist or that came twice, and for an address that nobody has.
+    `urls` are the addresses of single judges, by name. Raises OptionError for judges without a metric that asks them, for a judge
+    that does not exist or occurs twice, and for an address without a judge.
     """
-    if not asks_a_judge(metrics):
+    if not asks_judge(metrics):
         if judges:
-            raise OptionError(f"none of {', '.join(metrics)} asks a judge: leave the judges out, or add answerability")
+            raise OptionError(f"none of {', '.join(by_label(metrics, 'metrics'))} asks a judge: leave the judges out, or add answerability")
         return []
-    wanted = judges or (LOCAL,)
-    remote = [each for each in wanted if isinstance(each, str) and each.startswith("openai:")]
-    if how.url is not None and not remote:
-        raise OptionError(f"an address is for an openai: judge; the judges are {', '.join(str(each) for each in wanted)}")
-    found: list[Judge] = []
-    for each in wanted:
-        url = (urls or {}).get(str(each), how.url if each in remote else None)
-        found.append(_opened(each, replace(how, url=url)) if isinstance(each, str) else each)
-    names = [each.name for each in found]
-    if len(set(names)) < len(names):
-        raise OptionError(f"judges: each once; got {', '.join(names)}")
-    return found
+    names = judges or (LOCAL,)
+    remote = [judge for judge in names if isinstance(judge, str) and judge.startswith("openai:")]
+    if config.url is not None and not remote:
+        raise OptionError(f"an address is for an openai: judge; the judges are {', '.join(str(judge) for judge in names)}")
+    opened = []
+    for judge in names:
+        url = (urls or {}).get(str(judge), config.url if judge in remote else None)
+        opened.append(_open_judge(judge, replace(config, url=url)) if isinstance(judge, str) else judge)
+    opened_names = [judge.name for judge in opened]
+    if len(set(opened_names)) < len(opened_names):
+        raise OptionError(f"judges: give each once; got {', '.join(opened_names)}")
+    return opened
 
 
-def _opened(name: str, how: JudgeConfig) -> Judge:
-    from noiser.judges.factory import open_judge
+def as_examples(examples: Iterable[Any]) -> list[Example]:
+    """Examples from prompts of any form, from mappings with `prompt` and other fields of an Example, or from Examples.
 
-    return open_judge(name, how)
-
-
-def as_examples(given: Iterable[Any]) -> list[Example]:
-    """Examples as they are; prompts of any form, or mappings with `prompt` and whatever else an Example has, made into some.
-
-    Each gets a name of its own, its place where it has none, and is a group of its own where it has none. Raises OptionError
-    for an unknown field and for names that occur twice.
+    An example without an id is named by its position. Raises OptionError for an unknown field, for an id that occurs twice, and
+    for no examples.
     """
-    if isinstance(given, str | Mapping | Example):
-        raise OptionError("examples are a list of prompts, Examples or mappings with a prompt")
-    made = [_example(each) for each in given]
-    if not made:
+    if isinstance(examples, str | Mapping | Example):
+        raise OptionError("examples must be a list of prompts, of Examples, or of mappings with a prompt")
+    parsed = [_example(example) for example in examples]
+    if not parsed:
         raise OptionError("there are no examples: give at least one prompt")
-    names = [_printable(each.id) for each in made if each.id is not None]
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    ids = [_printable(example.id) for example in parsed if example.id is not None]
+    twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         raise OptionError(f"each example needs an id of its own; {', '.join(sorted(twice)[:3])} came twice")
     return [
-        Example(
-            each.prompt,
-            each.target,
-            _printable(each.id) if each.id is not None else free_name(str(place), names),
-            _printable(each.group) if each.group is not None else None,
+        replace(
+            example,
+            id=_printable(example.id) if example.id is not None else unique_name(str(index), ids),
+            group=_printable(example.group) if example.group is not None else None,
         )
-        for place, each in enumerate(made)
+        for index, example in enumerate(parsed)
     ]
 
 
-def free_name(wanted: str, taken: Sequence[str]) -> str:
-    """The name, or where somebody has it already the name with as many primes as it takes."""
-    while wanted in taken:
-        wanted += "'"
-    return wanted
+def unique_name(name: str, taken: Sequence[str]) -> str:
+    """The name, with as many primes behind it as it needs to differ from those that are taken."""
+    while name in taken:
+        name += "'"
+    return name
+
+
+def _method_row(label: str, options: Any, seed: int, examples: int, *, control: bool = False) -> EvaluatedMethod:
+    if isinstance(options, list | tuple):
+        _check_attributions(label, options, examples)
+        first = options[0]
+        return EvaluatedMethod(label, first.method, dict(first.options), control, attributions=options)
+    if isinstance(options, MethodSpec):
+        spec = options
+    elif options is None or isinstance(options, Mapping):
+        spec = noiser.methods.parse(label, options, seed=seed)
+    else:
+        raise OptionError(f"{label}: wanted its options by name, or a list of Attributions; got {type(options).__name__}")
+    return EvaluatedMethod(label, spec.name, spec.options, control or spec.method.family == "control", spec)
+
+
+def _check_attributions(label: str, attributions: Sequence[Any], examples: int) -> None:
+    wrong = next((type(item).__name__ for item in attributions if not isinstance(item, Attribution)), None)
+    if examples and len(attributions) == examples and not wrong:
+        return
+    wanted = f"wanted {examples} Attributions, one for each example" if examples else "only options fit here, not Attributions"
+    raise OptionError(f"{label}: {wanted}; got {len(attributions)}" + (f", a {wrong} among them" if wrong else ""))
+
+
+def _permuted_row(label: str, methods: Sequence[str]) -> EvaluatedMethod:
+    permutes = label.partition(":")[2] or methods[0]
+    if permutes not in methods:
+        raise OptionError(f"{label} permutes the scores of {permutes!r}, which is not among the methods")
+    return EvaluatedMethod(f"{PERMUTED}:{permutes}", PERMUTED, {}, True, permutes=permutes)
+
+
+def _open_judge(name: str, config: JudgeConfig) -> Judge:
+    from noiser.judges.factory import open_judge
+
+    return open_judge(name, config)
+
+
+def _example(value: Any) -> Example:
+    if isinstance(value, Example):
+        return value
+    if not isinstance(value, Mapping):
+        return Example(value)
+    if "prompt" not in value:
+        raise OptionError(f"an example needs a prompt; got {', '.join(map(str, value))}")
+    known = {field.name for field in fields(Example)}
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise OptionError(f"an example has {', '.join(sorted(known))}; got {', '.join(map(str, unknown))}")
+    return Example(**value)
 
 
 def _printable(name: Any) -> str:
-    """As text that can be written: lone surrogates as their escapes."""
+    """As text that can be encoded: lone surrogates become escapes."""
     return str(name).encode("utf-8", "backslashreplace").decode()
-
-
-def _example(given: Any) -> Example:
-    if isinstance(given, Example):
-        return given
-    if not isinstance(given, Mapping):
-        return Example(given)
-    if "prompt" not in given:
-        raise OptionError(f"an example needs a prompt; got {', '.join(map(str, given))}")
-    known = {field.name for field in fields(Example)}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise OptionError(f"an example has {', '.join(sorted(known))}; got {', '.join(map(str, unknown))}")
-    return Example(**given)
-
-
-def _mapping(chosen: Any, what: str, *, empty: bool = False) -> dict[str, Any]:
-    if isinstance(chosen, str):
-        raise OptionError(f"{what} are a sequence of names; got the single text {chosen!r}")
-    chosen = chosen if isinstance(chosen, Mapping) else list(chosen)
-    if not isinstance(chosen, Mapping) and len(set(chosen)) < len(chosen):
-        raise OptionError(f"{what}: each once; got {', '.join(chosen)}")
-    if not chosen and not empty:
-        raise OptionError(f"{what}: give at least one")
-    return dict(chosen) if isinstance(chosen, Mapping) else {name: {} for name in chosen}
-
-
-def _entrant(label: str, given: Any, seed: int, examples: int, *, control: bool = False) -> Entrant:
-    if isinstance(given, list | tuple):
-        wrong = next((type(each).__name__ for each in given if not isinstance(each, Attribution)), None)
-        if not examples or len(given) != examples or wrong:
-            wanted = (
-                f"wanted {examples} Attributions, one for each example"
-                if examples
-                else "Attributions that are there already do not fit here"
-            )
-            raise OptionError(f"{label}: {wanted}; got {len(given)}" + (f", a {wrong} among them" if wrong else ""))
-        return Entrant(MethodRow(label, given[0].method, dict(given[0].options), control), None, given=given)
-    if given is not None and not isinstance(given, Mapping):
-        raise OptionError(f"{label}: wanted its options by name, or a list of Attributions; got {type(given).__name__}")
-    spec = noiser.methods.parse(label, given, seed=seed)
-    return Entrant(MethodRow(label, spec.name, spec.options, control or spec.method.family == "control"), spec.method)
-
-
-def _permuted(label: str, methods: Sequence[str]) -> Entrant:
-    of = label.partition(":")[2] or methods[0]
-    if of not in methods:
-        raise OptionError(f"{label} permutes the scores of {of!r}, which is not among the methods")
-    return Entrant(MethodRow(f"{PERMUTED}:{of}", PERMUTED, {}, True), None, of=of)

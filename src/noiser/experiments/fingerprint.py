@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from noiser.evaluation.spec import PERMUTED, Entrant, Measuring
+from noiser.evaluation.spec import PERMUTED, EvaluatedMethod, EvaluatedMetric
 from noiser.experiments.plan import Plan
 from noiser.judges.protocol import Judge
 
@@ -35,33 +35,32 @@ def identity(
         "seed": plan.seed,
         "models": {label: dict(each) for label, each in models.items()},
         "data": {label: dict(each) for label, each in data.items()},
-        "methods": {row.contender.label: row_identity(row, rows) for row in rows},
-        "metrics": {column.gauge.label: column_identity(column) for column in plan.columns(judges)},
+        "methods": {row.label: row_identity(row, rows) for row in rows},
+        "metrics": {column.label: column_identity(column) for column in plan.columns(judges)},
     }
 
 
 def shown(plan: Plan) -> dict[str, Any]:
     """What tables have to know and no number depends on: which rows are controls, and how a metric is read."""
     gauges = {
-        column.gauge.label: {"better": column.gauge.better, "relative": column.gauge.relative}
-        | ({"judge": column.gauge.judge} if column.gauge.judge else {})
+        column.label: {"better": column.better, "relative": column.relative} | ({"judge": column.judge} if column.judge else {})
         for column in plan.columns()
     }
-    return {"controls": [row.contender.label for row in plan.rows() if row.contender.control], "metrics": gauges}
+    return {"controls": [row.label for row in plan.rows() if row.control], "metrics": gauges}
 
 
-def row_identity(row: Entrant, rows: Sequence[Entrant]) -> dict[str, Any]:
+def row_identity(row: EvaluatedMethod, rows: Sequence[EvaluatedMethod]) -> dict[str, Any]:
     """A method with its version and options; of a permuted row those of what it permutes."""
-    if row.method is None:
-        of = next(each for each in rows if each.contender.label == row.of)
+    if row.spec is None:
+        of = next(each for each in rows if each.label == row.permutes)
         return {"method": PERMUTED, "of": row_identity(of, rows)}
-    return {"method": row.contender.method, "version": row.method.version, "options": dict(row.contender.options)}
+    return {"method": row.method, "version": row.spec.method.version, "options": dict(row.options)}
 
 
-def column_identity(column: Measuring) -> dict[str, Any]:
+def column_identity(column: EvaluatedMetric) -> dict[str, Any]:
     """A metric with its version and options, and whom it asks."""
-    own = {"metric": column.gauge.metric, "version": column.metric.version, "options": dict(column.gauge.options)}
-    return own | ({"judge": dict(column.judge.identity)} if column.judge is not None else {})
+    own = {"metric": column.metric, "version": column.spec.metric.version, "options": dict(column.options)}
+    return own | ({"judge": dict(column.judge_client.identity)} if column.judge_client is not None else {})
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:

@@ -11,12 +11,12 @@ from noiser.evaluation.spec import (
     CONTROLS,
     DEFAULT_METHODS,
     DEFAULT_METRICS,
-    Entrant,
-    Measuring,
-    asks_a_judge,
-    chosen_judges,
-    entrants,
-    measurings,
+    EvaluatedMethod,
+    EvaluatedMetric,
+    asks_judge,
+    method_rows,
+    metric_columns,
+    select_judges,
 )
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.registry import read_label
@@ -107,35 +107,34 @@ class Plan:
         rows = self.rows()
         same: dict[str, str] = {}
         for row in rows:
-            own = row.contender
-            other = same.setdefault(repr((own.method, sorted(own.options.items()), row.of)), own.label)
-            if other != own.label:
-                raise OptionError(f"{other} and {own.label} are the same method with the same options")
+            other = same.setdefault(repr((row.method, sorted(row.options.items()), row.permutes)), row.label)
+            if other != row.label:
+                raise OptionError(f"{other} and {row.label} are the same method with the same options")
         self.columns()
 
-    def rows(self) -> list[Entrant]:
+    def rows(self) -> list[EvaluatedMethod]:
         """Methods and controls with their options in full; none where only the prompts are to be screened."""
         if not self.methods and not self.controls:
             return []
-        return entrants(self.methods, self.controls, self.seed, 0)
+        return method_rows(self.methods, self.controls, self.seed, 0)
 
-    def columns(self, judges: Sequence[Judge] | None = None) -> list[Measuring]:
+    def columns(self, judges: Sequence[Judge] | None = None) -> list[EvaluatedMetric]:
         """Metrics with their options in full, asking these judges, or, where it is only about names, nobody; none where only the
         attributions are wanted."""
-        return measurings(self.metrics, self.seed, self._named_judges() if judges is None else judges, empty=True)
+        return metric_columns(self.metrics, self.seed, self._named_judges() if judges is None else judges, empty=True)
 
     def _named_judges(self) -> list[Judge]:
         from noiser.judges.factory import NamedJudge, judge_name
 
-        if not self.judges and not asks_a_judge(self.metrics):
+        if not self.judges and not asks_judge(self.metrics):
             return []
         names = [judge_name(choice.name) for choice in self.judges or (JudgeChoice(name=LOCAL),)]
-        return chosen_judges([NamedJudge(name) for name in names], self.metrics, JudgeConfig())
+        return select_judges([NamedJudge(name) for name in names], self.metrics, JudgeConfig())
 
     def open_judges(self, how: JudgeConfig) -> list[Judge]:
         """Those whom the metrics ask. Nobody is loaded or called yet."""
         urls = {choice.name: choice.url for choice in self.judges if choice.url is not None}
-        return chosen_judges([choice.name for choice in self.judges], self.metrics, how, urls)
+        return select_judges([choice.name for choice in self.judges], self.metrics, how, urls)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,5 +164,5 @@ def values(part: GridCell, found: RecordIndex) -> list[Record]:
             if record is not None:
                 said = record["status"], record.get("value"), record.get("message", "")
                 also = record.get("also", {})
-                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *said, also=also))
+                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *said, extra=also))
     return records

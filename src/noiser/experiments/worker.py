@@ -11,8 +11,7 @@ import numpy as np
 from noiser.attribution.attribute import Failure
 from noiser.data import Dataset, Row
 from noiser.errors import NoiserError, PromptError, RunError
-from noiser.evaluation.example import status_of, trace_of
-from noiser.evaluation.runner import EvaluationRunner, Judged, Result
+from noiser.evaluation.runner import EvaluationRunner, ExampleResult, Result, status_of, trace_of
 from noiser.experiments.plan import ExecutionConfig, ModelChoice, Plan
 from noiser.experiments.screening import Screened, screen
 from noiser.experiments.trials import ATTRIBUTION, SAMPLE, VALUE, Sample, failed, sample_hash
@@ -115,7 +114,7 @@ def _device_lost(error: Exception) -> bool:
     return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
-def _records(sample: Sample, judged: Judged, row: Mapping[str, Any]) -> Records:
+def _records(sample: Sample, judged: ExampleResult, row: Mapping[str, Any]) -> Records:
     """A record for each trial, and last the one that says what the sample is: it counts as failed where one of them did, so that
     it is written anew with them."""
     values = {(each.method, each.metric): each for each in judged.records}
@@ -127,7 +126,7 @@ def _records(sample: Sample, judged: Judged, row: Mapping[str, Any]) -> Records:
             continue
         value = values[trial.method, trial.metric]
         record |= {"metric": trial.metric, "status": value.status, "value": value.value, "message": value.message}
-        also = {"also": dict(value.also)} if value.also else {}
+        also = {"also": dict(value.extra)} if value.extra else {}
         found.append(record | {"trace": value.trace, "steps": [dict(step) for step in value.steps], **also})
     status = next((record["status"] for record in found if failed(record["status"])), OK)
     return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": status, **_described(judged, row), "cost": asdict(judged.metrics)}]
@@ -137,7 +136,7 @@ def _begin(sample: Sample, kind: str, name: str, method: str) -> dict[str, Any]:
     return {"key": name, "kind": kind, "model": sample.model, "data": sample.data, "sample": sample.id, "method": method}
 
 
-def _attribution(result: Result, judged: Judged) -> dict[str, Any]:
+def _attribution(result: Result, judged: ExampleResult) -> dict[str, Any]:
     if isinstance(result, Attribution) and not np.isfinite(result.scores).all():
         return {"status": "nonfinite", "message": f"{result.method} gave scores that are NaN or infinite", "trace": ""}
     if isinstance(result, Attribution):
@@ -161,7 +160,7 @@ def _plain(notes: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _described(judged: Judged, row: Mapping[str, Any]) -> dict[str, Any]:
+def _described(judged: ExampleResult, row: Mapping[str, Any]) -> dict[str, Any]:
     """The tokens, in the order of the scores; a continuation's are behind the prompt's."""
     longest = next((each.prompt for each in judged.results.values() if isinstance(each, Attribution)), judged.prompt)
     said: dict[str, Any] = {"group": row["group"], "fields": row["fields"]}

@@ -63,7 +63,7 @@ def ranked(sample: MetricContext, candidate: ScoresToEvaluate, words: Words, var
     own = [place for place, members in enumerate(found.members) if said.intersection(members)]
     if not own:
         return Value(None, {}, NO_WORDS)
-    gold = sample.lm.tokens.text(sample.goal.target.token_ids).strip()
+    gold = sample.lm.tokens.text(sample.objective.target.token_ids).strip()
     if not any(map(str.isalnum, gold)):
         return Value(None, {}, NO_GOLD)
     sums, shares = (found.sums(each[None])[0][0][own] for each in (scores, masses))
@@ -183,7 +183,7 @@ def _value(found: Ranked, kept: tuple[int, ...], said: Replies, variant: Variant
         numbers |= {f"{form}.refused": _is(own, "refused"), f"{form}.invalid": _is(own, "invalid_answer")}
         numbers |= {f"{form}.{name}": float(each["correct"]) for name, each in own.items() if name != "kept"}
     first = next(iter(said))
-    return Value(numbers[first], detail, also=numbers, status=said[first]["kept"]["status"])
+    return Value(numbers[first], detail, extra=numbers, status=said[first]["kept"]["status"])
 
 
 def _is(own: Mapping[str, Mapping[str, Any]], status: str) -> float:

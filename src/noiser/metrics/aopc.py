@@ -1,4 +1,4 @@
-"""AOPC: how much is lost on average as the tokens go, highest first?"""
+"""AOPC: how much is lost on average as the highest tokens go first? NAOPC: the same between the worst and the best order."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -7,12 +7,15 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.lm.requests import Steps
-from noiser.metrics.erasure import NONE_LEFT, Draws, curve, most, read
-from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
-from noiser.registry import Range, metric
+from noiser.metrics.erasure import SINGLE_TOKEN, Erasure, erasure_metric
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
+from noiser.registry import Range
+
+EQUAL = 1e-9
+"""The largest difference between two AOPC values that counts as none."""
 
 
-@metric(
+@erasure_metric(
     "aopc",
     source="Samek et al. 2017, arXiv:1509.06321",
     better="higher",
@@ -20,36 +23,20 @@ from noiser.registry import Range, metric
     failure_mode="how robust the model is: values of two models cannot be compared (naopc can); and the operator, as for comprehensiveness",
     cost="T rows of T tokens (x draws)",
 )
-def aopc(
-    sample: MetricContext,
-    candidate: ScoresToEvaluate,
-    *,
-    operator: Operator = "zero",
-    draws: Draws = 4,
-    seed: int = 0,
-) -> Steps[Value]:
+def aopc(context: MetricContext, candidate: ScoresToEvaluate, *, erasure: Erasure) -> Steps[Value]:  # noqa: ARG001
     """Area over the perturbation curve: loss in the target's probability, mean over 1 to T tokens gone, highest first.
 
-    In [-1, 1], higher is better. With operator=delete the last token stays; undefined where there is only one. Tokens with
-    equal scores come in an order drawn at random, the same for every method.
-
-    operator  what becomes of a token that is left out: zero: a zero embedding; delete: it is not there; resample: a token of
-              another prompt stands there.
-    draws     with resample, how many replacements are averaged over; the same ones for every method.
-
-    Source: Samek et al. 2017, arXiv:1509.06321.
+    In [-1, 1], higher is better. With operator=delete the last token stays; the metric is undefined for a single token. Source: Samek
+    et al. 2017, arXiv:1509.06321.
     """
-    if not most(sample, operator):
-        return NONE_LEFT
-    probs = yield from curve(sample, sample.ranked(candidate.scores, seed), operator, draws, seed)
-    lost = probs[0] - probs[1:]
-    return Value(float(lost.mean()), {"values": lost.tolist()})
+    if not erasure.removable:
+        return SINGLE_TOKEN
+    probs = yield from erasure.curve(erasure.ranking(candidate))
+    losses = probs[0] - probs[1:]
+    return Value(float(losses.mean()), {"values": losses.tolist()})
 
 
-SAME = 1e-9
-
-
-@metric(
+@erasure_metric(
     "naopc",
     source="Edin et al. 2024, arXiv:2408.08137",
     better="higher",
@@ -58,82 +45,74 @@ SAME = 1e-9
     cost="at most 2^T rows of T tokens for T up to exact, else about beam x T^2 rows, once for all methods; and T rows for each",
 )
 def naopc(
-    sample: MetricContext,
+    context: MetricContext,
     candidate: ScoresToEvaluate,
     *,
-    operator: Operator = "zero",
-    draws: Draws = 4,
+    erasure: Erasure,
     exact: Annotated[int, Range(1, 16)] = 8,
     beam: Annotated[int, Range(1, 1000)] = 5,
-    seed: int = 0,
 ) -> Steps[Value]:
-    """AOPC, 0 for the worst order of the tokens that exists and 1 for the best; higher is better.
+    """AOPC, scaled so that the worst possible order of the tokens has 0 and the best order has 1; higher is better.
 
-    Comparable between prompts and models, which AOPC is not. Undefined where all orders have the same AOPC.
+    Unlike AOPC it can be compared between prompts and models. Undefined if all orders have the same AOPC. Source: Edin et al. 2024,
+    arXiv:2408.08137.
 
-    operator  what becomes of a token that is left out: zero: a zero embedding; delete: it is not there; resample: a token of
-              another prompt stands there.
-    draws     with resample, how many replacements are averaged over; the same ones for every method.
-    exact     up to so many tokens every set of tokens is tried, and the limits are exact.
-    beam      for longer prompts so many of the worst and best orders are followed; an order may then pass them, below 0 or
-              above 1.
-
-    Source: Edin et al. 2024, arXiv:2408.08137.
+    exact     prompts of up to N tokens: every set of tokens is tried, and the limits are exact.
+    beam      longer prompts: a beam search follows the N worst and the N best orders. An order can then pass the limits, so the
+              value can be below 0 or above 1.
     """
-    steps = most(sample, operator)
-    if not steps:
-        return NONE_LEFT
-    how = (operator, draws, seed)
-    probs = yield from curve(sample, sample.ranked(candidate.scores, seed), *how)
-    own = float((probs[0] - probs[1:]).mean())
-    if sample.seq <= exact:
-        low, high = yield from _exact_limits(sample, steps, how)
+    if not erasure.removable:
+        return SINGLE_TOKEN
+    probs = yield from erasure.curve(erasure.ranking(candidate))
+    value = float((probs[0] - probs[1:]).mean())
+    if context.seq <= exact:
+        low, high = yield from _exact_limits(erasure)
     else:
-        low = yield from _beam_limit(sample, steps, how, beam, -1)
-        high = yield from _beam_limit(sample, steps, how, beam, 1)
-    detail = {"aopc": own, "worst": low, "best": high, "limits": "exact" if sample.seq <= exact else f"beam {beam}"}
-    if high - low <= SAME:
+        low = yield from _beam_limit(erasure, beam, -1)
+        high = yield from _beam_limit(erasure, beam, 1)
+    detail = {"aopc": value, "worst": low, "best": high, "limits": "exact" if context.seq <= exact else f"beam {beam}"}
+    if high - low <= EQUAL:
         return Value(None, detail, "every order of the tokens has the same AOPC")
-    return Value(float((own - low) / (high - low)), detail)
+    return Value(float((value - low) / (high - low)), detail)
 
 
-How = tuple[Operator, int, int]
+def _losses(erasure: Erasure, sets: Sequence[int]) -> Steps[Float[np.ndarray, " sets"]]:
+    """The loss in probability without each set of tokens. A set is a number whose bit i stands for token i."""
+    context = erasure.context
+    kept = [np.array([not removed >> token & 1 for token in range(context.seq)]) for removed in sets]
+    return context.objective.value - (yield from erasure.values(kept))
 
 
-def _drops(sample: MetricContext, gone: Sequence[int], how: How) -> Steps[Float[np.ndarray, " sets"]]:
-    """The loss in probability without each set of tokens, a set being the bits of a number."""
-    kept = [np.array([not chosen >> token & 1 for token in range(sample.seq)]) for chosen in gone]
-    return sample.goal.value - (yield from read(sample, kept, *how))
+def _exact_limits(erasure: Erasure) -> Steps[tuple[float, float]]:
+    """The lowest and the highest AOPC of all orders, by dynamic programming over all sets of tokens.
 
-
-def _exact_limits(sample: MetricContext, steps: int, how: How) -> Steps[tuple[float, float]]:
-    """The lowest and highest AOPC of all orders, from the loss without every set: the best way to a set is the best to one of
-    its parts that lack a single token, and then that token."""
-    sets = sorted(range(1, 2**sample.seq), key=int.bit_count)
-    sets = [chosen for chosen in sets if chosen.bit_count() <= steps]
-    drop = dict(zip(sets, (yield from _drops(sample, sets, how)), strict=True))
+    The best way to a set is the best way to the set without one of its tokens, followed by that token.
+    """
+    seq, steps = erasure.context.seq, erasure.removable
+    sets = [removed for removed in sorted(range(1, 2**seq), key=int.bit_count) if removed.bit_count() <= steps]
+    loss = dict(zip(sets, (yield from _losses(erasure, sets)), strict=True))
     low, high = {0: 0.0}, {0: 0.0}
-    for chosen in sets:
-        parts = [chosen ^ (1 << token) for token in range(sample.seq) if chosen >> token & 1]
-        low[chosen] = drop[chosen] + min(low[part] for part in parts)
-        high[chosen] = drop[chosen] + max(high[part] for part in parts)
-    ends = [chosen for chosen in sets if chosen.bit_count() == steps]
+    for removed in sets:
+        parts = [removed ^ (1 << token) for token in range(seq) if removed >> token & 1]
+        low[removed] = loss[removed] + min(low[part] for part in parts)
+        high[removed] = loss[removed] + max(high[part] for part in parts)
+    ends = [removed for removed in sets if removed.bit_count() == steps]
     return float(min(low[end] for end in ends) / steps), float(max(high[end] for end in ends) / steps)
 
 
-def _beam_limit(sample: MetricContext, steps: int, how: How, beam: int, sign: int) -> Steps[float]:
+def _beam_limit(erasure: Erasure, beam: int, sign: int) -> Steps[float]:
     """The highest AOPC (`sign` 1) or the lowest (-1) that a beam search finds."""
     sums = {0: 0.0}
-    for _ in range(steps):
+    for _ in range(erasure.removable):
         reached: dict[int, float] = {}
-        for chosen, total in sums.items():
-            for token in range(sample.seq):
-                longer = chosen | (1 << token)
-                if longer != chosen:
+        for removed, total in sums.items():
+            for token in range(erasure.context.seq):
+                longer = removed | (1 << token)
+                if longer != removed:
                     reached[longer] = max(total, reached.get(longer, total), key=lambda value: sign * value)
         sets = list(reached)
-        drops = yield from _drops(sample, sets, how)
-        found = {chosen: reached[chosen] + float(drop) for chosen, drop in zip(sets, drops, strict=True)}
-        best = sorted(found, key=lambda chosen: (-sign * found[chosen], chosen))[:beam]
-        sums = {chosen: found[chosen] for chosen in best}
-    return max(sums.values(), key=lambda value: sign * value) / steps
+        losses = yield from _losses(erasure, sets)
+        totals = {removed: reached[removed] + float(loss) for removed, loss in zip(sets, losses, strict=True)}
+        best = sorted(totals, key=lambda removed: (-sign * totals[removed], removed))[:beam]
+        sums = {removed: totals[removed] for removed in best}
+    return max(sums.values(), key=lambda value: sign * value) / erasure.removable

@@ -1,16 +1,17 @@
 """Log-odds: how far does the log-probability fall without the highest tokens?"""
 
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 
 from noiser.lm.requests import Steps
-from noiser.metrics.erasure import NONE_LEFT, Draws, first, most, read
-from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
-from noiser.registry import Range, metric
+from noiser.metrics.erasure import SINGLE_TOKEN, Erasure, erasure_metric, first_of
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
+from noiser.registry import Range
 
 
-@metric(
+@erasure_metric(
     "log_odds",
     source="Shrikumar et al. 2017, arXiv:1704.02685",
     better="lower",
@@ -19,30 +20,20 @@ from noiser.registry import Range, metric
     cost="1 row of T tokens (x draws)",
 )
 def log_odds(
-    sample: MetricContext,
-    candidate: ScoresToEvaluate,
-    *,
-    share: Annotated[float, Range(0.0, 1.0)] = 0.2,
-    operator: Operator = "zero",
-    draws: Draws = 4,
-    seed: int = 0,
+    context: MetricContext, candidate: ScoresToEvaluate, *, share: Annotated[float, Range(0.0, 1.0)] = 0.2, erasure: Erasure
 ) -> Steps[Value]:
-    """Log-probability of the target without the highest tokens, less that with all of them; lower (more negative) is better.
+    """Log-probability of the target without the highest tokens, minus that with all tokens; lower (more negative) is better.
 
-    Tokens with equal scores come in an order drawn at random, the same for every method. Undefined for a single token with
-    operator=delete.
+    Undefined for a single token with operator=delete. Source: Shrikumar et al. 2017, arXiv:1704.02685, in the form that is usual for
+    text: log p instead of log odds.
 
-    share     of the tokens that are left out, rounded up, at least one.
-    operator  what becomes of a token that is left out: zero: a zero embedding; delete: it is not there; resample: a token of
-              another prompt stands there.
-    draws     with resample, how many replacements are averaged over; the same ones for every method.
-
-    Source: Shrikumar et al. 2017, arXiv:1704.02685, in the form that is usual for text: log p instead of log odds.
+    share     the share of the tokens that is left out, rounded up, at least one token.
     """
-    if not most(sample, operator):
-        return NONE_LEFT
-    count = min(max(1, int(np.ceil(share * sample.seq))), most(sample, operator))
-    gone = first(sample.ranked(candidate.scores, seed), count)
-    (whole,) = yield from read(sample, [np.ones(sample.seq, dtype=bool)], "zero", 1, seed, "log_prob")
-    (left,) = yield from read(sample, [~gone], operator, draws, seed, "log_prob")
-    return Value(float(left - whole), {"tokens": count})
+    if not erasure.removable:
+        return SINGLE_TOKEN
+    count = min(max(1, int(np.ceil(share * context.seq))), erasure.removable)
+    gone = first_of(erasure.ranking(candidate), count)
+    everything = replace(erasure, operator="zero", draws=1)
+    (whole,) = yield from everything.values([np.ones(context.seq, dtype=bool)], "log_prob")
+    (rest,) = yield from erasure.values([~gone], "log_prob")
+    return Value(float(rest - whole), {"tokens": count})

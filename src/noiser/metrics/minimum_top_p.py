@@ -65,7 +65,7 @@ def minimum_top_p(
     plain_calls = of - high + 1 + (high > 1)
     also = {"calls": float(len(asked)), "plain_calls": float(plain_calls), "saved": float(plain_calls - len(asked)), "words": float(of)}
     share = high / of if variant == "paper" else (high - 1) / of if high > 1 else 1.0
-    return Value(share, detail | {"kept": high}, also=also)
+    return Value(share, detail | {"kept": high}, extra=also)
 
 
 def _right(judge: Judge, found: Ranked, count: int, form: Form, variant: Variant, asked: list[dict[str, Any]]) -> Steps[bool]:

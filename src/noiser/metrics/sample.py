@@ -1,4 +1,4 @@
-"""What the metrics of all methods share on one target of one prompt: clean run, masks, the zero pass, rows without tokens."""
+"""What metrics take and return: one target on one prompt, the scores to evaluate, and a value."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ Quantity = Literal["prob", "log_prob"]
 
 @dataclass(frozen=True, eq=False)
 class ScoresToEvaluate:
-    """What is judged: one method's scores for one target."""
+    """One method's scores for one target."""
 
     scores: Float[np.ndarray, " seq"]
     paper_normalization: PaperNormalization = "none"
-    """What the released code does to scores of this kind; only `protocol=official` asks."""
+    """How the authors' released code normalises scores of this kind; only `official` variants use it."""
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.scores).all():
-            raise NonFiniteError("the scores hold NaN or infinity: there is nothing to judge")
+            raise NonFiniteError("the scores hold NaN or infinity: they cannot be evaluated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,47 +43,47 @@ class Value:
     """What a metric returns."""
 
     value: float | None
-    """None where it is undefined."""
+    """None if it is undefined."""
     detail: dict[str, Any] = field(default_factory=dict)
-    """The numbers that it is the mean of, and whatever else a reader may want."""
+    """The numbers that it is the mean of, and other details, as plain JSON."""
     reason: str = ""
     """Why it is undefined."""
-    also: Mapping[str, float] = field(default_factory=dict)
-    """Other numbers of the same kind, by name."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers, by name; a record holds their means."""
     status: str = OK
-    """`refused` or `invalid_answer` where a judge said nothing of use: the value counts all the same."""
+    """`ok`, or how a judge failed to answer: `refused` or `invalid_answer`. The value counts either way."""
 
 
 class MetricContext:
-    """One target on one prompt. What is made once stays, so that equal rows are the same row, whichever metric wants it."""
+    """One target on one prompt. Equal rows are the same object for all metrics, so the engine runs them once."""
 
-    def __init__(self, lm: LanguageModel, clean: CleanRun, goal: Objective, pool: Sequence[int] = ()) -> None:
+    def __init__(self, lm: LanguageModel, clean: CleanRun, objective: Objective, pool: Sequence[int] = ()) -> None:
         self.lm = lm
         self.clean = clean
-        self.goal = goal
-        (self.branch,) = goal.branches
+        self.objective = objective
+        (self.branch,) = objective.branches
         self.pool = pool
         """Ids of other prompts' tokens, to draw replacements from."""
-        self._made: dict[Any, Any] = {}
+        self._cache: dict[Any, Any] = {}
 
     @property
     def seq(self) -> int:
-        """How many tokens are scored."""
+        """The number of scored tokens."""
         return len(self.clean.prompt)
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The scored tokens: they name what is drawn at random, so no other sample has a say in it."""
+        """The ids of the scored tokens. They are part of the key of random draws, so draws do not depend on other samples."""
         return self.clean.prompt.input_ids
 
     def zero(self) -> Perturbation:
         """All embeddings zero."""
-        return self._once("zero", lambda: Interpolate(0, torch.zeros(1, self.seq)))
+        return self._cached("zero", lambda: Interpolate(0, torch.zeros(1, self.seq)))
 
     def thinned(self, keep: Float[np.ndarray, "masks seq"], retained: bool, seed: int) -> Perturbation:
-        """Single elements kept with these probabilities (`retained`), or what that drops kept instead.
+        """Single elements of the embeddings kept with these probabilities; with `retained=False` the other elements are kept.
 
-        The draws are named by seed, tokens and mask alone: every method, protocol and metric meets the same ones.
+        Draws are keyed by (seed, token ids, mask), so all methods, protocols and metrics see the same masks.
         """
         masks, dim = len(keep), self.clean.embeds.shape[1]
 
@@ -91,33 +91,33 @@ class MetricContext:
             each = [generator(seed, self.ids, "mask", mask).random((self.seq, dim), dtype=np.float32) for mask in range(masks)]
             return self.lm.to_device(torch.from_numpy(np.stack(each)))
 
-        shared = self._once(("draws", masks, seed), draws)
+        shared = self._cached(("draws", masks, seed), draws)
         share = torch.from_numpy(keep.astype(np.float32))
-        return self._once(("thin", retained, seed, share.numpy().tobytes()), lambda: MaskElements(0, shared, share, retained))
+        return self._cached(("thin", retained, seed, share.numpy().tobytes()), lambda: MaskElements(0, shared, share, retained))
 
     def hellinger(self) -> LogitFn:
-        """The Hellinger distance, in [0, 1], of the next token's distribution from the clean one."""
-        return self._once("hellinger", lambda: hellinger(self.clean))
+        """The Hellinger distance, in [0, 1], between the next token's distribution and that of the clean run."""
+        return self._cached("hellinger", lambda: hellinger(self.clean))
 
-    def reading(self, quantity: Quantity) -> LogitFn:
+    def logit_fn(self, quantity: Quantity) -> LogitFn:
         """The target's probability, or its logarithm."""
         if quantity == "prob":
             return self.branch.logit_fn
-        return self._once(quantity, lambda: token_logit_fn(quantity, self.goal.target.token_ids, self.branch.logit_fn.ends))
+        return self._cached(quantity, lambda: token_logit_fn(quantity, self.objective.target.token_ids, self.branch.logit_fn.ends))
 
     def erased(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, quantity: Quantity) -> list[PerturbedRows]:
-        """Rows in which only the `kept` tokens are left: one, or with `resample` as many as `draws`."""
+        """Rows with only the `kept` tokens: one row, or `draws` rows with `resample`."""
         key = (operator, draws if operator == "resample" else 0, seed, quantity, kept.tobytes())
-        return self._once(key, lambda: self._erase(kept, operator, draws, seed, self.reading(quantity)))
+        return self._cached(key, lambda: self._erase(kept, operator, draws, seed, self.logit_fn(quantity)))
 
     def ranked(self, scores: Float[np.ndarray, " seq"], seed: int) -> list[int]:
-        """The tokens, highest score first; equal ones in an order drawn at random, the same for every method."""
+        """The tokens, highest score first. Equal scores come in a random order, the same for every method."""
         ties = generator(seed, self.ids, "ties").permutation(self.seq)
         return np.lexsort((ties, -scores)).tolist()
 
     def units(self, kind: str) -> Units:
-        """The scored tokens as words, or as any other kind of unit."""
-        return self._once(("units", kind), lambda: units(self.clean.prompt, kind))
+        """The scored tokens as words, or as another kind of unit."""
+        return self._cached(("units", kind), lambda: units(self.clean.prompt, kind))
 
     def _erase(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, measure: LogitFn) -> list[PerturbedRows]:
         clean = self.branch.clean
@@ -129,27 +129,30 @@ class MetricContext:
         share = torch.from_numpy(kept.astype(np.float32))[None]
         if operator == "zero":
             return [PerturbedRows(clean, Interpolate(0, share), measure)]
-        return [PerturbedRows(clean, Interpolate(0, share, self._stranger(draw, seed)), measure) for draw in range(draws)]
+        return [PerturbedRows(clean, Interpolate(0, share, self._replacement(draw, seed)), measure) for draw in range(draws)]
 
-    def _stranger(self, draw: int, seed: int) -> Tensor:
-        """Embeddings of tokens drawn from other prompts, one for each position."""
+    def _replacement(self, draw: int, seed: int) -> Tensor:
+        """Embeddings of random tokens of other prompts, one for each position."""
         if not len(self.pool):
             raise OptionError("operator=resample takes its tokens from other prompts: give more than one")
 
         def make() -> Tensor:
-            drawn = generator(seed, self.ids, "resample", draw).integers(len(self.pool), size=self.seq)
-            return self.lm.embeddings([self.pool[place] for place in drawn])
+            indices = generator(seed, self.ids, "resample", draw).integers(len(self.pool), size=self.seq)
+            return self.lm.embeddings([self.pool[index] for index in indices])
 
-        return self._once(("stranger", draw, seed), make)
+        return self._cached(("replacement", draw, seed), make)
 
-    def _once(self, key: Any, make: Callable[[], T]) -> T:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+    def _cached(self, key: Any, make: Callable[[], T]) -> T:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
 
 def hellinger(clean: CleanRun) -> LogitFn:
-    """`sqrt(sum (sqrt p - sqrt q)^2 / 2)` of the clean run's next token and a row's: softmax in float32, the sum in float64."""
+    """The Hellinger distance `sqrt(sum (sqrt p - sqrt q)^2 / 2)` of a row's next token from the clean run's, in [0, 1].
+
+    The softmax is computed in float32, the sum in float64 (float32 on mps).
+    """
     root = clean.probs.sqrt()
 
     def of(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:

@@ -1,4 +1,4 @@
-"""What Soft-NS and Soft-NC have in common: embeddings thinned by the scores, and how far the prediction moves."""
+"""Soft-NS and Soft-NC: embeddings lose elements according to the scores; how far does the prediction move?"""
 
 import math
 from typing import Annotated, Literal
@@ -14,43 +14,12 @@ from noiser.registry import Range, metric
 
 Distance = Literal["hellinger", "probability"]
 Masks = Annotated[int, Range(1, 100_000)]
-NOTHING = 1e-5
-"""A distance between the clean and the zero pass that rounding alone can make, in float32."""
+NO_DISTANCE = 1e-5
+"""A distance between the clean run and the run without input that float32 rounding alone can cause."""
 UNDEFINED = {
     "hellinger": "the prediction without any input is the prediction itself (d0 = 0)",
     "probability": "the target is no less probable without any input (d0 = 0)",
 }
-
-
-def soft(
-    sample: MetricContext, candidate: ScoresToEvaluate, retained: bool, protocol: Protocol, distance: Distance, masks: int, seed: int
-) -> Steps[Value]:
-    """Normalised sufficiency (`retained`) or comprehensiveness, mask by mask, and their mean."""
-    keep = keep_probabilities(protocol, candidate.scores, candidate.paper_normalization, masks)
-    edits = (sample.zero(), sample.thinned(keep, retained, seed))
-    clean, measure = (sample.clean, sample.hellinger()) if distance == "hellinger" else (sample.branch.clean, sample.branch.logit_fn)
-    zero, thinned = yield from ask([PerturbedRows(clean, edit, measure) for edit in edits])
-    full, moved = (_moved(np.array(reading.values), sample.goal.value, distance) for reading in (zero, thinned))
-    if full[0] <= NOTHING:
-        return Value(None, {"d0": float(full[0])}, UNDEFINED[distance])
-    if protocol == "official" and distance == "hellinger":
-        full, moved = _released(full), _released(moved)
-    full = float(full[0])
-    values = np.maximum(0, full - moved) / full if retained else moved / full
-    detail = {"d0": full, "masks": values.tolist()}
-    if protocol in ("matched", "proportional"):
-        detail["shares"] = shares(masks).tolist()
-    return Value(float(values.mean()), detail)
-
-
-def _moved(read: Float[np.ndarray, " rows"], value: float, distance: Distance) -> Float[np.ndarray, " rows"]:
-    """How far each row is from the clean run."""
-    return np.maximum(0, value - read) if distance == "probability" else read
-
-
-def _released(distance: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
-    """The released code leaves the root out of Hellinger's distance, and divides by sqrt(2)."""
-    return math.sqrt(2) * distance**2
 
 
 @metric(
@@ -63,7 +32,7 @@ def _released(distance: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"
     cost="masks rows of T tokens",
 )
 def soft_ns(
-    sample: MetricContext,
+    context: MetricContext,
     candidate: ScoresToEvaluate,
     *,
     protocol: Protocol = "matched",
@@ -73,18 +42,18 @@ def soft_ns(
 ) -> Steps[Value]:
     """Soft normalised sufficiency: `max(0, d0 - d) / d0`, mean over the masks; in [0, 1], higher is better.
 
-    `d` is how far the prediction moves when each element of token i's embedding is kept with a probability made of its
-    score, `d0` how far it moves when every embedding is zero. Undefined where d0 is 0.
+    `d` is how far the prediction moves when each element of a token's embedding is kept with a probability that depends on the
+    token's score. `d0` is how far it moves when every embedding is zero. Undefined if d0 is 0.
 
-    protocol  how scores become probabilities, see `noiser.metrics.protocols`: matched: by their order, area over all
-              budgets; proportional: by their proportions, likewise; paper: as shares of mass; official: as the released
+    protocol  how scores become probabilities, see `noiser.metrics.protocols`. matched: by their order, averaged over all budgets.
+              proportional: by their proportions, averaged over all budgets. paper: as shares of mass. official: as the released
               code does, which also leaves out the root of the Hellinger distance.
-    distance  hellinger: between the next token's distributions; probability: the loss in the target's probability, at least 0.
-    masks     random masks, shared by all methods; under matched and proportional each has a budget of its own.
+    distance  hellinger: between the next token's distributions. probability: the loss in the target's probability, at least 0.
+    masks     the number of random masks, the same for all methods. With matched and proportional each mask has its own budget.
 
     Source: Zhao & Aletras 2023, arXiv:2305.10496; Ghasemi Madani et al. 2025, arXiv:2504.02911, section 4.3 and appendix A.
     """
-    return soft(sample, candidate, True, protocol, distance, masks, seed)
+    return _soft(context, candidate, True, protocol, distance, masks, seed)
 
 
 @metric(
@@ -97,7 +66,7 @@ def soft_ns(
     cost="masks rows of T tokens",
 )
 def soft_nc(
-    sample: MetricContext,
+    context: MetricContext,
     candidate: ScoresToEvaluate,
     *,
     protocol: Protocol = "matched",
@@ -107,16 +76,50 @@ def soft_nc(
 ) -> Steps[Value]:
     """Soft normalised comprehensiveness: `d / d0`, mean over the masks; at least 0, higher is better.
 
-    `d` is how far the prediction moves when each element of token i's embedding is taken away with a probability made of
-    its score, `d0` how far it moves when every embedding is zero; above 1 where taking a part moves it further than taking
-    all. Undefined where d0 is 0.
+    `d` is how far the prediction moves when each element of a token's embedding is removed with a probability that depends on the
+    token's score. `d0` is how far it moves when every embedding is zero. The value is above 1 if removing a part moves the
+    prediction further than removing everything. Undefined if d0 is 0.
 
-    protocol  how scores become probabilities, see `noiser.metrics.protocols`: matched: by their order, area over all
-              budgets; proportional: by their proportions, likewise; paper: as shares of mass; official: as the released
+    protocol  how scores become probabilities, see `noiser.metrics.protocols`. matched: by their order, averaged over all budgets.
+              proportional: by their proportions, averaged over all budgets. paper: as shares of mass. official: as the released
               code does, which also leaves out the root of the Hellinger distance.
-    distance  hellinger: between the next token's distributions; probability: the loss in the target's probability, at least 0.
-    masks     random masks, shared by all methods and with Soft-NS: what that keeps is what this takes away.
+    distance  hellinger: between the next token's distributions. probability: the loss in the target's probability, at least 0.
+    masks     the number of random masks, the same for all methods and for Soft-NS: what Soft-NS keeps, Soft-NC removes.
 
     Source: Zhao & Aletras 2023, arXiv:2305.10496; Ghasemi Madani et al. 2025, arXiv:2504.02911, section 4.3 and appendix A.
     """
-    return soft(sample, candidate, False, protocol, distance, masks, seed)
+    return _soft(context, candidate, False, protocol, distance, masks, seed)
+
+
+def _soft(
+    context: MetricContext, candidate: ScoresToEvaluate, retained: bool, protocol: Protocol, distance: Distance, masks: int, seed: int
+) -> Steps[Value]:
+    """Normalised sufficiency (`retained`) or comprehensiveness of each mask, and their mean."""
+    keep = keep_probabilities(protocol, candidate.scores, candidate.paper_normalization, masks)
+    perturbations = (context.zero(), context.thinned(keep, retained, seed))
+    if distance == "hellinger":
+        clean, logit_fn = context.clean, context.hellinger()
+    else:
+        clean, logit_fn = context.branch.clean, context.branch.logit_fn
+    zero, thinned = yield from ask([PerturbedRows(clean, perturbation, logit_fn) for perturbation in perturbations])
+    full, moved = (_distance(np.array(readout.values), context.objective.value, distance) for readout in (zero, thinned))
+    if full[0] <= NO_DISTANCE:
+        return Value(None, {"d0": float(full[0])}, UNDEFINED[distance])
+    if protocol == "official" and distance == "hellinger":
+        full, moved = _paper_hellinger(full), _paper_hellinger(moved)
+    full = float(full[0])
+    values = np.maximum(0, full - moved) / full if retained else moved / full
+    detail = {"d0": full, "masks": values.tolist()}
+    if protocol in ("matched", "proportional"):
+        detail["shares"] = shares(masks).tolist()
+    return Value(float(values.mean()), detail)
+
+
+def _distance(values: Float[np.ndarray, " rows"], clean_value: float, distance: Distance) -> Float[np.ndarray, " rows"]:
+    """How far each row is from the clean run."""
+    return np.maximum(0, clean_value - values) if distance == "probability" else values
+
+
+def _paper_hellinger(distance: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    """The released code leaves out the root of the Hellinger distance and divides by sqrt(2)."""
+    return math.sqrt(2) * distance**2

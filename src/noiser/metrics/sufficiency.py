@@ -1,67 +1,60 @@
-"""Sufficiency: are the highest tokens enough by themselves?"""
+"""Sufficiency: are the highest tokens enough by themselves? Comprehensiveness: how much is lost without them?"""
+
+import numpy as np
 
 from noiser.lm.requests import Steps
-from noiser.metrics.erasure import Draws, at_shares
-from noiser.metrics.sample import MetricContext, Operator, ScoresToEvaluate, Value
-from noiser.registry import metric
+from noiser.metrics.erasure import SHARES, SINGLE_TOKEN, Erasure, erasure_metric, first_of
+from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
+
+SOURCE = "DeYoung et al. 2020, arXiv:1911.03429"
+COST = "5 rows of T tokens (x draws)"
 
 
-@metric(
+@erasure_metric(
     "sufficiency",
-    source="DeYoung et al. 2020, arXiv:1911.03429",
+    source=SOURCE,
     better="lower",
     measures="the loss in the target's probability when only the highest 1, 5, 10, 20, 50 % of the tokens are left (mean)",
     failure_mode="the operator: prompts of mostly zeros or holes are like nothing the model has seen; compare operators",
-    cost="5 rows of T tokens (x draws)",
+    cost=COST,
 )
-def sufficiency(
-    sample: MetricContext,
-    candidate: ScoresToEvaluate,
-    *,
-    operator: Operator = "zero",
-    draws: Draws = 4,
-    seed: int = 0,
-) -> Steps[Value]:
+def sufficiency(context: MetricContext, candidate: ScoresToEvaluate, *, erasure: Erasure) -> Steps[Value]:
     """Loss in the target's probability when only the highest tokens are left, mean over five shares; in [-1, 1], lower is better.
 
-    The shares are 1, 5, 10, 20 and 50 % of the tokens, rounded up; the mean over them is the area over the perturbation
-    curve (AOPC). Tokens with equal scores come in an order drawn at random, the same for every method.
-
-    operator  what becomes of a token that is left out: zero: a zero embedding; delete: it is not there; resample: a token of
-              another prompt stands there.
-    draws     with resample, how many replacements are averaged over; the same ones for every method.
-
-    Source: DeYoung et al. 2020, arXiv:1911.03429.
+    The shares are 1, 5, 10, 20 and 50 % of the tokens, rounded up. The mean over them is the area over the perturbation curve
+    (AOPC). Source: DeYoung et al. 2020, arXiv:1911.03429.
     """
-    return at_shares(sample, candidate, True, operator, draws, seed)
+    counts = _counts(context.seq, context.seq)
+    kept = [first_of(erasure.ranking(candidate), count) for count in counts]
+    return (yield from _mean_loss(context, erasure, kept, counts))
 
 
-@metric(
+@erasure_metric(
     "comprehensiveness",
-    source="DeYoung et al. 2020, arXiv:1911.03429",
+    source=SOURCE,
     better="higher",
     measures="the loss in the target's probability when the highest 1, 5, 10, 20, 50 % of the tokens are gone (mean)",
     failure_mode="the operator: a method that scores by the same operator (occlusion: zero) answers its own question; compare operators",
-    cost="5 rows of T tokens (x draws)",
+    cost=COST,
 )
-def comprehensiveness(
-    sample: MetricContext,
-    candidate: ScoresToEvaluate,
-    *,
-    operator: Operator = "zero",
-    draws: Draws = 4,
-    seed: int = 0,
-) -> Steps[Value]:
+def comprehensiveness(context: MetricContext, candidate: ScoresToEvaluate, *, erasure: Erasure) -> Steps[Value]:
     """Loss in the target's probability when the highest tokens are gone, mean over five shares; in [-1, 1], higher is better.
 
-    The shares are 1, 5, 10, 20 and 50 % of the tokens, rounded up; the mean over them is the area over the perturbation
-    curve (AOPC). Tokens with equal scores come in an order drawn at random, the same for every method. Undefined for a
-    single token with operator=delete.
-
-    operator  what becomes of a token that is left out: zero: a zero embedding; delete: it is not there; resample: a token of
-              another prompt stands there.
-    draws     with resample, how many replacements are averaged over; the same ones for every method.
-
-    Source: DeYoung et al. 2020, arXiv:1911.03429.
+    The shares are 1, 5, 10, 20 and 50 % of the tokens, rounded up. The mean over them is the area over the perturbation curve
+    (AOPC). Undefined for a single token with operator=delete. Source: DeYoung et al. 2020, arXiv:1911.03429.
     """
-    return at_shares(sample, candidate, False, operator, draws, seed)
+    if not erasure.removable:
+        return SINGLE_TOKEN
+    counts = _counts(context.seq, erasure.removable)
+    kept = [~first_of(erasure.ranking(candidate), count) for count in counts]
+    return (yield from _mean_loss(context, erasure, kept, counts))
+
+
+def _counts(seq: int, limit: int) -> list[int]:
+    """Each share of `seq` tokens as a whole number, rounded up, `limit` at most."""
+    return [min(int(np.ceil(share * seq)), limit) for share in SHARES]
+
+
+def _mean_loss(context: MetricContext, erasure: Erasure, kept: list[np.ndarray], counts: list[int]) -> Steps[Value]:
+    losses = context.objective.value - (yield from erasure.values(kept))
+    return Value(float(losses.mean()), {"shares": list(SHARES), "tokens": counts, "values": losses.tolist()})

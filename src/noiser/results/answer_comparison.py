@@ -55,9 +55,9 @@ def judge_agreements(
 def _agreement(records: Sequence[Record], known: set[str], pair: tuple[MetricColumn, MetricColumn], form: str, seed: int) -> Agreement:
     one, other = pair
     said = {
-        (each.sample, each.method, each.metric): float(each.also[form])
+        (each.sample, each.method, each.metric): float(each.extra[form])
         for each in records
-        if each.value is not None and form in each.also and each.method in known
+        if each.value is not None and form in each.extra and each.method in known
     }
     groups = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
     verdicts: dict[str, Verdicts] = {}
@@ -94,7 +94,7 @@ MINIMUM_TOP_P = "minimum_top_p"
 
 
 @dataclass(frozen=True)
-class LeastRow:
+class MinimalWordsRow:
     """One method or control."""
 
     method: str
@@ -117,7 +117,7 @@ class LeastRow:
 
 
 @dataclass(frozen=True)
-class LeastSummary:
+class MinimalWordsSummary:
     """One metric's label, so one judge; the smallest mean first among the methods, then the controls."""
 
     metric: str
@@ -126,18 +126,18 @@ class LeastSummary:
     samples: int
     """How many every row has: the ones that are compared."""
     clusters: int
-    rows: tuple[LeastRow, ...]
+    rows: tuple[MinimalWordsRow, ...]
     remarks: tuple[str, ...] = ()
 
 
-def least_summaries(
+def minimal_words_summaries(
     records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
-) -> tuple[LeastSummary, ...]:
+) -> tuple[MinimalWordsSummary, ...]:
     """For every `minimum_top_p` among the gauges."""
     return tuple(_summary(records, contenders, each, seed) for each in gauges if each.metric == MINIMUM_TOP_P)
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, seed: int) -> LeastSummary:
+def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, seed: int) -> MinimalWordsSummary:
     found = compared(records, contenders, [gauge.label])
     boot = ClusterBootstrap(found.clusters, seed=seed) if found.values.size else None
     resampled = boot.means(found.values[..., 0]) if boot is not None else None
@@ -149,14 +149,14 @@ def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: 
             values = found.values[:, place, 0]
             mean, shares = number(boot, float(values.mean()), resampled[:, place]), tuple(sorted(values.tolist()))
         own = [record for record in records if (record.metric, record.method) == (gauge.label, each.label)]
-        counted = [record.also for record in own if {"calls", "plain_calls"} <= record.also.keys()]
+        counted = [record.extra for record in own if {"calls", "plain_calls"} <= record.extra.keys()]
         calls = (float(sum(also[name] for also in counted)) for name in ("calls", "plain_calls"))
-        rows.append(LeastRow(each.label, each.control, mean, shares, sum(record.status == "undefined" for record in own), *calls))
+        rows.append(MinimalWordsRow(each.label, each.control, mean, shares, sum(record.status == "undefined" for record in own), *calls))
     rows.sort(key=lambda row: (row.control, row.mean.value is None, row.mean.value))
     remarks = (*found.remarks, *(few_clusters(boot) if boot is not None else ()))
     size = (len(found.values), boot.clusters) if boot is not None else (0, 0)
     form = str(gauge.options.get("form", ""))
-    return LeastSummary(gauge.label, gauge.judge, form, *size, tuple(rows), remarks)
+    return MinimalWordsSummary(gauge.label, gauge.judge, form, *size, tuple(rows), remarks)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Correlation:
     remarks: tuple[str, ...] = ()
 
 
-def faithfulness_against(
+def faithfulness_correlations(
     records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[Correlation, ...]:
     """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row."""

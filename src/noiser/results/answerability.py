@@ -133,7 +133,7 @@ def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: 
 
 
 def _of_form(record: Record, form: str) -> float | None:
-    found = record.also.get(form) if record.value is not None else None
+    found = record.extra.get(form) if record.value is not None else None
     return None if found is None else float(found)
 
 
@@ -158,7 +158,7 @@ class _Measured:
     def __init__(self, records: Sequence[Record], label: str, form: str, found: Compared, seed: int) -> None:
         self.form, self.found = form, found
         self.boot = ClusterBootstrap(found.clusters, seed=seed)
-        also = {(each.sample, each.method): each.also for each in records if each.metric == label}
+        also = {(each.sample, each.method): each.extra for each in records if each.metric == label}
         self._also = [[also[sample, row.label] for row in found.rows] for sample in found.samples]
         self._arrays: dict[str, Array] = {}
 

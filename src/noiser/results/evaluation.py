@@ -20,8 +20,8 @@ class Evaluation:
     model: str
     revision: str
     seed: int
-    contenders: tuple[MethodRow, ...]
-    gauges: tuple[MetricColumn, ...]
+    methods: tuple[MethodRow, ...]
+    metrics: tuple[MetricColumn, ...]
     samples: int
     records: tuple[Record, ...]
     summaries: tuple[Summary, ...]
@@ -33,7 +33,7 @@ class Evaluation:
     @property
     def planned(self) -> int:
         """How many records there have to be."""
-        return self.samples * len(self.contenders) * len(self.gauges)
+        return self.samples * len(self.methods) * len(self.metrics)
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -43,7 +43,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain Python values, in the shape of the command line's JSON (schema 1)."""
 
-        given = self.records, self.contenders, self.gauges, self.seed
+        given = self.records, self.methods, self.metrics, self.seed
         return {
             "schema": 1,
             "model": self.model,
@@ -52,14 +52,14 @@ class Evaluation:
             "samples": self.samples,
             "planned": self.planned,
             "statuses": self.statuses,
-            "methods": [{**vars(each), "options": dict(each.options)} for each in self.contenders],
-            "metrics": [{**vars(each), "options": dict(each.options)} for each in self.gauges],
+            "methods": [{**vars(each), "options": dict(each.options)} for each in self.methods],
+            "metrics": [{**vars(each), "options": dict(each.options)} for each in self.metrics],
             "summary": [each.to_dict() for each in self.summaries],
             "answers": [each.to_dict() for each in answer_summaries(*given)],
             "agreements": [each.to_dict() for each in judge_agreements(*given)],
             "costs": {name: vars(cost).copy() for name, cost in self.costs.items()},
             "judges": {name: dict(counts) for name, counts in self.judges.items()},
-            "records": [{**vars(each), "steps": [dict(step) for step in each.steps], "also": dict(each.also)} for each in self.records],
+            "records": [record.to_dict() for record in self.records],
         }
 
     def to_json(self) -> str:

@@ -63,8 +63,13 @@ class Record:
     """For each explained token what the value is made of: values of single masks, shares, d0."""
     trace: str = ""
     """The traceback of an exception that is not noiser's own."""
-    also: Mapping[str, float] = field(default_factory=dict)
-    """Other numbers that the metric gives, by name; means over the steps, as the value is."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers of the metric, by name; means over the steps, like the value."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain Python values. The key of `extra` is `also`."""
+        plain = {name: value for name, value in vars(self).items() if name != "extra"}
+        return {**plain, "steps": [dict(step) for step in self.steps], "also": dict(self.extra)}
 
 
 @dataclass(frozen=True)

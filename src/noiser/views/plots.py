@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from noiser.results.answer_comparison import Correlation, LeastSummary, Point
+from noiser.results.answer_comparison import Correlation, MinimalWordsSummary, Point
 from noiser.results.records import Number, Row, Summary
 from noiser.storage import write_file
 from noiser.views.escape import visible
@@ -114,7 +114,7 @@ def share_plot(rows: Mapping[str, Mapping[str, Number]], title: str, form: str) 
         return _file_bytes(figure, form)
 
 
-def minimal_words_plot(summary: LeastSummary, title: str, form: str) -> bytes:
+def minimal_words_plot(summary: MinimalWordsSummary, title: str, form: str) -> bytes:
     """How few words are enough: for each method the share of samples as a grey step curve, and the mean with its interval below.
 
     Returns an `svg` or `png`.

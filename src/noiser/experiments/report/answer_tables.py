@@ -6,7 +6,14 @@ from typing import Any
 from noiser.experiments.report import paper
 from noiser.experiments.report.tables import PartResult, accounting, number
 from noiser.experiments.trials import VALUE
-from noiser.results.answer_comparison import Agreement, Correlation, LeastSummary, faithfulness_against, judge_agreements, least_summaries
+from noiser.results.answer_comparison import (
+    Agreement,
+    Correlation,
+    MinimalWordsSummary,
+    faithfulness_correlations,
+    judge_agreements,
+    minimal_words_summaries,
+)
 from noiser.results.answerability import CONDITIONS, AnswerRow, AnswerSummary, Rate, answer_summaries, answerers
 from noiser.results.records import MethodRow
 from noiser.views.documents import Figure, Form, Section, Table
@@ -41,13 +48,13 @@ def answerability(results: Sequence[PartResult]) -> Iterator[Section]:
     """One section of all that judges said; none where no judge was asked."""
     tables, figures = [], []
     for place, each in enumerate(results):
-        about = each.records, each.contenders, each.gauges, each.identity["seed"]
+        about = each.records, each.methods, each.metrics, each.identity["seed"]
         where = each.part.data if len({own.part.model for own in results}) < 2 else f"{each.part.data}, {each.part.model}"
         summaries = answer_summaries(*about)
         tables += [_rates(own, each, _titled(where, own.metric, summaries)) for own in summaries]
         agreements = judge_agreements(*about)
         tables += [_agreements(agreements, where)] if agreements else []
-        least, against = least_summaries(*about), faithfulness_against(*about)
+        least, against = minimal_words_summaries(*about), faithfulness_correlations(*about)
         for number_, own in enumerate(least):
             title = _titled(where, own.metric, least)
             tables.append(_least_table(own, each, title))
@@ -59,13 +66,13 @@ def answerability(results: Sequence[PartResult]) -> Iterator[Section]:
         yield Section("Answerability", (SAID,), tuple(tables), tuple(figures))
 
 
-def _titled(where: str, metric: str, among: Sequence[AnswerSummary | LeastSummary]) -> str:
+def _titled(where: str, metric: str, among: Sequence[AnswerSummary | MinimalWordsSummary]) -> str:
     """The metric's label is part of a title where there are several."""
     return where if len({each.metric for each in among}) < 2 else f"{where}, {metric}"
 
 
 def _rates(summary: AnswerSummary, result: PartResult, where: str) -> Table:
-    printed = {each.label: _printed(summary.form, each, result) for each in result.contenders}
+    printed = {each.label: _printed(summary.form, each, result) for each in result.methods}
     beside = any(rate for rate, _ in printed.values())
     shuffled = any(row.shuffled for row in summary.rows)
     columns = ["method", "rate [95 %]", "Wilson's [95 %]", "score, all samples [95 %]", "score, answered [95 %]"]
@@ -143,7 +150,7 @@ def _agreements(agreements: Sequence[Agreement], where: str) -> Table:
     return Table(f"Agreement of the judges on {where}", columns, tuple(rows), notes)
 
 
-def _least_table(summary: LeastSummary, result: PartResult, where: str) -> Table:
+def _least_table(summary: MinimalWordsSummary, result: PartResult, where: str) -> Table:
     columns = ("method", "share of words [95 %]", "samples out", "calls", "calls, one word at a time", "saved")
     rows = []
     for row in summary.rows:
@@ -159,7 +166,7 @@ def _least_table(summary: LeastSummary, result: PartResult, where: str) -> Table
     return Table(f"Figure 3: minimum top-p, {FORMS.get(summary.form, summary.form)}, on {where}", columns, tuple(rows), tuple(notes))
 
 
-def _least_figure(summary: LeastSummary, name: str, where: str) -> Figure:
+def _least_figure(summary: MinimalWordsSummary, name: str, where: str) -> Figure:
     def draw(form: Form) -> bytes:
         return minimal_words_plot(summary, where, form)
 

@@ -43,14 +43,14 @@ class PartResult:
         return paper.column(self.part.model)
 
     @cached_property
-    def contenders(self) -> list[MethodRow]:
+    def methods(self) -> list[MethodRow]:
         """The run's rows."""
-        return contenders(self.folder)
+        return method_rows(self.folder)
 
     @cached_property
-    def gauges(self) -> list[MetricColumn]:
+    def metrics(self) -> list[MetricColumn]:
         """The run's columns."""
-        return gauges(self.folder)
+        return metric_columns(self.folder)
 
     @cached_property
     def records(self) -> list[Record]:
@@ -60,17 +60,17 @@ class PartResult:
     @cached_property
     def summaries(self) -> Mapping[str, Summary]:
         """By metric, `faithfulness:...` among them."""
-        found = summarise(self.records, self.contenders, self.gauges, self.identity["seed"])
+        found = summarise(self.records, self.methods, self.metrics, self.identity["seed"])
         return {each.metric: each for each in found}
 
 
-def contenders(folder: RunFolder) -> list[MethodRow]:
+def method_rows(folder: RunFolder) -> list[MethodRow]:
     """The rows that a run has, from what is written of it."""
     rows, controls = folder.identity["methods"].items(), folder.shown["controls"]
     return [MethodRow(label, each["method"], each.get("options", {}), label in controls) for label, each in rows]
 
 
-def gauges(folder: RunFolder) -> list[MetricColumn]:
+def metric_columns(folder: RunFolder) -> list[MetricColumn]:
     """The columns that a run has."""
     columns, shown = folder.identity["metrics"].items(), folder.shown["metrics"]
     return [MetricColumn(label, each["metric"], each["options"], **shown[label]) for label, each in columns]
@@ -139,7 +139,7 @@ def _row(result: PartResult, name: str, label: str) -> Row:
 def _printed(metric: str, result: PartResult) -> dict[str, str]:
     """What the paper prints, by our labels; a method under more than one label stands beside each, Noiser beside its bound."""
     found = {}
-    for each in contenders(result.folder):
+    for each in method_rows(result.folder):
         bound = str(each.options.get("bound", "k_min"))
         if each.method == "noiser" and bound != "k_min":
             found[each.label] = paper.bound(bound, result.column) if metric == FAITHFULNESS and result.kind == "known" else ""
@@ -167,26 +167,26 @@ def _notes(name: str, own: Sequence[PartResult], printed: bool) -> Iterator[str]
 
 def accounting(name: str, result: PartResult) -> str:
     """How all planned trials behind a table ended, missing ones and those of rows that were not kept among them."""
-    behind = {gauge.label for gauge in gauges(result.folder) if gauge.label == name or _sums_up(name, gauge)}
+    behind = {column.label for column in metric_columns(result.folder) if column.label == name or _sums_up(name, column)}
     counts: Counter[str] = Counter()
     for sample in result.part.samples:
         records = [result.found.records.get(trial.key) for trial in sample.trials if trial.metric in behind]
         counts.update("missing" if record is None else record["status"] for record in records)
-    each = len(contenders(result.folder)) * len(behind)
+    each = len(method_rows(result.folder)) * len(behind)
     for row in result.part.rows or ():
         if not row["kept"]:
             counts[row_status(row)] += each
     return f"Trials: {counts.total():,} = {' + '.join(f'{count:,} {status}' for status, count in sorted(counts.items())) or 0}."
 
 
-def _sums_up(name: str, gauge: MetricColumn) -> bool:
+def _sums_up(name: str, column: MetricColumn) -> bool:
     """Whether a table of faithfulness adds up this metric."""
-    return name in (gauge.label.replace(part, FAITHFULNESS, 1) for part in ("soft_ns", "soft_nc") if gauge.metric == part)
+    return name in (column.label.replace(part, FAITHFULNESS, 1) for part in ("soft_ns", "soft_nc") if column.metric == part)
 
 
 def bounds_table(result: PartResult) -> Iterator[Table]:
     """Table 2, where the run has Noiser under more than one bound."""
-    own = {each.label: each.options for each in contenders(result.folder) if each.method == "noiser"}
+    own = {each.label: each.options for each in method_rows(result.folder) if each.method == "noiser"}
     if len({options["bound"] for options in own.values()}) < 2:
         return
     for name, summary in result.summaries.items():
