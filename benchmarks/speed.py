@@ -20,7 +20,7 @@ import torch
 import noiser
 from benchmarks.plain import embed, released_evaluation, released_loop
 from benchmarks.prompts import BY_LENGTH
-from noiser.methods.noiser.noise import released_noise
+from noiser.methods.noiser.noise import official_noise
 from noiser.results.attribution import Attribution
 
 SAMPLES, STEPS = 10, 10
@@ -56,7 +56,7 @@ def main() -> None:
 
 def check(lm: noiser.LanguageModel, text: str) -> None:
     """The yardstick and ours must agree before either is timed."""
-    ids, noise = lm.prompt(text).input_ids, released_noise(SAMPLES, lm.model.config.hidden_size, None)
+    ids, noise = lm.prompt(text).input_ids, official_noise(SAMPLES, lm.model.config.hidden_size, None)
     plain, ours = released_loop(lm.model, ids, noise, STEPS), noiser.attribute(lm, text, **WAYS["official, exact"])
     worst = np.abs(plain.scores - ours.scores[0]).max()
     assert plain.k == ours.notes["k"]
@@ -105,7 +105,7 @@ def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], ways: S
 def run_whole(lm: noiser.LanguageModel, length: str, text: str, expected: float) -> None:
     """The released loop to its end."""
     begin = time.perf_counter()
-    released_loop(lm.model, lm.prompt(text).input_ids, released_noise(SAMPLES, lm.model.config.hidden_size, None), STEPS)
+    released_loop(lm.model, lm.prompt(text).input_ids, official_noise(SAMPLES, lm.model.config.hidden_size, None), STEPS)
     print(
         f"| {length} | released loop, run whole | | | | {time.perf_counter() - begin:.0f} (by evaluations: {expected:.0f}) | |", flush=True
     )
@@ -114,7 +114,7 @@ def run_whole(lm: noiser.LanguageModel, length: str, text: str, expected: float)
 def evaluation_times(lm: noiser.LanguageModel, text: str, count: int = 3) -> list[float]:
     """Seconds of single evaluations of the released loop."""
     embeds = embed(lm.model, lm.prompt(text).input_ids)
-    noise, times = released_noise(SAMPLES, embeds.shape[-1], None), []
+    noise, times = official_noise(SAMPLES, embeds.shape[-1], None), []
     for n in range(count):
         begin = time.perf_counter()
         released_evaluation(lm.model, embeds, n, 0.5, noise)

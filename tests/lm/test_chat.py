@@ -2,7 +2,7 @@
 
 Meant to catch (lm/chat.py, lm/tokens.py, one line each): `add_generation_prompt` or `continue_final_message` never set; the
 marker's second place overlooked; a content looked for in the whole text; `_narrowed` taking what is no part of the content,
-or not stripping; special tokens kept in turns; a token in two turns; a space counted in `_within`; an error of the template
+or not stripping; special tokens kept in turns; a token in two turns; a space counted in `_is_inside`; an error of the template
 let through; `_as_found` left out of `_chat`; a slow tokenizer's turns read off another text; special marks not looked at.
 """
 
@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 
 import noiser
 from noiser.errors import PromptError
-from noiser.lm.chat import checked
+from noiser.lm.chat import check_messages
 from noiser.lm.tokenizer import as_ids
 from noiser.text.units import units
 from tests.conftest import byte_tokenizer, tiny
@@ -167,9 +167,9 @@ def test_what_is_no_chat_is_refused_with_its_reason(messages, reason):
 def test_what_has_another_type_is_refused_with_its_reason():
     """Asked of the functions that take anything: the type checker that runs along in these tests stops it earlier otherwise."""
     with pytest.raises(PromptError, match="as a list"):
-        checked({"role": "user", "content": "a"})
+        check_messages({"role": "user", "content": "a"})
     with pytest.raises(PromptError, match="message 1"):
-        checked([{"role": "user", "content": "a"}, "b"])
+        check_messages([{"role": "user", "content": "a"}, "b"])
     with pytest.raises(PromptError, match="list of messages"):
         as_ids(["a"])
 

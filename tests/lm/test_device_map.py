@@ -7,7 +7,7 @@ Mutants caught: `torch.tensor(kept, ...)` always; `.to(rows.device)`, `.to(embed
 `mean` without `.to(found.value.device)`; `embedding.weight.device` for the home; `or above` left out; `where` for `device or where`;
 `max` for `min` of the rooms; no division by `placement.weights`; `{}` for `widest` or `visiting`; `size > free`; `gpus[:1]`;
 `devices[:1]`; `loaded.to` always; `device_map` not handed on, or taken with `device`; `check_gradient`, `and not self._no_gradient`
-or `if hooked(model)` left out.
+or `if has_accelerate_hook(model)` left out.
 """
 
 from typing import Any

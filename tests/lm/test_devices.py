@@ -1,8 +1,8 @@
 """Out of memory costs time, never a number: batches are halved down to one row, and the scores stay what they were.
 
-Mutants caught: `halves` losing or doubling a half of the probes or of the rows; the anchor counted as a draw where a probe's
-rows come in parts; `Budget.shrink` not called, or forgetting; `raise` without `is_out_of_memory`; `return True` there;
-`fail` marking every probe of the call; out-of-memory in the clean run or while the layout is chosen not caught, or taken
+Mutants caught: `halves` losing or doubling a half of the members or of the rows; the anchor counted as a draw where a member's
+rows come in parts; `Budget.learn` not called, or forgetting; `raise` without `is_out_of_memory`; `return True` there;
+`fail` marking every member of the call; out-of-memory in the clean run or while the layout is chosen not caught, or taken
 for a fault of the layout; `logits_to_keep` left out, or all columns kept; `budget.rows` or `budget.tokens` not looked at.
 """
 
@@ -93,11 +93,11 @@ def test_the_budget_is_remembered(lm):
     assert limit.failed <= first // 3
 
 
-def test_a_probe_that_does_not_fit_fails_its_own_prompt_only(lm, expected):
+def test_a_row_that_does_not_fit_fails_its_own_prompt_only(lm, expected):
     """The clean runs fit here; one perturbed row of the middle prompt does not."""
     noiser.attribute(lm, PROMPT)
     limit = Limit(lm.model)
-    clean_run = lm.beginnings
+    clean_run = lm.forward
 
     def unlimited(*args, **kwargs):
         limit.most = None
@@ -106,7 +106,7 @@ def test_a_probe_that_does_not_fit_fails_its_own_prompt_only(lm, expected):
         finally:
             limit.most = 12
 
-    lm.beginnings = unlimited
+    lm.forward = unlimited
     first, middle, last = noiser.attribute_many(lm, [PROMPT[:8], "x" * 20, PROMPT[:9]], errors="return")
     assert isinstance(middle.error, DeviceMemoryError)
     assert middle.index == 1
@@ -141,7 +141,7 @@ def test_clean_runs_that_do_not_fit_together_run_apart(lm, expected):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the user's own"), ValueError("the user's own")])
-@pytest.mark.parametrize("after", [0, 100], ids=["in the clean run", "in a probe"])
+@pytest.mark.parametrize("after", [0, 100], ids=["in the clean run", "in perturbed rows"])
 def test_another_error_is_not_swallowed(lm, error, after):
     noiser.attribute(lm, PROMPT)
     limit = Limit(lm.model, after or 1, error)
@@ -152,14 +152,14 @@ def test_another_error_is_not_swallowed(lm, error, after):
 
 @pytest.mark.parametrize("prefix", [True, False], ids=["packed", "full"])
 def test_logits_are_made_of_the_last_positions_only(tokenizer, monkeypatch, prefix):
-    """What enters the output layer is counted against what the engine says it runs: one position a row and probe."""
+    """What enters the output layer is counted against what the engine says it runs: one position for each row and member."""
     lm = noiser.LanguageModel(tiny("llama"), tokenizer, prefix=prefix)
     prompts = [PROMPT, PROMPT[:8], PROMPT[::-1]]
     asked, over, made = [len(prompts)], [], []
 
     def counted(logits):
         def count(self, model, batch, edited):
-            asked[0] = len(batch.rows) * len(batch.probes)
+            asked[0] = len(batch.rows) * len(batch.members)
             try:
                 return logits(self, model, batch, edited)
             finally:
@@ -177,7 +177,7 @@ def test_logits_are_made_of_the_last_positions_only(tokenizer, monkeypatch, pref
     monkeypatch.setattr(Full, "logits", counted(Full.logits))
     lm.model.lm_head.register_forward_pre_hook(enter)
     list(noiser.attribute_many(lm, prompts))
-    assert max(made) > len(prompts), "batches of probes must have been seen"
+    assert max(made) > len(prompts), "batches of perturbed rows must have been seen"
     assert not over
 
 

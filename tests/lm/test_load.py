@@ -25,7 +25,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import noiser
 from noiser.errors import ModelError
 from noiser.lm import load as loading
-from noiser.lm.gguf import converted
+from noiser.lm.gguf import convert
 from tests.conftest import byte_tokenizer, tiny
 
 QUICK = {"samples": 2}
@@ -312,7 +312,7 @@ def test_a_conversion_killed_in_the_middle_leaves_no_half_model(tmp_path, monkey
     assert not list(tmp_path.glob("gguf-*")), "killed too late, or written in place"
     assert list(tmp_path.glob(".partial-*/*")), "killed too early"
     monkeypatch.setenv("NOISER_CACHE", str(tmp_path))
-    folder, digest = converted(gguf())
+    folder, digest = convert(gguf())
     assert len(noiser.attribute(noiser.load(folder), "The sky is", samples=1, steps=1).tokens) == 3
     assert noiser.load().revision == f"sha256:{digest}"
 

@@ -1,6 +1,6 @@
 """The engine gives the same numbers however the work is cut, and counts what it does.
 
-Mutants caught: an anchor row counted into the mean; the last rows of a split probe lost; a prefix of the wrong prompt in a
+Mutants caught: an anchor row counted into the mean; the last rows of a split member lost; a prefix of the wrong prompt in a
 shared batch; noise named by the place in the list instead of the prompt; clean passes that see their neighbours.
 """
 
@@ -122,24 +122,24 @@ def test_cost_is_what_went_through_the_model(tokenizer):
     assert all(result.cost.peak_bytes > 1 << 20 and result.cost.seconds > 0 for result in results)
 
 
-def test_a_probe_reads_the_mean_of_its_rows(tokenizer):
+def test_a_readout_is_the_mean_of_its_rows(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     (clean,) = lm.clean([lm.prompt(PROMPTS[0])])
     shift = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(1))
-    measure = token_logit_fn("prob", (9,), (len(PROMPTS[0]) - 1,))
-    (reading,) = lm.run_perturbed([PerturbedRows(clean, AddNoise(2, shift, 0.5), measure, base=4, anchor=True)])
+    logit_fn = token_logit_fn("prob", (9,), (len(PROMPTS[0]) - 1,))
+    (readout,) = lm.run_perturbed([PerturbedRows(clean, AddNoise(2, shift, 0.5), logit_fn, base=4, anchor=True)])
     rows = clean.embeds.repeat(3, 1, 1)
     rows[:, 2:3] += 0.5 * shift
     with torch.no_grad():
         each = lm.model(inputs_embeds=rows).logits[:, -1].softmax(-1)
     mean = each.mean(0)
-    assert reading.values == pytest.approx(each[:, 9].tolist(), abs=1e-6)
-    assert reading.value == pytest.approx(mean[9].item(), abs=1e-6)
-    assert reading.anchor == pytest.approx(clean.probs[9].item(), abs=1e-6)
-    assert reading.base == pytest.approx(mean[4].item(), abs=1e-6)
+    assert readout.values == pytest.approx(each[:, 9].tolist(), abs=1e-6)
+    assert readout.value == pytest.approx(mean[9].item(), abs=1e-6)
+    assert readout.anchor == pytest.approx(clean.probs[9].item(), abs=1e-6)
+    assert readout.base == pytest.approx(mean[4].item(), abs=1e-6)
     mean[4] = -1
-    assert (reading.rival, reading.rival_id) == (pytest.approx(mean.max().item(), abs=1e-6), int(mean.argmax()))
-    assert reading.forward_tokens == 4 * (len(PROMPTS[0]) - 2)
+    assert (readout.rival, readout.rival_id) == (pytest.approx(mean.max().item(), abs=1e-6), int(mean.argmax()))
+    assert readout.forward_tokens == 4 * (len(PROMPTS[0]) - 2)
 
 
 def test_a_bad_prompt_costs_the_others_nothing(tokenizer):
@@ -185,8 +185,8 @@ def test_nan_of_one_perturbed_row_stays_there(tokenizer):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     clean = lm.clean([lm.prompt(PROMPTS[0])])[0]
     noise = torch.ones(2, 1, 64)
-    measure = token_logit_fn("prob", (4,), (len(PROMPTS[0]) - 1,))
-    probes = [PerturbedRows(clean, AddNoise(n, noise * (torch.nan if n == 2 else 1), 0.1), measure) for n in range(5)]
-    together, apart = lm.run_perturbed(probes), [lm.run_perturbed([probe])[0] for probe in probes]
-    assert [reading.fault for reading in together] == ["", "", "nonfinite", "", ""]
+    logit_fn = token_logit_fn("prob", (4,), (len(PROMPTS[0]) - 1,))
+    perturbed = [PerturbedRows(clean, AddNoise(n, noise * (torch.nan if n == 2 else 1), 0.1), logit_fn) for n in range(5)]
+    together, apart = lm.run_perturbed(perturbed), [lm.run_perturbed([rows])[0] for rows in perturbed]
+    assert [readout.fault for readout in together] == ["", "", "nonfinite", "", ""]
     assert [r.value for r in together if not r.fault] == pytest.approx([r.value for r in apart if not r.fault], abs=1e-6)

@@ -2,7 +2,7 @@
 
 Mutants caught, one line each: the attention of a configuration not set back, or its hooks not removed (lm/attention.py); the
 seed left out of the generator's key (seeding.py); GradientSHAP drawing from `np.random`; the first rows' edits in every part
-of a probe (lm/probe.py), or the first rows' weights (lm/batching.py); another probe's logits where more than five share a
+of perturbed rows (lm/perturbation.py), or the first rows' weights (lm/batching.py); another member's logits where more than five share a
 batch, and a query that sees the clean version of its edited token (lm/layout.py), both in the packed layout; noise named by
 the whole continuation instead of what comes before its token (methods/noiser.py); as many scores as the sequence has tokens
 that the target is read off (methods/controls.py); `return value` for `return int(value)` (registry.py); the foil not

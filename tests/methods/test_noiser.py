@@ -15,7 +15,7 @@ from benchmarks.plain import bisected, embed, perturbed, released_loop
 
 import noiser
 from noiser.errors import NonFiniteError, OptionError
-from noiser.methods.noiser.noise import expected_norm, paper_noise, released_noise
+from noiser.methods.noiser.noise import expected_norm, official_noise, paper_noise
 from tests.conftest import tiny
 from tests.toys import DIM, BrokenLM, ToyLM
 
@@ -58,7 +58,7 @@ def test_official_gives_the_released_codes_numbers_on_the_real_model(smol, vecto
 def test_official_is_the_released_loop_on_a_tiny_model(tokenizer, search, norm):
     lm = noiser.LanguageModel(tiny("llama"), tokenizer)
     ours = noiser.attribute(lm, PROMPT, variant="official", norm=norm, search=search)
-    plain = released_loop(lm.model, PROMPT, released_noise(10, 64, norm))
+    plain = released_loop(lm.model, PROMPT, official_noise(10, 64, norm))
     assert ours.notes["k"] == plain.k
     np.testing.assert_allclose(ours.scores[0], plain.scores, atol=1e-5 / abs(ours.notes["sum"]))
     assert ours.scores.sum() == pytest.approx(1)
@@ -152,7 +152,7 @@ def test_the_ends_of_the_bracket_are_reported(tokenizer, search):
 @pytest.mark.parametrize("variant", ["paper", "official"])
 @pytest.mark.parametrize("search", ["fast", "exact"])
 def test_few_steps(tokenizer, steps, variant, search):
-    noise = released_noise(10, DIM, None) if variant == "official" else paper_noise(10, DIM, 0, IDS)
+    noise = official_noise(10, DIM, None) if variant == "official" else paper_noise(10, DIM, 0, IDS)
     model = ToyLM(WEIGHT)
     ours = noiser.attribute(noiser.LanguageModel(model, tokenizer), IDS, steps=steps, variant=variant, search=search)
     if variant == "official":

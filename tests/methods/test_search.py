@@ -16,9 +16,9 @@ from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import Readout
 from noiser.lm.quantity import token_logit_fn
 from noiser.lm.target import Branch, Objective
+from noiser.methods.noiser.evaluations import NoiseEvaluations
 from noiser.methods.noiser.noise import Noise
 from noiser.methods.noiser.search import exact_minimum, fast_minimum, separate_crossings, separate_minima
-from noiser.methods.noiser.trials import NoiseEvaluations
 from noiser.results.attribution import Target
 from noiser.text.prompt import Prompt
 
@@ -26,11 +26,11 @@ LEVELS = 6
 UNIT = 2.0**-LEVELS
 
 
-def trials_of(seq: int) -> NoiseEvaluations:
+def evaluations_of(seq: int) -> NoiseEvaluations:
     prompt = Prompt("", (0,) * seq, ("",) * seq, (False,) * seq)
     clean = CleanRun(prompt, torch.zeros(seq, 1), torch.tensor([0.7, 0.3]).log(), ())
-    goal = Objective(Target((0,), ("",), 0.7, 0, value=0.7), (Branch(clean, token_logit_fn("prob", (0,), (seq - 1,))),))
-    return NoiseEvaluations(clean, goal, Noise([(token,) for token in range(seq)], lambda _: torch.zeros(1, 1)))
+    objective = Objective(Target((0,), ("",), 0.7, 0, value=0.7), (Branch(clean, token_logit_fn("prob", (0,), (seq - 1,))),))
+    return NoiseEvaluations(clean, objective, Noise([(token,) for token in range(seq)], lambda _: torch.zeros(1, 1)))
 
 
 def answer(p: float) -> Readout:
@@ -39,13 +39,13 @@ def answer(p: float) -> Readout:
 
 
 def finish(steps, probability):
-    """Run a search, answering each probe with `probability(token, k)` of the prediction; its result and how much it asked."""
+    """Run a search, answering each request with `probability(token, k)` of the prediction; its result and how much it asked."""
     asked = 0
     try:
-        probes = next(steps)
+        perturbed = next(steps)
         while True:
-            asked += len(probes)
-            probes = steps.send([answer(probability(probe.perturbation.start, probe.perturbation.scale)) for probe in probes])
+            asked += len(perturbed)
+            perturbed = steps.send([answer(probability(rows.perturbation.start, rows.perturbation.scale)) for rows in perturbed])
     except StopIteration as end:
         return end.value, asked
 
@@ -62,10 +62,10 @@ def test_exact_is_the_minimum_of_bisections_whatever_the_flips(flips, random):
         return 0.2 if flips[token][round(k / UNIT)] else 0.6
 
     lows = [round(bisected(lambda k, t=t: flips[t][round(k / UNIT)], LEVELS) / UNIT) for t in range(len(flips))]
-    found, asked = finish(exact_minimum(trials_of(len(flips)), order, LEVELS, UNIT), probability)
+    found, asked = finish(exact_minimum(evaluations_of(len(flips)), order, LEVELS, UNIT), probability)
     assert found == min(lows)
     assert asked <= LEVELS * len(flips)
-    assert finish(separate_minima(trials_of(len(flips)), LEVELS, UNIT), probability)[0] == lows
+    assert finish(separate_minima(evaluations_of(len(flips)), LEVELS, UNIT), probability)[0] == lows
 
 
 thresholds = st.lists(st.floats(1e-4, 1.2), min_size=1, max_size=12)
@@ -81,27 +81,28 @@ def test_fast_is_exact_under_monotone_flips_and_cheaper(flip_at, bend, first, ra
 
     levels, unit = 10, 2.0**-10
     lows = [round(bisected(lambda k, t=t: probability(t, k) < 0.5, levels) / unit) for t in range(len(flip_at))]
-    found, asked = finish(fast_minimum(trials_of(len(flip_at)), order, levels, unit, first), probability)
+    found, asked = finish(fast_minimum(evaluations_of(len(flip_at)), order, levels, unit, first), probability)
     assert found == min(lows)
     assert asked <= levels * len(flip_at) + 30
-    assert finish(separate_crossings(trials_of(len(flip_at)), levels, unit), probability)[0] == lows
+    assert finish(separate_crossings(evaluations_of(len(flip_at)), levels, unit), probability)[0] == lows
 
 
 def test_fast_needs_few_trials_where_the_first_guess_is_right():
     flip_at = [0.1] + [0.35 + 0.01 * n for n in range(39)]
-    steps = fast_minimum(trials_of(40), list(range(40)), 10, 2.0**-10, 0.09)
+    steps = fast_minimum(evaluations_of(40), list(range(40)), 10, 2.0**-10, 0.09)
     found, asked = finish(steps, lambda token, k: 0.5 + 0.2 * (1 - min(2.0, k / flip_at[token]) ** 1.5) / 2)
     assert found == int(0.1 * 1024)
     assert asked < 40 + 15, "the sweep, and a handful to find the crossing"
 
 
 def test_flips_that_are_seen_not_to_be_monotone_are_counted():
-    trials = trials_of(2)
+    evaluations = evaluations_of(2)
     finish(
-        trials.run([(0, 0.2), (0, 0.4), (0, 0.6), (1, 0.2), (1, 0.6)]), lambda token, k: 0.2 if k == (0.4 if token == 0 else 0.6) else 0.6
+        evaluations.run([(0, 0.2), (0, 0.4), (0, 0.6), (1, 0.2), (1, 0.6)]),
+        lambda token, k: 0.2 if k == (0.4 if token == 0 else 0.6) else 0.6,
     )
-    assert trials.non_monotone() == 1
-    assert trials.first_to_flip() == 0
+    assert evaluations.non_monotone() == 1
+    assert evaluations.first_to_flip() == 0
 
 
 def test_a_tie_flips_only_to_a_lower_id():
@@ -111,12 +112,12 @@ def test_a_tie_flips_only_to_a_lower_id():
 
 def test_groups_grow_so_that_a_sweep_of_many_tokens_takes_few_rounds():
     sizes = []
-    steps = fast_minimum(trials_of(300), list(range(300)), 10, 2.0**-10, 0.5)
-    probes = next(steps)
+    steps = fast_minimum(evaluations_of(300), list(range(300)), 10, 2.0**-10, 0.5)
+    perturbed = next(steps)
     with pytest.raises(StopIteration):
         while True:
-            sizes.append(len(probes))
-            probes = steps.send([answer(0.6)] * len(probes))
+            sizes.append(len(perturbed))
+            perturbed = steps.send([answer(0.6)] * len(perturbed))
     assert sum(sizes) < 330
     assert len(sizes) < 20
     assert all(later >= earlier for earlier, later in pairwise(sizes[-5:-1]))
@@ -129,6 +130,6 @@ def test_interpolation_that_creeps_gives_way_to_halving(index):
     def probability(_, k):
         return 0.5 + 0.2 * (1 - min(2.0, k * 1024 / index) ** 3) / 2
 
-    found, asked = finish(fast_minimum(trials_of(1), [0], 10, 2.0**-10, 1.0), probability)
+    found, asked = finish(fast_minimum(evaluations_of(1), [0], 10, 2.0**-10, 1.0), probability)
     assert found == index
     assert asked <= 24

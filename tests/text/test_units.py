@@ -4,7 +4,7 @@ Mutants caught (units.py, spans.py, types.py, lm/surfaces.py, lm/tokens.py, one 
 a bound; `min` for `max` in `_most_shared`; whitespace to what precedes it; units across special tokens, or with them;
 `_numbered` without its gaps closed; the rest of `sums` dropped; `spread` without the division; `_grown` left out (a word that
 a longer token swallows vanishes); `EDGES` greedy in its core, or blind to the mark after a sign; scripts without spaces not
-divided; the NBSP that makes sentencex panic; blank lines kept; `laid_out` strict, or without `unfinished`; `fitted` that does
+divided; the NBSP that makes sentencex panic; blank lines kept; `concatenate` strict, or without `unfinished`; `align` that does
 not skip spaces, or takes any text; `extended` without `_unfinished` or its limit; `cropped` with `<=`, or with whole characters.
 """
 
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noiser.errors import OptionError, PromptError
-from noiser.lm.token_text import fitted
+from noiser.lm.token_text import align
 from noiser.text.prompt import Prompt, Turn
 from noiser.text.units import UNITS, units
 from tests.tokenizers_built_here import Characters, byte_level, metaspace, tokens, word_piece
@@ -245,7 +245,7 @@ def test_a_tokenizer_without_offsets_keeps_the_text_where_only_spaces_differ(los
 
 
 def test_a_space_of_the_tokenizers_own_has_no_place_in_the_text():
-    assert fitted([b" a", b" ", b"b"], "ab") == ((0, 1), (1, 1), (1, 2))
+    assert align([b" a", b" ", b"b"], "ab") == ((0, 1), (1, 1), (1, 2))
 
 
 def test_ids_and_text_give_the_same_words(smol):

@@ -1,1 +1,1 @@
-"""Homes of ours in other libraries. Importing a module of this package enters our methods there."""
+"""Integrations with other libraries. Importing a module of this package registers noiser's methods there."""

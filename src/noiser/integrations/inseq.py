@@ -1,9 +1,9 @@
-"""Our methods in Inseq: after `import noiser.integrations.inseq`, `inseq.load_model(model, "noiser", tokenizer=tokenizer)`.
+"""noiser's methods in Inseq: `import noiser.integrations.inseq`, then `inseq.load_model(model, "noiser", tokenizer=tokenizer)`.
 
-Every method of ours whose name Inseq does not have is entered, `noiser` first of all. Scores are what `noiser.attribute`
-gives for the same ids and target: signed, in the method's own units; Inseq neither aggregates nor normalises them.
+Every method whose name Inseq does not have is registered. The scores equal those of `noiser.attribute` for the same ids and
+target: signed, in the method's own units. Inseq neither aggregates nor normalises them.
 
-`python -m noiser.integrations.inseq attribute ...` is Inseq's own command line, with our methods in it.
+`python -m noiser.integrations.inseq attribute ...` is Inseq's command line with noiser's methods.
 """
 
 import logging
@@ -31,18 +31,18 @@ except ModuleNotFoundError as error:
     raise ImportError(f"noiser.integrations.inseq needs Inseq: pip install 'noiser[inseq]', or pip install inseq ({error})") from error
 
 logger = logging.getLogger(__name__)
-_wrapped: WeakKeyDictionary[Any, LanguageModel] = WeakKeyDictionary()
-"""The engine around each of Inseq's models: made once, so that it proves itself once and not at every generated token."""
+_engines: WeakKeyDictionary[Any, LanguageModel] = WeakKeyDictionary()
+"""The engine of each Inseq model. It is made once, so that the model is checked once and not at every generated token."""
 
 
 class NoiserAttribution(FeatureAttribution, Registry):
-    """A method of ours as Inseq wants it: one score for each token of the prefix, at each generated token.
+    """A noiser method as Inseq expects it: one score for each token of the prefix, at each generated token.
 
-    Options are the method's, given to `load_model` for good or to `attribute` for one call.
+    The method's options are given to `load_model` for all calls, or to `attribute` for one call.
     """
 
     method_name: ClassVar[str]
-    """Inseq's name of the method, set by each class that is entered."""
+    """The method's name in Inseq, set by each registered class."""
 
     def __init__(self, attribution_model: Any, **options: Any) -> None:
         super().__init__(attribution_model)
@@ -51,17 +51,17 @@ class NoiserAttribution(FeatureAttribution, Registry):
         METHODS[self.method_name].resolve(options)
         self.options = options
 
-    def get_attribution_args(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What Inseq was given, parted into our method's options and the rest; OptionError for what nobody there knows."""
-        theirs = {name: value for name, value in given.items() if name in _known_to_inseq()}
-        ours = {name: value for name, value in given.items() if name not in theirs}
-        METHODS[self.method_name].resolve(self.options | ours)
-        return self.options | ours, theirs
+    def get_attribution_args(self, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split Inseq's arguments into the method's options and the rest. Raises OptionError for an unknown argument."""
+        inseq_arguments = {name: value for name, value in arguments.items() if name in _inseq_arguments()}
+        options = {name: value for name, value in arguments.items() if name not in inseq_arguments}
+        METHODS[self.method_name].resolve(self.options | options)
+        return self.options | options, inseq_arguments
 
     def attribute_step(
         self, attribute_fn_main_args: Mapping[str, Any], attribution_args: Mapping[str, Any] | None = None
     ) -> CoarseFeatureAttributionStepOutput:
-        """Explain the next token of every row of the batch; NaN where a row is padded."""
+        """Explain the next token of every row of the batch. Padding gets NaN."""
         ids, targets, attributed, mask, _, further, *_ = attribute_fn_main_args["additional_forward_args"]
         if attributed is not probability_fn or further:
             raise OptionError(
@@ -71,11 +71,11 @@ class NoiserAttribution(FeatureAttribution, Registry):
         kept = mask.bool().cpu()
         for row, attribution in self._explain(ids.cpu(), targets.flatten().tolist(), kept, attribution_args or self.options).items():
             scores[row, kept[row]] = torch.from_numpy(attribution.scores[0].copy()).float()
-            _say(attribution)
+            _log_warnings(attribution)
         return CoarseFeatureAttributionStepOutput(target_attributions=scores)
 
     def _explain(self, ids: Tensor, targets: list[int], kept: Tensor, options: Mapping[str, Any]) -> dict[int, Attribution]:
-        """Each row's attribution; rows with the same target share batches."""
+        """The attribution of each row. Rows with the same target share batches."""
         rows_of: defaultdict[int, list[int]] = defaultdict(list)
         for row, target in enumerate(targets):
             rows_of[target].append(row)
@@ -87,40 +87,40 @@ class NoiserAttribution(FeatureAttribution, Registry):
 
 
 def _engine(host: Any) -> LanguageModel:
-    """The engine around the model that Inseq holds now: another one if it was exchanged, or moved."""
-    lm = _wrapped.get(host)
+    """The engine for the model that Inseq holds now. It is a new one if the model was exchanged or moved."""
+    lm = _engines.get(host)
     device = host.model.get_input_embeddings().weight.device
     if lm is None or lm.model is not host.model or lm.tokenizer is not host.tokenizer or lm.device != device:
-        lm = _wrapped[host] = LanguageModel(host.model, host.tokenizer)
+        lm = _engines[host] = LanguageModel(host.model, host.tokenizer)
     return lm
 
 
-def _known_to_inseq() -> set[str]:
-    """Arguments that Inseq hands on to every method because one of its step functions may want them."""
+def _inseq_arguments() -> set[str]:
+    """Arguments that Inseq passes to every method because one of its step functions may need them."""
     functions: list[Callable] = [*STEP_SCORES_MAP.values()]
     return {"skip_special_tokens", *(name for function in functions for name in signature(function).parameters)} - {"args", "kwargs"}
 
 
-def _say(attribution: Attribution) -> None:
-    """Inseq has no place for what a method found on the way, so its warnings are logged."""
-    for sentence in attribution.notes.get("warnings", ()):
-        logger.warning("%s of %r: %s", attribution.method, attribution.target.tokens[0], sentence)
+def _log_warnings(attribution: Attribution) -> None:
+    """Inseq has no field for a method's warnings, so they are logged."""
+    for warning in attribution.notes.get("warnings", ()):
+        logger.warning("%s of %r: %s", attribution.method, attribution.target.tokens[0], warning)
 
 
-def enter() -> dict[str, type[NoiserAttribution]]:
-    """Enter our methods into Inseq's registry, which finds subclasses; the names that Inseq has stay Inseq's."""
+def register() -> dict[str, type[NoiserAttribution]]:
+    """Register noiser's methods as subclasses, which is how Inseq finds methods. A name that Inseq has stays Inseq's."""
     taken = FeatureAttribution.available_classes()
     return {
         name: type(
-            f"{name.title().replace('_', '')}Attribution", (NoiserAttribution,), {"method_name": name, "__doc__": found.function.__doc__}
+            f"{name.title().replace('_', '')}Attribution", (NoiserAttribution,), {"method_name": name, "__doc__": method.function.__doc__}
         )
-        for name, found in METHODS.items()
+        for name, method in METHODS.items()
         if name not in taken
     }
 
 
-ENTERED = enter()
-"""Held here: Inseq's registry knows its methods only as long as their classes live."""
+REGISTERED = register()
+"""Keeps the classes alive: Inseq's registry does not hold a reference to them."""
 
 if __name__ == "__main__":
     from inseq.commands.cli import main

@@ -1,4 +1,4 @@
-"""Probes into batches that fit the budget, and batches into readings."""
+"""Group perturbed rows into batches that fit the budget, run a batch, and collect the readouts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -11,69 +11,69 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.lm.devices import Budget
-from noiser.lm.forward import Layout
+from noiser.lm.forward import layout_of
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
-from noiser.lm.quantity import check_slope, wide
+from noiser.lm.quantity import check_differentiable, to_float64
 
 
-def batches(
-    probes: Sequence[PerturbedRows], layout_of: Callable[[PerturbedRows], Layout], budget_of: Callable[[PerturbedRows], Budget]
-) -> Iterator[Batch]:
-    """Every probe in as few batches as the budget allows. The budget is read anew for each, so it may shrink meanwhile."""
-
-    def kind(number: int) -> tuple[Any, ...]:
-        layout, probe = layout_of(probes[number]), probes[number]
-        asked = probe.weights is not None, probe.base is not None, id(probe.within)
-        return layout.name, *asked, probe.draws, probe.rows, layout.kind(probe)
-
+def batches(perturbed: Sequence[PerturbedRows], budget_of: Callable[[PerturbedRows], Budget]) -> Iterator[Batch]:
+    """All rows in as few batches as the budget allows. The budget is read again for each batch, as it may shrink."""
+    kinds = [_kind(rows) for rows in perturbed]
     group: list[int] = []
     length = kept = 0
-    for number in sorted(range(len(probes)), key=kind):
-        probe, layout = probes[number], layout_of(probes[number])
-        limits, tokens, ends = budget_of(probe), layout.tokens(probe), len(probe.logit_fn.ends)
+    for index in sorted(range(len(perturbed)), key=kinds.__getitem__):
+        rows, layout = perturbed[index], layout_of(perturbed[index])
+        budget, tokens, ends = budget_of(rows), layout.tokens(rows), len(rows.logit_fn.ends)
         full = (
-            probe.rows * (length + tokens) > limits.tokens
-            or probe.rows * (kept + ends) > limits.rows
-            or (layout.packs and length + tokens > limits.length)
+            rows.rows * (length + tokens) > budget.tokens
+            or rows.rows * (kept + ends) > budget.rows
+            or (layout.packs and length + tokens > budget.length)
         )
-        if group and (full or kind(group[0]) != kind(number)):
-            yield from _with_rows(probes, group, length, kept, budget_of(probes[group[0]]))
+        if group and (full or kinds[group[0]] != kinds[index]):
+            yield from _split_rows(perturbed, group, length, kept, budget_of(perturbed[group[0]]))
             group, length, kept = [], 0, 0
-        group.append(number)
+        group.append(index)
         length, kept = length + tokens, kept + ends
     if group:
-        yield from _with_rows(probes, group, length, kept, budget_of(probes[group[0]]))
+        yield from _split_rows(perturbed, group, length, kept, budget_of(perturbed[group[0]]))
 
 
-def _with_rows(probes: Sequence[PerturbedRows], group: list[int], length: int, kept: int, budget: Budget) -> Iterator[Batch]:
-    """The group with all its rows at once; or, where a single probe is already too much, a few rows at a time."""
-    chosen = tuple(probes[number] for number in group)
-    rows = chosen[0].rows
-    whole = len(group) > 1 or chosen[0].within is not None
-    most = rows if whole else max(1, min(rows, budget.tokens // length, budget.rows // kept))
-    for start in range(0, rows, most):
-        yield Batch(chosen, tuple(group), range(start, min(start + most, rows)))
+def _kind(rows: PerturbedRows) -> tuple[Any, ...]:
+    """Only rows of equal kind may share a batch."""
+    layout = layout_of(rows)
+    wanted = rows.weights is not None, rows.base is not None, id(rows.model_context)
+    return layout.name, *wanted, rows.draws, rows.rows, layout.kind(rows)
+
+
+def _split_rows(perturbed: Sequence[PerturbedRows], group: list[int], length: int, kept: int, budget: Budget) -> Iterator[Batch]:
+    """The group with all its rows in one batch. A single member that is too large runs a few rows at a time."""
+    members = tuple(perturbed[index] for index in group)
+    rows = members[0].rows
+    whole = len(group) > 1 or members[0].model_context is not None
+    size = rows if whole else max(1, min(rows, budget.tokens // length, budget.rows // kept))
+    for start in range(0, rows, size):
+        yield Batch(members, tuple(group), range(start, min(start + size, rows)))
 
 
 @dataclass
-class Sums:
-    """What a batch leaves behind of each of its probes."""
+class BatchSums:
+    """The result of one batch, for each of its members. Results of the same members' further rows can be added."""
 
     values: list[list[float]]
-    """Of the edited rows in this batch."""
+    """In each perturbed row of this batch."""
     anchors: list[float | None]
-    finite: Bool[Tensor, " probes"]
-    total: Float[Tensor, "probes vocab"] | None
-    """The sum of the edited rows' distributions at the first end; None where no rivals are wanted."""
+    finite: Bool[Tensor, " members"]
+    total: Float[Tensor, "members vocab"] | None
+    """The sum of the perturbed rows' distributions at the first end. None if no rivals are wanted."""
     gradients: list[Tensor] | None
     rows: int
     forward: list[int]
     backward: list[int] = field(default_factory=list)
 
-    def __add__(self, other: "Sums") -> "Sums":
+    def __add__(self, other: "BatchSums") -> "BatchSums":
         total = None if self.total is None or other.total is None else self.total + other.total
         gradients = self.gradients and other.gradients and [a + b for a, b in zip(self.gradients, other.gradients, strict=True)]
-        return Sums(
+        return BatchSums(
             values=[a + b for a, b in zip(self.values, other.values, strict=True)],
             anchors=[a if b is None else b for a, b in zip(self.anchors, other.anchors, strict=True)],
             finite=self.finite & other.finite,
@@ -85,107 +85,114 @@ class Sums:
         )
 
 
-def run_batch(model: Any, layout: Layout, batch: Batch) -> Sums:
-    """One forward pass, and a backward pass where gradients are wanted. Softmax in float32, sums in float64."""
-    edited = [each.detach().requires_grad_(batch.gradient) for each in batch.edited()]
-    within = batch.probes[0].within
-    with within(model) if within else nullcontext(), torch.set_grad_enabled(batch.gradient):
-        logits = layout.logits(model, batch, edited)
-        values = _measured(batch, logits)
-        gradients = _gradients(batch, values, edited) if batch.gradient else None
-    finite = torch.isfinite(logits).all(-1).all(0)
-    offsets = batch.offsets()
-    healthy = torch.stack([finite[a:b].all() for a, b in pairwise(offsets)])
-    if gradients is not None:
-        healthy &= torch.stack([gradient.isfinite().all() for gradient in gradients])
-    numbers = values.detach().T.tolist()
-    tokens = [layout.tokens(probe) * len(batch.rows) for probe in batch.probes]
-    return Sums(
-        values=[row[: batch.drawn] for row in numbers],
-        anchors=[row[-1] if batch.drawn < len(batch.rows) else None for row in numbers],
-        finite=healthy,
-        total=_total(batch, logits.detach()) if batch.probes[0].base is not None else None,
+def run_batch(model: Any, batch: Batch) -> BatchSums:
+    """One forward pass, and a backward pass if gradients are needed. Softmax in float32, sums in float64."""
+    layout = layout_of(batch.members[0])
+    embeds = [span.detach().requires_grad_(batch.needs_gradient) for span in batch.embeds()]
+    context = batch.members[0].model_context
+    with context(model) if context else nullcontext(), torch.set_grad_enabled(batch.needs_gradient):
+        logits = layout.logits(model, batch, embeds)
+        values = _values(batch, logits)
+        gradients = _gradients(batch, values, embeds) if batch.needs_gradient else None
+    tokens = [layout.tokens(member) * len(batch.rows) for member in batch.members]
+    by_member = values.detach().T.tolist()
+    return BatchSums(
+        values=[row[: batch.draws] for row in by_member],
+        anchors=[row[-1] if batch.draws < len(batch.rows) else None for row in by_member],
+        finite=_finite(batch, logits, gradients),
+        total=_total_probs(batch, logits.detach()) if batch.members[0].base is not None else None,
         gradients=gradients,
         rows=len(batch.rows),
         forward=tokens,
-        backward=tokens if batch.gradient else [0] * len(tokens),
+        backward=tokens if batch.needs_gradient else [0] * len(tokens),
     )
 
 
-def _measured(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[Tensor, "rows probes"]:
-    """Each probe's number in each row; probes with the same measure are measured together."""
-    offsets, columns = batch.offsets(), [torch.empty(0)] * len(batch.probes)
-    alike: dict[int, list[int]] = {}
-    for place, probe in enumerate(batch.probes):
-        alike.setdefault(id(probe.logit_fn), []).append(place)
-    for places in alike.values():
-        measure = batch.probes[places[0]].logit_fn
-        mine = [column for place in places for column in range(offsets[place], offsets[place + 1])]
-        own = logits if len(mine) == logits.shape[1] else logits[:, mine]
-        found = measure.function(own.unflatten(1, (len(places), -1)).flatten(0, 1)).unflatten(0, (len(logits), len(places)))
-        for place, column in zip(places, found.unbind(1), strict=True):
-            columns[place] = column
+def _values(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[Tensor, "rows members"]:
+    """Each member's value in each row. Members with the same logit function are evaluated in one call."""
+    offsets, columns = batch.offsets(), [torch.empty(0)] * len(batch.members)
+    by_function: dict[int, list[int]] = {}
+    for index, member in enumerate(batch.members):
+        by_function.setdefault(id(member.logit_fn), []).append(index)
+    for indices in by_function.values():
+        logit_fn = batch.members[indices[0]].logit_fn
+        ends = [end for index in indices for end in range(offsets[index], offsets[index + 1])]
+        selected = logits if len(ends) == logits.shape[1] else logits[:, ends]
+        stacked = selected.unflatten(1, (len(indices), -1)).flatten(0, 1)
+        values = logit_fn.function(stacked).unflatten(0, (len(logits), len(indices)))
+        for index, column in zip(indices, values.unbind(1), strict=True):
+            columns[index] = column
     return torch.stack(columns, dim=1)
 
 
-def _gradients(batch: Batch, values: Float[Tensor, "rows probes"], edited: list[Tensor]) -> list[Tensor]:
-    weights = [(probe.weights or ())[batch.rows.start : batch.rows.stop] for probe in batch.probes]
+def _gradients(batch: Batch, values: Float[Tensor, "rows members"], embeds: list[Tensor]) -> list[Tensor]:
+    weights = [(member.weights or ())[batch.rows.start : batch.rows.stop] for member in batch.members]
     total = (values * torch.tensor(weights, dtype=values.dtype, device=values.device).T).sum()
-    check_slope(total)
-    found = torch.autograd.grad(total, edited, allow_unused=True)
-    return [torch.zeros_like(e[0]).float() if g is None else g.float().sum(0) for e, g in zip(edited, found, strict=True)]
+    check_differentiable(total)
+    gradients = torch.autograd.grad(total, embeds, allow_unused=True)
+    return [torch.zeros_like(e[0]).float() if g is None else g.float().sum(0) for e, g in zip(embeds, gradients, strict=True)]
 
 
-def _total(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[Tensor, "probes vocab"]:
-    first = batch.offsets()[:-1]
-    own = logits if len(first) == logits.shape[1] else logits[:, first]
-    probs = own[: batch.drawn].float().softmax(-1)
-    return probs.sum(0, dtype=wide(probs[:0]).dtype)
+def _finite(batch: Batch, logits: Float[Tensor, "rows kept vocab"], gradients: list[Tensor] | None) -> Bool[Tensor, " members"]:
+    """Whether each member's logits, and its gradient if there is one, are all finite."""
+    finite = torch.isfinite(logits).all(-1).all(0)
+    by_member = torch.stack([finite[first:last].all() for first, last in pairwise(batch.offsets())])
+    if gradients is not None:
+        by_member &= torch.stack([gradient.isfinite().all() for gradient in gradients])
+    return by_member
+
+
+def _total_probs(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[Tensor, "members vocab"]:
+    first_ends = batch.offsets()[:-1]
+    selected = logits if len(first_ends) == logits.shape[1] else logits[:, first_ends]
+    probs = selected[: batch.draws].float().softmax(-1)
+    return probs.sum(0, dtype=to_float64(probs[:0]).dtype)
 
 
 class Collector:
-    """Puts readings in the caller's order, adding up probes whose rows came in several batches."""
+    """Puts readouts in the caller's order, and adds up members whose rows were split over several batches."""
 
     def __init__(self, count: int) -> None:
-        self._readings: list[Readout | None] = [None] * count
-        self._partial: dict[int, Sums] = {}
+        self._readouts: list[Readout | None] = [None] * count
+        self._partial: dict[int, BatchSums] = {}
 
-    def add(self, batch: Batch, sums: Sums) -> None:
-        """Take what one batch left behind; a probe is read when its last row is in."""
-        wanted = batch.probes[0].rows
-        if sums.rows < wanted:
-            number = batch.numbers[0]
-            sums = self._partial.pop(number) + sums if number in self._partial else sums
-            if sums.rows < wanted:
-                self._partial[number] = sums
+    def add(self, batch: Batch, sums: BatchSums) -> None:
+        """Take the result of one batch. A member's readout is made when its last row is in."""
+        rows = batch.members[0].rows
+        if sums.rows < rows:
+            index = batch.indices[0]
+            sums = self._partial.pop(index) + sums if index in self._partial else sums
+            if sums.rows < rows:
+                self._partial[index] = sums
                 return
-        for number, reading in zip(batch.numbers, _read(sums, batch), strict=True):
-            self._readings[number] = self._readings[number] or reading
+        for index, readout in zip(batch.indices, _readouts(sums, batch), strict=True):
+            self._readouts[index] = self._readouts[index] or readout
 
     def fail(self, batch: Batch, fault: str) -> None:
-        """Note that these probes could not be run."""
-        for number in batch.numbers:
-            self._readings[number] = Readout(fault=fault)
-            self._partial.pop(number, None)
+        """Record that the members of this batch could not be run."""
+        for index in batch.indices:
+            self._readouts[index] = Readout(fault=fault)
+            self._partial.pop(index, None)
 
-    def readings(self) -> list[Readout]:
-        """All of them; an assertion where one is missing."""
-        missing = [number for number, reading in enumerate(self._readings) if reading is None]
-        assert not missing, f"probes {missing} were never read"
-        return [reading for reading in self._readings if reading is not None]
+    def readouts(self) -> list[Readout]:
+        """All readouts. Asserts that none is missing."""
+        missing = [index for index, readout in enumerate(self._readouts) if readout is None]
+        assert not missing, f"rows {missing} have no readout"
+        return [readout for readout in self._readouts if readout is not None]
 
 
-def _read(sums: Sums, batch: Batch) -> Iterator[Readout]:
-    """Reduce each probe's rows to a few numbers."""
-    rivals = _rivals(sums.total, batch) if sums.total is not None else [(0.0, 0.0, 0)] * len(batch.probes)
-    gradients = sums.gradients or [None] * len(batch.probes)
+def _readouts(sums: BatchSums, batch: Batch) -> Iterator[Readout]:
+    """Reduce the rows of each member to a few numbers."""
+    rivals = _rivals(sums.total, batch) if sums.total is not None else [(0.0, 0.0, 0)] * len(batch.members)
+    gradients = sums.gradients or [None] * len(batch.members)
     columns = (sums.values, sums.anchors, rivals, gradients, sums.finite.tolist(), sums.forward, sums.backward)
     for values, anchor, (base, rival, rival_id), gradient, finite, forward, backward in zip(*columns, strict=True):
         yield Readout(tuple(values), anchor, base, rival, rival_id, gradient, "" if finite else "nonfinite", forward, backward)
 
 
-def _rivals(total: Float[Tensor, "probes vocab"], batch: Batch) -> list[tuple[float, float, int]]:
-    mean = total / batch.probes[0].draws
-    base = torch.tensor([probe.base for probe in batch.probes], device=mean.device)[:, None]
+def _rivals(total: Float[Tensor, "members vocab"], batch: Batch) -> list[tuple[float, float, int]]:
+    """For each member: the base token's mean probability, that of its best rival, and the rival's id."""
+    mean = total / batch.members[0].draws
+    base = torch.tensor([member.base for member in batch.members], device=mean.device)[:, None]
     rival, rival_id = mean.scatter(1, base, -1.0).max(dim=-1)
     return list(zip(mean.gather(1, base)[:, 0].tolist(), rival.tolist(), rival_id.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""GGUF files, converted once into the user's cache."""
+"""Convert GGUF files, once, into the user's cache."""
 
 import hashlib
 import os
@@ -15,34 +15,34 @@ from noiser.errors import ModelError
 from noiser.storage import cache_folder
 
 FORMAT = 1
-"""Raise it when the conversion changes, so that old results are not taken for new ones."""
+"""Raise it when the conversion changes, so that an old result is not used for a new one."""
 
 
-def converted(gguf: Path) -> tuple[Path, str]:
-    """A folder in safetensors format with the weights of `gguf`, dequantised to float32, and the file's SHA-256.
+def convert(gguf: Path) -> tuple[Path, str]:
+    """A folder with the weights of `gguf` as safetensors, dequantised to float32, and the file's SHA-256.
 
-    Converted the first time, which takes some 20 s for 100 MB. The folder appears under its final name only when it is
-    whole, so a kill or a second process at the same moment does no harm: whoever comes first wins, with equal content.
+    The first call converts, which takes some 20 s for 100 MB. The folder gets its final name only when it is complete, so a
+    kill or a second process at the same time does no harm: the first process to finish wins, with equal content.
     """
     digest = _sha256(gguf)
     folder = cache_folder() / f"gguf-{FORMAT}-{digest[:32]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
+        _remove_old_partials(folder.parent)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         try:
-            _convert(gguf, partial)
+            _write_safetensors(gguf, partial)
             _move(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder, digest
 
 
-def _sweep(parent: Path) -> None:
-    """Remove what conversions that were killed left behind a day ago or earlier."""
-    for left in parent.glob(".partial-*"):
-        if time.time() - left.stat().st_mtime > 86_400:
-            shutil.rmtree(left, ignore_errors=True)
+def _remove_old_partials(parent: Path) -> None:
+    """Remove what killed conversions left behind more than a day ago."""
+    for partial in parent.glob(".partial-*"):
+        if time.time() - partial.stat().st_mtime > 86_400:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:
@@ -61,12 +61,12 @@ def _move(partial: Path, folder: Path) -> None:
             raise
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """Copy the weights into a fresh model: one that was loaded from GGUF refuses to be saved."""
+def _write_safetensors(gguf: Path, folder: Path) -> None:
+    """Copy the weights into a fresh model, because transformers refuses to save one that was loaded from GGUF."""
     try:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # A damaged file claims lengths and types at will, and the reader then fails in any of these ways.
+    # A damaged file can claim any length and type, and the reader then fails in any of these ways.
     except (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, MemoryError, struct.error) as error:
         raise ModelError(f"cannot read {gguf} as a GGUF model: {error}") from error
     config = loaded.config

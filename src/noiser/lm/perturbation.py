@@ -1,4 +1,4 @@
-"""What one can ask of the engine: edited versions of a clean prompt, and what is read off them."""
+"""The engine's vocabulary: perturbed rows of a clean prompt, and what is read from them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,34 +16,36 @@ from noiser.lm.quantity import LogitFn
 
 @dataclass(frozen=True, eq=False)
 class AddNoise:
-    """Replace the embeddings x by `x + scale * shift[j]`, one row for each j."""
+    """Replace the embeddings x by `x + scale * noise[j]`, one row for each j."""
 
     start: int
     """The first position that changes."""
-    shift: Float[Tensor, "rows span dim"]
-    """The sum is taken in this dtype (float64 where the official variant wants it), then cast to the model's."""
+    noise: Float[Tensor, "rows span dim"]
+    """The sum is computed in this dtype (float64 in the official variant) and then cast to the model's dtype."""
     scale: float
 
     @property
     def rows(self) -> int:
-        """How many versions of the prompt there are."""
-        return len(self.shift)
+        """The number of perturbed versions of the prompt."""
+        return len(self.noise)
 
     @property
     def span(self) -> int:
-        """How many positions may change."""
-        return self.shift.shape[1]
+        """The number of positions that may change."""
+        return self.noise.shape[1]
 
     def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
-        """The new embeddings of those rows."""
-        shift = self.shift[rows.start : rows.stop]
-        return (embeds.to(shift) + self.scale * shift).to(embeds)
+        """The perturbed embeddings of these rows."""
+        noise = self.noise[rows.start : rows.stop]
+        return (embeds.to(noise) + self.scale * noise).to(embeds)
 
 
 @dataclass(frozen=True, eq=False)
 class Interpolate:
-    """Replace the embeddings x by `baseline + share * (x - baseline)`, a share for each row and position: 1 leaves a token,
-    0 puts the baseline in its place."""
+    """Replace the embeddings x by `baseline + share * (x - baseline)`, with one share for each row and position.
+
+    A share of 1 keeps the token; a share of 0 replaces it by the baseline.
+    """
 
     start: int
     """The first position that changes."""
@@ -53,16 +55,16 @@ class Interpolate:
 
     @property
     def rows(self) -> int:
-        """How many versions of the prompt there are."""
+        """The number of perturbed versions of the prompt."""
         return len(self.share)
 
     @property
     def span(self) -> int:
-        """How many positions may change."""
+        """The number of positions that may change."""
         return self.share.shape[1]
 
     def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
-        """The new embeddings of those rows."""
+        """The perturbed embeddings of these rows."""
         share = self.share[rows.start : rows.stop].to(embeds.device)[..., None]
         wide = embeds.to(share.dtype)
         if self.baseline is None:
@@ -72,30 +74,33 @@ class Interpolate:
 
 @dataclass(frozen=True, eq=False)
 class MaskElements:
-    """Set single elements of the embeddings to zero: each stays where its draw is below its token's share, or, `inside`
-    being False, where it is not. The two are complements: what one keeps the other drops."""
+    """Set single elements of the embeddings to zero.
+
+    An element is kept where its draw is below its token's share. With `inside=False` it is kept where its draw is not
+    below: the two settings are exact complements.
+    """
 
     start: int
     """The first position that changes."""
     draws: Float[Tensor, "rows span dim"]
     """Uniform in [0, 1)."""
     share: Float[Tensor, "rows span"]
-    """0 or less keeps nothing (inside), 1 or more everything."""
+    """With `inside`: 0 or less keeps nothing, 1 or more keeps everything."""
     inside: bool = True
 
     @property
     def rows(self) -> int:
-        """How many versions of the prompt there are."""
+        """The number of perturbed versions of the prompt."""
         return len(self.share)
 
     @property
     def span(self) -> int:
-        """How many positions may change."""
+        """The number of positions that may change."""
         return self.share.shape[1]
 
     def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
-        """The new embeddings of those rows."""
-        draws, share = (each[rows.start : rows.stop].to(embeds.device) for each in (self.draws, self.share))
+        """The perturbed embeddings of these rows."""
+        draws, share = (tensor[rows.start : rows.stop].to(embeds.device) for tensor in (self.draws, self.share))
         return embeds * ((draws < share[..., None]) == self.inside)
 
 
@@ -103,120 +108,122 @@ Perturbation = AddNoise | Interpolate | MaskElements
 
 
 ModelContext = Callable[[Any], AbstractContextManager[None]]
-"""Takes the model; what a probe's rows run in, all of them together. It leaves the model as it was."""
+"""A context manager that takes the model and wraps the forward pass of all rows together. It must restore the model."""
 
 
 @dataclass(frozen=True, eq=False)
 class PerturbedRows:
-    """Rows of one clean sequence, each with its own edit, and the number to read off each."""
+    """Perturbed versions of one clean prompt, and the number to read from each."""
 
     clean: CleanRun
     perturbation: Perturbation
     logit_fn: LogitFn
     base: int | None = None
-    """The token that rivals are measured against in the rows' mean distribution at the measure's first end; None: no rivals."""
+    """The token whose mean probability is compared with that of its best rival, at the logit function's first end. None:
+    no comparison."""
     anchor: bool = False
-    """Run one unedited row along. It shares the others' rounding, so a difference to it is exact to the last bits, and an
-    edit that the model ignores makes a difference of exactly 0."""
+    """Add one unperturbed row. It shares the rounding of the others, so a difference to it is exact to the last bits, and a
+    perturbation that the model ignores gives a difference of exactly 0."""
     weights: tuple[float, ...] | None = None
-    """Where given, one for each row, the gradient of the rows' weighted sum with respect to their edited embeddings is taken."""
-    within: ModelContext | None = None
+    """One weight for each row. If given, the gradient of the weighted sum with respect to the perturbed embeddings is
+    computed."""
+    model_context: ModelContext | None = None
 
     @property
     def draws(self) -> int:
-        """How many rows are edited."""
+        """The number of perturbed rows."""
         return self.perturbation.rows
 
     @property
     def rows(self) -> int:
-        """How many rows run: the anchor comes last."""
+        """The number of rows that run; the anchor is the last."""
         return self.draws + self.anchor
 
-    def edited(self, rows: range) -> Float[Tensor, "_ span dim"]:
-        """The embeddings of the edited stretch in those rows."""
-        embeds = self.clean.embeds[self.perturbation.start : self.perturbation.start + self.perturbation.span]
+    def embeds(self, rows: range) -> Float[Tensor, "_ span dim"]:
+        """The embeddings of the perturbed span in these rows."""
+        start, span = self.perturbation.start, self.perturbation.span
+        clean = self.clean.embeds[start : start + span]
         if rows.stop <= self.draws:
-            return self.perturbation.apply(embeds, rows)
-        return (
-            torch.cat([self.perturbation.apply(embeds, range(rows.start, self.draws)), embeds[None]])
-            if rows.start < self.draws
-            else embeds[None]
-        )
+            return self.perturbation.apply(clean, rows)
+        if rows.start >= self.draws:
+            return clean[None]
+        return torch.cat([self.perturbation.apply(clean, range(rows.start, self.draws)), clean[None]])
 
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """What is kept of a probe: a few numbers."""
+    """The numbers that are kept of some perturbed rows."""
 
     values: tuple[float, ...] = ()
-    """The measure of each edited row."""
+    """The logit function's value in each perturbed row."""
     anchor: float | None = None
-    """The measure of the unedited row; None where none ran along."""
+    """Its value in the unperturbed row. None without an anchor."""
     base: float = 0.0
-    """Mean probability of the base token over the edited rows."""
+    """Mean probability of the base token over the perturbed rows."""
     rival: float = 0.0
     """The highest mean probability of any other token."""
     rival_id: int = 0
     gradient: Float[Tensor, "span dim"] | None = None
-    """Weighted sum over the rows of the gradient with respect to each row's edited embeddings, float32."""
+    """Weighted sum over the rows of the gradient with respect to each row's perturbed embeddings, float32."""
     fault: str = ""
-    """Empty; or `nonfinite` where a logit was NaN or infinite, `oom` where one row did not fit: then the numbers mean nothing."""
+    """Empty if the numbers are valid. `nonfinite`: a logit was NaN or infinite. `oom`: one row did not fit into memory."""
     forward_tokens: int = 0
-    """Tokens that went through the model for this probe."""
+    """Tokens that went through the model for these rows."""
     backward_tokens: int = 0
 
     @property
     def value(self) -> float:
-        """The mean of the measure over the edited rows."""
+        """The mean value over the perturbed rows."""
         return sum(self.values) / len(self.values)
 
     @property
     def margin(self) -> float:
-        """Base minus rival; below zero the prediction has flipped."""
+        """Base minus rival. It is negative after the prediction has flipped."""
         return self.base - self.rival
 
     def flips(self, prediction: int) -> bool:
-        """Whether another token is now the argmax; among equals the lowest id counts as the argmax."""
+        """Whether another token is now the argmax. A tie goes to the lowest id."""
         return self.margin < 0 or (self.margin == 0 and self.rival_id < prediction)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Probes that go through the model together, with the same draws of each."""
+    """Several `PerturbedRows` that go through the model together, with the same range of rows of each."""
 
-    probes: tuple[PerturbedRows, ...]
-    numbers: tuple[int, ...]
-    """The place of each probe in the caller's list."""
+    members: tuple[PerturbedRows, ...]
+    indices: tuple[int, ...]
+    """The index of each member in the caller's list."""
     rows: range
-    """Which of each probe's rows."""
+    """Which rows of each member."""
 
     def halves(self) -> tuple["Batch", "Batch"] | None:
-        """The same work in two parts: of the probes, or of the rows where there is one probe; None where neither can be cut."""
-        if len(self.probes) > 1:
-            middle = len(self.probes) // 2
+        """The same work in two batches: half of the members each, or half of the rows of a single member. None if it cannot
+        be split."""
+        if len(self.members) > 1:
+            middle = len(self.members) // 2
             return (
-                Batch(self.probes[:middle], self.numbers[:middle], self.rows),
-                Batch(self.probes[middle:], self.numbers[middle:], self.rows),
+                Batch(self.members[:middle], self.indices[:middle], self.rows),
+                Batch(self.members[middle:], self.indices[middle:], self.rows),
             )
-        if len(self.rows) > 1 and next(iter(self.probes)).within is None:
+        if len(self.rows) > 1 and next(iter(self.members)).model_context is None:
             middle = len(self.rows) // 2
-            return Batch(self.probes, self.numbers, self.rows[:middle]), Batch(self.probes, self.numbers, self.rows[middle:])
+            return Batch(self.members, self.indices, self.rows[:middle]), Batch(self.members, self.indices, self.rows[middle:])
         return None
 
     @property
-    def drawn(self) -> int:
-        """How many of the rows are edited; what is left is the anchor."""
-        return max(0, min(self.rows.stop, self.probes[0].draws) - self.rows.start)
+    def draws(self) -> int:
+        """The number of perturbed rows of each member in this batch, without the anchor."""
+        return max(0, min(self.rows.stop, self.members[0].draws) - self.rows.start)
 
     @property
-    def gradient(self) -> bool:
-        """Whether gradients are wanted."""
-        return self.probes[0].weights is not None
+    def needs_gradient(self) -> bool:
+        """Whether gradients are computed."""
+        return self.members[0].weights is not None
 
-    def edited(self) -> list[Float[Tensor, "_ _ dim"]]:
-        """Each probe's edited stretch in these rows."""
-        return [probe.edited(self.rows) for probe in self.probes]
+    def embeds(self) -> list[Float[Tensor, "_ _ dim"]]:
+        """The embeddings of each member's perturbed span in these rows."""
+        return [member.embeds(self.rows) for member in self.members]
 
     def offsets(self) -> list[int]:
-        """Where each probe's ends begin among all kept logits; one more than there are probes."""
-        return [0, *accumulate(len(probe.logit_fn.ends) for probe in self.probes)]
+        """The index of each member's first end among all kept logits, and their total number at the end."""
+        return [0, *accumulate(len(member.logit_fn.ends) for member in self.members)]

@@ -1,4 +1,4 @@
-"""What is read off a row's logits: one number, differentiable, so that every method can explain it."""
+"""The explained quantity as a differentiable function of logits, so that every method can explain it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,70 +10,78 @@ from torch import Tensor
 from noiser.errors import NonFiniteError, OptionError
 
 Scalar = Callable[[Tensor], Tensor]
-"""A user's own quantity: the next token's logits [vocab], float32, to a scalar tensor."""
+"""A user's own quantity: takes the next token's logits [vocab], float32, and returns a scalar tensor."""
 
 
 @dataclass(frozen=True, eq=False)
 class LogitFn:
-    """A number for each row, from the logits at some positions of its sequence."""
+    """One number for each row, computed from the logits at some positions of its sequence."""
 
     ends: tuple[int, ...]
-    """The positions, ascending; the last is the last of the sequence."""
+    """The positions, ascending. The last one is the end of the sequence."""
     function: Callable[[Float[Tensor, "rows ends vocab"]], Float[Tensor, " rows"]]
 
 
 def token_logit_fn(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> LogitFn:
-    """Of the tokens `ids`, read one at each end: `prob`, their joint probability; `log_prob`, its logarithm, so a sum; or
-    `mean_prob`, the mean of their probabilities, each given those before it."""
-    wanted = torch.tensor(ids).view(1, -1, 1)
+    """A quantity of the tokens `ids`, one read at each end, each token given those before it.
 
-    def gathered(values: Tensor) -> Tensor:
-        return wide(values.gather(-1, wanted.to(values.device).expand(len(values), -1, 1)).squeeze(-1))
+    quantity  prob: their joint probability; log_prob: its logarithm, a sum; mean_prob: the mean of their probabilities.
+    """
+    index = torch.tensor(ids).view(1, -1, 1)
 
-    ways = {
-        "prob": lambda logits: gathered(logits.float().softmax(-1)).prod(-1),
-        "mean_prob": lambda logits: gathered(logits.float().softmax(-1)).mean(-1),
-        "log_prob": lambda logits: gathered(logits.float().log_softmax(-1)).sum(-1),
+    def of_tokens(values: Tensor) -> Tensor:
+        return to_float64(values.gather(-1, index.to(values.device).expand(len(values), -1, 1)).squeeze(-1))
+
+    functions = {
+        "prob": lambda logits: of_tokens(logits.float().softmax(-1)).prod(-1),
+        "mean_prob": lambda logits: of_tokens(logits.float().softmax(-1)).mean(-1),
+        "log_prob": lambda logits: of_tokens(logits.float().log_softmax(-1)).sum(-1),
     }
-    return LogitFn(tuple(ends), ways[quantity])
+    return LogitFn(tuple(ends), functions[quantity])
 
 
-def difference(quantity: str, token: int, foil: int, end: int) -> LogitFn:
-    """Of two tokens that could come next: `prob`, P(token) - P(foil); or `log_odds`, log P(token) - log P(foil)."""
+def contrast_logit_fn(quantity: str, token: int, foil: int, end: int) -> LogitFn:
+    """A contrast of two possible next tokens.
 
-    def of(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
+    quantity  prob: P(token) - P(foil); log_odds: log P(token) - log P(foil).
+    """
+
+    def function(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
         values = logits[:, 0].float()
-        values = wide(values.softmax(-1) if quantity == "prob" else values)
+        values = to_float64(values.softmax(-1) if quantity == "prob" else values)
         return values[:, token] - values[:, foil]
 
-    return LogitFn((end,), of)
+    return LogitFn((end,), function)
 
 
-def custom(function: Scalar, end: int) -> LogitFn:
-    """Whatever the user's function makes of the next token's logits. Raises OptionError where that is no scalar tensor,
-    NonFiniteError where it is NaN or infinite; what the function itself raises passes through."""
+def custom_logit_fn(scalar: Scalar, end: int) -> LogitFn:
+    """The user's function of the next token's logits.
 
-    def of(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
-        values = wide(torch.stack([_scalar(function(row)) for row in logits[:, 0].float()]))
+    The result raises OptionError if the function returns no scalar tensor, and NonFiniteError if it returns NaN or infinity
+    for finite logits. Exceptions of the function itself pass through.
+    """
+
+    def function(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
+        values = to_float64(torch.stack([_checked_scalar(scalar(row)) for row in logits[:, 0].float()]))
         if logits.isfinite().all() and not values.isfinite().all():
             raise NonFiniteError("the function gave NaN or infinity for finite logits: there is nothing to score")
         return values
 
-    return LogitFn((end,), of)
+    return LogitFn((end,), function)
 
 
-def check_slope(scalar: Tensor) -> None:
-    """Raises OptionError where there is no gradient to take."""
+def check_differentiable(scalar: Tensor) -> None:
+    """Raises OptionError if the scalar has no gradient."""
     if not scalar.requires_grad:
         raise OptionError("the function's result has no gradient: gradient methods need one that is differentiable, the others do not")
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """In float64; float32 on Apple's GPU, which has no other."""
+def to_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64. On Apple's GPU, which has no float64, in float32."""
     return tensor.float() if tensor.device.type == "mps" else tensor.double()
 
 
-def _scalar(value: object) -> Tensor:
+def _checked_scalar(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
         came = f"a tensor of shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise OptionError(f"a target that is a function takes logits [vocab] to a scalar tensor; it returned {came}")

@@ -1,4 +1,7 @@
-"""Several generators that ask the engine, run as one, so that their rows share batches and nothing runs twice."""
+"""What a generator may request from the engine, and helpers that combine generators so that nothing runs twice.
+
+A method is a generator: it yields requests and receives answers. So its rows can share batches with those of other prompts.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,28 +18,27 @@ from noiser.text.prompt import Prompt
 
 R = TypeVar("R")
 Requires = Literal["margin", "objective"] | AttentionReducer | None
-"""What a method has its clean runs take along: the gradient of the top-two margin, or of what is explained; or their
-attention weights, folded."""
-Slopes = Callable[[Tensor], Mapping[int, Tensor]]
-"""From the logits at the ends [ends, vocab] to scalars whose gradients are wanted, each named by the end that it is kept with."""
+"""What a method needs from the clean runs: the gradient of the top-two margin, the gradient of the explained quantity, or
+attention weights reduced by this function."""
+ScalarsOfLogits = Callable[[Tensor], Mapping[int, Tensor]]
+"""From the logits at the ends [ends, vocab] to scalars. The key is the index of the end whose clean run keeps the gradient."""
 
 
 @dataclass(frozen=True)
 class ForwardRequest:
-    """A sequence run unperturbed, once. Answered by a Clean for its beginning up to each of the ends."""
+    """Run a sequence once, unperturbed. The answer is a list of clean runs, one truncated after each end."""
 
     prompt: Prompt
     ends: tuple[int, ...]
-    """Positions, ascending; the last of the sequence among them."""
-    slopes: Slopes | None = None
-    """What gradients to take along with it."""
-    fold: AttentionReducer | None = None
-    """What to make of its attention weights."""
+    """Positions, ascending. The last position of the sequence is the last of them."""
+    scalars: ScalarsOfLogits | None = None
+    """What to take gradients of."""
+    attention_reducer: AttentionReducer | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The model's own continuation, greedy. Answered by its token ids, `count` at most."""
+    """Generate a greedy continuation of at most `count` tokens. The answer is its token ids."""
 
     prompt: Prompt
     count: int
@@ -48,12 +50,12 @@ class ExternalRequest(ABC):
     @property
     @abstractmethod
     def source(self) -> object:
-        """Who answers. Requests with the same source are resolved in one call."""
+        """What answers. Requests with the same source are resolved in one call."""
 
     @property
     @abstractmethod
     def items(self) -> Sequence[Any]:
-        """What is asked. The answer is a list with one entry for each item."""
+        """The questions. The answer is a list with one entry for each item."""
 
     @abstractmethod
     def with_items(self, items: Sequence[Any]) -> "ExternalRequest":
@@ -61,25 +63,44 @@ class ExternalRequest(ABC):
 
     @abstractmethod
     def resolve(self) -> list[Any]:
-        """The answer to each item, in their order."""
+        """The answer to each item, in the order of the items."""
 
 
 Request = ForwardRequest | Generation | ExternalRequest | list[PerturbedRows]
 Answer = list[CleanRun] | tuple[int, ...] | list[Readout] | list[Any]
 Steps = Generator[Request, Answer, R]
+"""A computation that yields requests, receives their answers and returns R."""
 
 
-def ask(probes: list[PerturbedRows]) -> Steps[list[Readout]]:
-    """Send probes, receive readings."""
-    readings = yield probes
-    return cast(list[Readout], readings)
+def ask(perturbed: list[PerturbedRows]) -> Steps[list[Readout]]:
+    """Request perturbed rows and return their readouts."""
+    readouts = yield perturbed
+    return cast(list[Readout], readouts)
+
+
+@dataclass(frozen=True)
+class Ended(Generic[R]):
+    """The end of a generator, with its result."""
+
+    result: R
+
+
+def next_request(steps: Steps[R], answer: Any = None) -> Any:
+    """Send an answer to a generator. Returns its next request, or `Ended`.
+
+    A generator from another package may yield anything; `Job.resume` checks it.
+    """
+    try:
+        return steps.send(answer)
+    except StopIteration as end:
+        return Ended(end.value)
 
 
 def gather(parts: Sequence[Steps[R]]) -> Steps[list[R]]:
     """Run several generators as one, so that their rows share batches. Returns their results, in the order of `parts`.
 
-    All probes that the parts wait for become one request. Requests to a judge wait until no part needs the model, so that
-    one call holds as many items as possible.
+    All perturbed rows that the parts wait for become one request. Requests to a judge wait until no part needs the model,
+    so that one call holds as many items as possible.
     """
     results: dict[int, R] = {}
     waiting: dict[int, Request] = {}
@@ -122,68 +143,53 @@ def _joined(requests: Sequence[Request]) -> Request:
     return requests[0].with_items(items) if isinstance(requests[0], ExternalRequest) else items
 
 
-def deduplicate(asking: Steps[R]) -> Steps[R]:
-    """The same, with every probe (this edit of this sequence, read this way) run only the first time that it is asked for."""
+def deduplicate(steps: Steps[R]) -> Steps[R]:
+    """The same computation, but equal perturbed rows run only once: later requests get the first readout."""
     known: dict[tuple[Any, ...], tuple[PerturbedRows, Readout]] = {}
-    request = next_request(asking)
+    request = next_request(steps)
     while not isinstance(request, Ended):
         if isinstance(request, list):
-            fresh = {_key(probe): probe for probe in request if _key(probe) not in known}
-            readings = cast(list[Readout], (yield list(fresh.values()))) if fresh else []
-            known |= {key: (probe, reading) for (key, probe), reading in zip(fresh.items(), readings, strict=True)}
-            request = next_request(asking, [known[_key(probe)][1] for probe in request])
+            fresh = {_rows_key(rows): rows for rows in request if _rows_key(rows) not in known}
+            readouts = cast(list[Readout], (yield list(fresh.values()))) if fresh else []
+            known |= {key: (rows, readout) for (key, rows), readout in zip(fresh.items(), readouts, strict=True)}
+            request = next_request(steps, [known[_rows_key(rows)][1] for rows in request])
         else:
-            request = next_request(asking, (yield request))
+            request = next_request(steps, (yield request))
     return request.result
+
+
+def _rows_key(rows: PerturbedRows) -> tuple[Any, ...]:
+    """Equal for equal rows. The rows hold their parts, so the ids stay valid as long as the rows are kept."""
+    parts = (id(rows.clean), id(rows.perturbation), id(rows.logit_fn), id(rows.model_context))
+    return *parts, rows.base, rows.anchor, rows.weights
 
 
 CleanRunCache = dict[tuple[Any, ...], Any]
-"""One prompt's clean runs and continuation, by what was asked for."""
+"""The clean runs and continuations of one prompt, by request."""
 
 
-def cached(asking: Steps[R], cleans: CleanRunCache | None, requires: Requires) -> Steps[R]:
-    """The same, with every clean run (of these tokens, read at these ends, with this taken along) and the continuation taken
-    from `cleans` where they are there already, and put there where not. None: nothing is shared.
+def cached(steps: Steps[R], clean_runs: CleanRunCache | None, requires: Requires) -> Steps[R]:
+    """The same computation, but clean runs and continuations are taken from `clean_runs`, and stored there if missing.
 
-    Meant for `resolve_target`, whose slopes are the same for every method that takes the same along.
+    With `clean_runs=None` nothing is shared. It is meant for `resolve_target`, which takes the same gradients for every
+    method with the same `requires`.
     """
-    request = next_request(asking)
+    request = next_request(steps)
     while not isinstance(request, Ended):
         answer: Any
-        if cleans is None or isinstance(request, list):
+        if clean_runs is None or isinstance(request, list):
             answer = yield request
         else:
-            key = _asked(request, requires)
-            if key not in cleans:
-                cleans[key] = yield request
-            answer = cleans[key]
-        request = next_request(asking, answer)
+            key = _request_key(request, requires)
+            if key not in clean_runs:
+                clean_runs[key] = yield request
+            answer = clean_runs[key]
+        request = next_request(steps, answer)
     return request.result
 
 
-def _asked(request: ForwardRequest | Generation, requires: Requires) -> tuple[Any, ...]:
+def _request_key(request: ForwardRequest | Generation, requires: Requires) -> tuple[Any, ...]:
     if isinstance(request, Generation):
         return request.prompt.input_ids, request.count
-    taken = requires if request.slopes is not None or request.fold is not None else None
-    return request.prompt.input_ids, request.ends, taken
-
-
-@dataclass(frozen=True)
-class Ended(Generic[R]):
-    """A generator's end."""
-
-    result: R
-
-
-def next_request(asking: Steps[R], answer: Any = None) -> Any:
-    """What a generator asks for next, once it has that answer; or its Ended. A foreign one may ask for anything: see `Job.resume`."""
-    try:
-        return asking.send(answer)
-    except StopIteration as end:
-        return Ended(end.value)
-
-
-def _key(probe: PerturbedRows) -> tuple[Any, ...]:
-    """What tells probes apart: they hold what they are made of, so identities last as long as they do."""
-    parts = (id(probe.clean), id(probe.perturbation), id(probe.logit_fn), id(probe.within))
-    return *parts, probe.base, probe.anchor, probe.weights
+    needs_more = request.scalars is not None or request.attention_reducer is not None
+    return request.prompt.input_ids, request.ends, requires if needs_more else None

@@ -1,4 +1,4 @@
-"""For code that is not ours: whatever it does to a model, its tokenizer and the random generators is undone after."""
+"""Protect a model, its tokenizer and the global random generators from code that changes them."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -9,35 +9,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from noiser.lm.devices import hooked
+from noiser.lm.devices import has_accelerate_hook
 
 
 @contextmanager
 def restore_after(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Inside, others may set what they like; after, also after an exception, all is as it was.
+    """Undo changes to the model and the tokenizer when the block ends, also after an exception.
 
-    That is: hooks, submodules, training modes and any other attribute of every module, the configurations (attention
+    Restored are the hooks, submodules, training modes and other attributes of every module, the configurations (attention
     implementation, pad token), the tokenizer (special tokens, padding, truncation), gradients and `requires_grad`.
-    Weights themselves are not copied: code that writes into them is not undone. A model that accelerate has distributed
-    over devices stays where it is: inside, its `to` does nothing.
+    Weights are not copied: a write into them is not undone. A model that accelerate has distributed over devices is not
+    moved: inside the block its `to` does nothing.
     """
-    with ExitStack() as after:
+    with ExitStack() as stack:
         for tensor in (*model.parameters(), *model.buffers()):
-            after.callback(_restore_gradient, tensor, tensor.requires_grad, tensor.grad)
+            stack.callback(_restore_gradient, tensor, tensor.requires_grad, tensor.grad)
         for owner in (*model.modules(), *_configurations(model), tokenizer):
-            after.callback(_attributes_of(owner))
+            stack.callback(_attribute_restorer(owner))
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
-            after.callback(_restore_backend, backend, backend.padding, backend.truncation)
-        if hooked(model):
+            stack.callback(_restore_backend, backend, backend.padding, backend.truncation)
+        if has_accelerate_hook(model):
             model.to = lambda *_, **__: model
         yield
 
 
 @contextmanager
 def drawing_from(seed: int, *devices: torch.device) -> Iterator[None]:
-    """Inside, the global generators of Python, NumPy and torch, those of the devices included, start from `seed`; after, each
-    goes on where it was."""
+    """Inside the block, the global generators of Python, NumPy, torch and the devices start from `seed`. Afterwards each
+    continues where it was."""
     python, numpy = random.getstate(), np.random.get_state()
     gpus = [device for device in devices if device.type == "cuda"]
     with torch.random.fork_rng(gpus):
@@ -54,19 +54,19 @@ def drawing_from(seed: int, *devices: torch.device) -> Iterator[None]:
 
 
 def _configurations(model: Any) -> list[Any]:
-    """Every configuration object that the model or a part of it holds, each once."""
-    found: dict[int, Any] = {}
+    """Every configuration object of the model and its parts, each once."""
+    configurations: dict[int, Any] = {}
     waiting = [getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config")]
     while waiting:
         config = waiting.pop()
-        if config is not None and id(config) not in found and hasattr(config, "__dict__"):
-            found[id(config)] = config
+        if config is not None and id(config) not in configurations and hasattr(config, "__dict__"):
+            configurations[id(config)] = config
             waiting += [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
-    return list(found.values())
+    return list(configurations.values())
 
 
-def _attributes_of(owner: Any) -> Callable[[], None]:
-    """What puts back the attributes of an object as they are now, the contents of dicts, lists and sets included."""
+def _attribute_restorer(owner: Any) -> Callable[[], None]:
+    """A function that restores the attributes of an object as they are now, with the contents of dicts, lists and sets."""
     attributes = vars(owner)
     before = dict(attributes)
     contents = [(value, copy(value)) for value in before.values() if isinstance(value, dict | list | set)]
@@ -81,13 +81,13 @@ def _attributes_of(owner: Any) -> Callable[[], None]:
     return restore
 
 
-def _restore_gradient(tensor: torch.Tensor, wanted: bool, gradient: torch.Tensor | None) -> None:
+def _restore_gradient(tensor: torch.Tensor, requires_grad: bool, gradient: torch.Tensor | None) -> None:
     tensor.grad = gradient
-    if tensor.requires_grad != wanted:
-        tensor.requires_grad_(wanted)
+    if tensor.requires_grad != requires_grad:
+        tensor.requires_grad_(requires_grad)
 
 
 def _restore_backend(backend: Any, padding: dict[str, Any] | None, truncation: dict[str, Any] | None) -> None:
-    """To call a fast tokenizer sets the padding and truncation of its backend."""
+    """A call to a fast tokenizer changes the padding and truncation of its backend."""
     backend.no_padding() if padding is None else backend.enable_padding(**padding)
     backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)

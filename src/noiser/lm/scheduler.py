@@ -1,4 +1,4 @@
-"""Many prompts at once: each is a generator that asks the engine for something and waits for the answer."""
+"""Run many generators at once: each requests something from the engine and waits for the answer, and rows share batches."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,17 +14,17 @@ from noiser.lm.requests import Answer, ExternalRequest, ForwardRequest, Generati
 from noiser.results.attribution import Cost
 
 MAX_CONCURRENT = 32
-"""How many prompts are worked on at a time, so that their rows can share batches."""
-NOT_FINITE = "the model's logits for this prompt, as it is or with its tokens disturbed, hold NaN or infinity: it is not scored"
+"""The number of prompts that are worked on at a time, so that their rows can share batches."""
+NOT_FINITE = "the model's logits for this prompt, clean or perturbed, hold NaN or infinity: it is not scored"
 
 R = TypeVar("R")
 
 
 @dataclass
 class Job(Generic[R]):
-    """One generator under way."""
+    """One generator, its pending request, and what it has cost."""
 
-    asking: Steps[R]
+    steps: Steps[R]
     request: Request | None = None
     result: R | None = None
     error: NoiserError | None = None
@@ -33,41 +33,46 @@ class Job(Generic[R]):
     backward_tokens: int = 0
     peak_bytes: int = 0
     limit: float | None = None
-    """Seconds after which it is given up, at the next request."""
+    """Seconds after which the job is given up, at its next request."""
 
     @property
     def cost(self) -> Cost:
-        """What the job took; its share of the seconds is its share of the tokens."""
+        """The job's cost. Its share of a batch's seconds is its share of the tokens."""
         return Cost(self.seconds, self.forward_tokens, self.backward_tokens, self.peak_bytes)
 
     def resume(self, answer: Answer | NoiserError | None) -> None:
-        """Hand over an answer, or an error to raise at the request, and take the next request or the end."""
+        """Send an answer, or raise an error at the request, and take the next request or the result."""
         self.request = None
         begin = time.perf_counter()
         try:
-            self.request = self.asking.throw(answer) if isinstance(answer, NoiserError) else self.asking.send(cast(Answer, answer))
+            self.request = self.steps.throw(answer) if isinstance(answer, NoiserError) else self.steps.send(cast(Answer, answer))
         except StopIteration as end:
             self.result = end.value
         except NoiserError as error:
             self.error = error
-        if self.request is not None and (fault := _unfit(self.request)):
-            self.request, self.error = None, ForeignError(fault)
-            self.asking.close()
+        if self.request is not None and (fault := _invalid_request(self.request)):
+            self._give_up(ForeignError(fault))
         self.seconds += time.perf_counter() - begin
         if self.request is not None and self.limit is not None and self.seconds > self.limit:
-            self.request, self.error = None, TimeLimitError(f"given up after {self.limit:g} s")
-            self.asking.close()
+            self._give_up(TimeLimitError(f"given up after {self.limit:g} s"))
+
+    def _give_up(self, error: NoiserError) -> None:
+        self.request, self.error = None, error
+        self.steps.close()
 
 
 def schedule(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = MAX_CONCURRENT, limit: float | None = None) -> Iterator[Job[R]]:
-    """Run every generator to its end, so many of them at a time; the finished jobs come in the order given. One that takes more
-    than `limit` seconds (its share of what is shared) ends with a TimeLimitError, as soon as it asks for something again."""
+    """Run every generator to its end, `at_once` of them at a time. Finished jobs come in the order of `work`.
+
+    A job that takes more than `limit` seconds (with its share of what is shared) ends with a TimeLimitError at its next
+    request.
+    """
     reset_peak(lm.devices)
     waiting = iter(work)
     jobs: list[Job[R]] = []
     while True:
-        for asking in islice(waiting, at_once - len(jobs)):
-            jobs.append(Job(asking, limit=limit))
+        for steps in islice(waiting, at_once - len(jobs)):
+            jobs.append(Job(steps, limit=limit))
             jobs[-1].resume(None)
         if not jobs:
             return
@@ -76,116 +81,117 @@ def schedule(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = MAX_CON
             yield jobs.pop(0)
         for job in jobs:
             if isinstance(job.request, Generation):
-                _generate(lm, job)
-        _clean_round(lm, [job for job in jobs if isinstance(job.request, ForwardRequest)])
-        _probe_round(lm, [job for job in jobs if isinstance(job.request, list)])
-        _external_round(lm, [job for job in jobs if isinstance(job.request, ExternalRequest)])
+                _answer_generation(lm, job)
+        _answer_forward(lm, [job for job in jobs if isinstance(job.request, ForwardRequest)])
+        _answer_perturbed(lm, [job for job in jobs if isinstance(job.request, list)])
+        _answer_external(lm, [job for job in jobs if isinstance(job.request, ExternalRequest)])
 
 
-def _generate(lm: LanguageModel, job: Job) -> None:
-    """A continuation shares no batch."""
+def _answer_generation(lm: LanguageModel, job: Job) -> None:
+    """Generate one continuation. It shares no batch."""
     assert isinstance(job.request, Generation)
-    begin, spent = time.perf_counter(), lm.token_counter.forward_tokens
+    begin, tokens = time.perf_counter(), lm.token_counter.forward_tokens
     answer: Answer | NoiserError
     try:
         answer = lm.generate(job.request.prompt, job.request.count)
     except NoiserError as error:
         answer = error
     job.seconds += time.perf_counter() - begin
-    job.forward_tokens += lm.token_counter.forward_tokens - spent
+    job.forward_tokens += lm.token_counter.forward_tokens - tokens
     _resume(lm, job, answer)
 
 
-def _clean_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
-    """The clean runs that are asked for, in shared passes; one by one where they do not fit together."""
+def _answer_forward(lm: LanguageModel, jobs: Sequence[Job]) -> None:
+    """Run the requested clean runs in shared passes. If that fails, run them one by one."""
     if not jobs:
         return
     requests = [job.request for job in jobs if isinstance(job.request, ForwardRequest)]
     begin = time.perf_counter()
     try:
-        found = lm.forward(requests)
+        answers = lm.forward(requests)
     except NoiserError as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
         else:
             for job in jobs:
-                _clean_round(lm, [job])
+                _answer_forward(lm, [job])
         return
-    spent = time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
     total = sum(len(request.prompt) for request in requests)
-    for job, request, cleans in zip(jobs, requests, found, strict=True):
-        job.seconds += spent * len(request.prompt) / total
+    for job, request, cleans in zip(jobs, requests, answers, strict=True):
+        job.seconds += seconds * len(request.prompt) / total
         job.forward_tokens += len(request.prompt)
         job.backward_tokens += sum(len(request.prompt) for clean in cleans if clean.gradient is not None)
         finite = all(bool(clean.logits.isfinite().all()) for clean in cleans)
         _resume(lm, job, cleans if finite else NonFiniteError(NOT_FINITE))
 
 
-def _probe_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
-    """Everything that the jobs ask for, in shared batches."""
-    probes = [probe for job in jobs if isinstance(job.request, list) for probe in job.request]
+def _answer_perturbed(lm: LanguageModel, jobs: Sequence[Job]) -> None:
+    """Run the perturbed rows of all jobs in shared batches."""
+    perturbed = [rows for job in jobs if isinstance(job.request, list) for rows in job.request]
     begin = time.perf_counter()
     try:
-        readings = lm.run_perturbed(probes)
+        readouts = lm.run_perturbed(perturbed)
     except NoiserError as error:  # a user's function that fails for one prompt
         if len(jobs) == 1:
             jobs[0].resume(error)
         else:
             for job in jobs:
-                _probe_round(lm, [job])
+                _answer_perturbed(lm, [job])
         return
-    spent = time.perf_counter() - begin
-    total = sum(reading.forward_tokens + reading.backward_tokens for reading in readings)
-    answers = iter(readings)
+    seconds = time.perf_counter() - begin
+    total = sum(readout.forward_tokens + readout.backward_tokens for readout in readouts)
+    remaining = iter(readouts)
     for job in jobs:
         assert isinstance(job.request, list)
-        answer = list(islice(answers, len(job.request)))
-        forward, backward = sum(reading.forward_tokens for reading in answer), sum(reading.backward_tokens for reading in answer)
-        job.seconds += spent * (forward + backward) / max(1, total)
+        answer = list(islice(remaining, len(job.request)))
+        forward, backward = sum(readout.forward_tokens for readout in answer), sum(readout.backward_tokens for readout in answer)
+        job.seconds += seconds * (forward + backward) / max(1, total)
         job.forward_tokens += forward
         job.backward_tokens += backward
         _resume(lm, job, _fault(answer) or answer)
 
 
-def _external_round(lm: LanguageModel, jobs: Sequence[Job]) -> None:
-    """Resolve each source's requests in one call, so that a judge can work on all of them at the same time.
+def _answer_external(lm: LanguageModel, jobs: Sequence[Job]) -> None:
+    """Resolve the requests of each source in one call, so that a judge can work on all of them at the same time.
 
     Raises RunError if the source cannot be used at all: that is no single job's fault.
     """
     pending = [(job, job.request) for job in jobs if isinstance(job.request, ExternalRequest)]
     for source in {id(request.source): request.source for _, request in pending}.values():
-        own = [(job, request) for job, request in pending if request.source is source]
-        items = [item for _, request in own for item in request.items]
+        of_source = [(job, request) for job, request in pending if request.source is source]
+        items = [item for _, request in of_source for item in request.items]
         begin = time.perf_counter()
-        answers = iter(own[0][1].with_items(items).resolve())
-        spent = time.perf_counter() - begin
-        for job, request in own:
-            job.seconds += spent * len(request.items) / max(1, len(items))
+        answers = iter(of_source[0][1].with_items(items).resolve())
+        seconds = time.perf_counter() - begin
+        for job, request in of_source:
+            job.seconds += seconds * len(request.items) / max(1, len(items))
             _resume(lm, job, list(islice(answers, len(request.items))))
 
 
 def _resume(lm: LanguageModel, job: Job, answer: Answer | NoiserError) -> None:
-    """Resume the job; tokens that its method sends through the model by itself are the job's."""
+    """Resume the job. Tokens that its method sends through the model by itself are added to the job's cost."""
     forward, backward = lm.token_counter.forward_tokens, lm.token_counter.backward_tokens
     job.resume(answer)
     job.forward_tokens += lm.token_counter.forward_tokens - forward
     job.backward_tokens += lm.token_counter.backward_tokens - backward
 
 
-def _unfit(request: Any) -> str:
-    """What is wrong with a request, which may come from anybody's method or metric; empty where nothing is."""
+def _invalid_request(request: Any) -> str:
+    """The fault of a request, which may come from another package's method or metric. Empty if it is valid."""
     if isinstance(request, ForwardRequest | Generation | ExternalRequest):
         return ""
-    if not isinstance(request, list) or not all(isinstance(each, PerturbedRows) for each in request):
-        return f"the engine is asked by yielding a list of probes; got {type(request).__name__}"
-    outside = [
-        each for each in request if each.perturbation.start < 0 or each.perturbation.start + each.perturbation.span > len(each.clean.prompt)
-    ]
-    return f"an edit reaches beyond the {len(outside[0].clean.prompt)} tokens of its sequence" if outside else ""
+    if not isinstance(request, list) or not all(isinstance(rows, PerturbedRows) for rows in request):
+        return f"a request to the engine is a list of PerturbedRows; got {type(request).__name__}"
+    for rows in request:
+        start, seq = rows.perturbation.start, len(rows.clean.prompt)
+        if start < 0 or start + rows.perturbation.span > seq:
+            return f"a perturbation reaches beyond the {seq} tokens of its sequence"
+    return ""
 
 
-def _fault(readings: Sequence[Readout]) -> NoiserError | None:
-    faults = {reading.fault for reading in readings}
+def _fault(readouts: Sequence[Readout]) -> NoiserError | None:
+    faults = {readout.fault for readout in readouts}
     if "oom" in faults:
         return DeviceMemoryError(TOO_LARGE)
     if "nonfinite" in faults:

@@ -1,4 +1,4 @@
-"""What tokens read like, and where they lie in a text."""
+"""The text of single tokens, and their offsets in a longer text."""
 
 import re
 from codecs import getincrementaldecoder
@@ -12,7 +12,7 @@ Offsets = tuple[tuple[int, int], ...]
 
 
 class TokenText:
-    """The text of single tokens: byte-level, SentencePiece's or WordPiece's, and added tokens as they were written."""
+    """The text of single tokens of a byte-level, SentencePiece or WordPiece tokenizer. Added tokens keep their spelling."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -22,7 +22,7 @@ class TokenText:
         self._continuing = decoder.prefix if type(decoder).__name__ == "WordPiece" else None
 
     def raw(self, token_id: int) -> bytes:
-        """Its UTF-8 bytes, leading space included; those of `<id 7>` where the tokenizer has no such token."""
+        """The token's UTF-8 bytes, with its leading space. An id without a token gives the bytes of `<id 7>`."""
         if token_id in self._added:
             return self._added[token_id].encode()
         piece = self.tokenizer.convert_ids_to_tokens(token_id)
@@ -37,7 +37,7 @@ class TokenText:
         return piece.replace(WORD_START, " ").encode()
 
     def read(self, token_id: int) -> str:
-        """What one token reads like, with its leading space; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
+        """The token's text, with its leading space. A fragment of a character is shown as its bytes: `<0xF0><0x9F>`."""
         raw = self.raw(token_id)
         try:
             return raw.decode()
@@ -45,45 +45,45 @@ class TokenText:
             return "".join(f"<0x{byte:02X}>" for byte in raw)
 
 
-def laid_out(raws: Iterable[bytes]) -> tuple[str, Offsets]:
-    """Tokens end to end: their text, and where each is in it. Fragments of one character all lie where it does."""
+def concatenate(raws: Iterable[bytes]) -> tuple[str, Offsets]:
+    """The text of tokens one after the other, and their offsets in it. Fragments of one character all have its offsets."""
     decoder = getincrementaldecoder("utf-8")("replace")
-    text, offsets, at = [], [], 0
+    text, offsets, position = [], [], 0
     for raw in raws:
         text.append(decoder.decode(raw))
         unfinished = 1 if decoder.getstate()[0] else 0
-        offsets.append((at, at + len(text[-1]) + unfinished if raw else at))
-        at += len(text[-1])
+        offsets.append((position, position + len(text[-1]) + unfinished if raw else position))
+        position += len(text[-1])
     text.append(decoder.decode(b"", final=True))
     return "".join(text), tuple(offsets)
 
 
-def fitted(raws: Sequence[bytes], text: str) -> Offsets | None:
-    """Where the tokens lie in `text`, if end to end they differ from it in whitespace alone; else None."""
-    laid, offsets = laid_out(raws)
-    at = 0
+def align(raws: Sequence[bytes], text: str) -> Offsets | None:
+    """The offsets of the tokens in `text`. None if the concatenated tokens differ from it in more than whitespace."""
+    joined, offsets = concatenate(raws)
+    position = 0
     starts: list[int] = []
     stops: list[int] = []
-    for character in laid:
-        while not character.isspace() and text[at : at + 1].isspace():
-            at += 1
-        starts.append(at)
-        if text[at : at + 1] == character:
-            at += 1
+    for character in joined:
+        while not character.isspace() and text[position : position + 1].isspace():
+            position += 1
+        starts.append(position)
+        if text[position : position + 1] == character:
+            position += 1
         elif not character.isspace():
             return None
-        stops.append(at)
-    if text[at:].strip():
+        stops.append(position)
+    if text[position:].strip():
         return None
-    starts.append(at)
+    starts.append(position)
     return tuple((starts[start], stops[stop - 1] if start < stop else starts[start]) for start, stop in offsets)
 
 
-def _stand_ins() -> dict[str, int]:
-    """GPT-2's stand-in character of each byte: a printable byte is itself, the others follow in order from U+0100."""
+def _bytes_of_characters() -> dict[str, int]:
+    """The character that GPT-2 writes for each byte: a printable byte is itself, the others follow in order from U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)) - set(printable))
     return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
 
 
-BYTE_OF = _stand_ins()
+BYTE_OF = _bytes_of_characters()

@@ -1,4 +1,4 @@
-"""Text, chats or ids to a Prompt, and ids to what they read like."""
+"""Turn text, chats or ids into a Prompt, and ids into text."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from operator import index
 from typing import Any, SupportsIndex
 
 from noiser.errors import OptionError, PromptError
-from noiser.lm.chat import Message, checked, contents, is_chat, rendered, turns
-from noiser.lm.token_text import Offsets, TokenText, fitted, laid_out
+from noiser.lm.chat import Message, check_messages, content_spans, find_turns, is_chat, render
+from noiser.lm.token_text import Offsets, TokenText, align, concatenate
 from noiser.text.prompt import Prompt
 
 Source = str | Sequence[int] | Sequence[Message] | Prompt
@@ -17,110 +17,109 @@ UNREADABLE = "\ufffd"
 
 
 class Tokens:
-    """A tokenizer, read only: nothing about it is ever set, so it stays as the user left it."""
+    """Read-only access to a tokenizer. The tokenizer stays exactly as the user left it."""
 
     def __init__(self, tokenizer: Any, limit: int | None, embedded: int) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
-        """The most tokens the model takes; None where its configuration names no limit."""
+        """The largest number of tokens that the model takes. None if its configuration names no limit."""
         self.size = min(len(tokenizer), embedded)
-        """How many ids both the tokenizer and the model's embedding know."""
-        marked = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-        self._special = frozenset([*tokenizer.all_special_ids, *marked])
-        self._surfaces = TokenText(tokenizer)
+        """The number of ids that both the tokenizer and the model's embedding have."""
+        added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._special = frozenset([*tokenizer.all_special_ids, *added])
+        self._token_text = TokenText(tokenizer)
 
     def prompt(self, source: Source) -> Prompt:
-        """Text, tokenised with the tokenizer's own special tokens; a chat, as `[{"role": ..., "content": ...}, ...]`; or ids.
+        """Make a prompt of text, of a chat (`[{"role": ..., "content": ...}, ...]`) or of token ids.
 
-        A chat is rendered and tokenised by the tokenizer's own template, with the answer's header at the end; where the
-        last message is the assistant's, its answer is left open to be continued. A special token spelled out in text or
-        in a message (`<|im_end|>`) is whatever the tokenizer makes of it, as a rule that token: it then looks to the
-        model like the template's own, but stays part of that message's turn here. Ids are taken as they are.
+        Text is tokenised with the tokenizer's own special tokens. A chat is rendered and tokenised by the tokenizer's own
+        template, with the answer's header at the end; if the last message is the assistant's, its answer stays open. Ids
+        are taken as they are. A special token that is spelled out in text or in a message (`<|im_end|>`) usually becomes
+        that token: to the model it looks like the template's own, but here it stays part of that message's turn.
 
-        Offsets are the tokenizer's own where it has them; of ids, and of tokenizers without offsets, they are found by
-        laying the tokens end to end, and where that is not the given text, it becomes the prompt's text.
+        Offsets are the tokenizer's own if it has them. Otherwise, and for ids, they come from the concatenated tokens; if
+        those are not the given text, they become the prompt's text.
 
-        Raises PromptError where there are no tokens, more than the model takes (nothing is ever truncated), where the text
-        is not valid Unicode, for a message without role or content, and where there is no chat template or it refuses
-        the messages.
+        Raises PromptError if there are no tokens, or more than the model takes (nothing is ever truncated), if the text is
+        not valid Unicode, if a message lacks role or content, or if the chat template is missing or refuses the messages.
         """
         if isinstance(source, Prompt):
             self._check(source.input_ids)
             return source
         if isinstance(source, str):
             check_unicode(source)
-            return self._prompt(*self._encoded(source, add_special_tokens=True), source)
+            return self._make_prompt(*self._encode(source, add_special_tokens=True), source)
         if is_chat(source):
-            return self._chat(checked(source))
-        return self._prompt(as_ids(source))
+            return self._chat_prompt(check_messages(source))
+        return self._make_prompt(as_ids(source))
 
     def extended(self, prompt: Prompt, ids: Sequence[int]) -> Prompt:
-        """The prompt followed by these tokens, which belong to none of its turns. Raises PromptError as `prompt` does."""
+        """The prompt followed by these tokens, which belong to no turn. Raises PromptError as `prompt` does."""
         if not ids:
             return prompt
         self._check_length(len(prompt) + len(ids))
         self._check_ids(ids)
-        before = self._unfinished(prompt)
-        start = prompt.offsets[-before][0] if before else len(prompt.text)
-        text, spans = laid_out([self._surfaces.raw(i) for i in (*prompt.input_ids[len(prompt) - before :], *ids)])
+        unfinished = self._unfinished(prompt)
+        start = prompt.offsets[-unfinished][0] if unfinished else len(prompt.text)
+        text, spans = concatenate([self._token_text.raw(i) for i in (*prompt.input_ids[len(prompt) - unfinished :], *ids)])
         known = len(prompt.offsets) == len(prompt)
         return Prompt(
             text=prompt.text[:start] + text,
             input_ids=(*prompt.input_ids, *ids),
             tokens=(*prompt.tokens, *map(self.surface, ids)),
             special=(*prompt.special, *(i in self._special for i in ids)),
-            offsets=(*prompt.offsets[: len(prompt) - before], *((start + a, start + b) for a, b in spans)) if known else (),
+            offsets=(*prompt.offsets[: len(prompt) - unfinished], *((start + a, start + b) for a, b in spans)) if known else (),
             turns=prompt.turns,
         )
 
-    def ids(self, words: str | SupportsIndex | Sequence[int]) -> tuple[int, ...]:
-        """The ids of a target or continuation, given as text (its leading space included), as an id or as ids."""
-        if isinstance(words, str):
-            check_unicode(words)
-            found: Sequence[int] = self._encoded(words, add_special_tokens=False)[0]
+    def ids(self, given: str | SupportsIndex | Sequence[int]) -> tuple[int, ...]:
+        """The ids of tokens given as text (with its leading space), as one id, or as several ids."""
+        if isinstance(given, str):
+            check_unicode(given)
+            ids: Sequence[int] = self._encode(given, add_special_tokens=False)[0]
         else:
-            found = _listed(words)
-        self._check_ids(found)
-        return tuple(found)
+            ids = _as_list(given)
+        self._check_ids(ids)
+        return tuple(ids)
 
     @property
     def unknown(self) -> int:
-        """The id that stands for an unknown token; where there is none the padding token's (as in Inseq)."""
-        found = self.tokenizer.unk_token_id if self.tokenizer.unk_token_id is not None else self.tokenizer.pad_token_id
-        if found is None:
+        """The id of the unknown token. Without one, the id of the padding token (as in Inseq)."""
+        token_id = self.tokenizer.unk_token_id if self.tokenizer.unk_token_id is not None else self.tokenizer.pad_token_id
+        if token_id is None:
             raise OptionError("this tokenizer has neither an unknown nor a padding token: use baseline=zero")
-        return found
+        return token_id
 
     def surface(self, token_id: int) -> str:
-        """What one token reads like, with its leading space; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
-        return self._surfaces.read(token_id)
+        """One token's text, with its leading space. A fragment of a character is shown as its bytes: `<0xF0><0x9F>`."""
+        return self._token_text.read(token_id)
 
     def raw(self, token_id: int) -> bytes:
-        """One token's bytes, leading space included."""
-        return self._surfaces.raw(token_id)
+        """One token's UTF-8 bytes, with its leading space."""
+        return self._token_text.raw(token_id)
 
     def is_special(self, token_id: int) -> bool:
-        """Whether the tokenizer marks it as special."""
+        """Whether the tokenizer marks the token as special."""
         return token_id in self._special
 
     def text(self, ids: Sequence[int]) -> str:
-        """What tokens read like: one as `surface` has it, several as the tokenizer puts them together."""
+        """The text of tokens: of one as in `surface`, of several as the tokenizer decodes them."""
         if len(ids) == 1:
             return self.surface(ids[0])
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _encoded(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Offsets | None]:
-        """The text's ids, and the tokenizer's own offsets where it has them."""
-        with self._as_found():
-            found = self.tokenizer(text, add_special_tokens=add_special_tokens, padding=False, truncation=False, **self._asked())
-        return found["input_ids"], _offsets(found)
+    def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Offsets | None]:
+        """The text's ids, and the tokenizer's own offsets if it has them."""
+        with self._restored_backend():
+            encoding = self.tokenizer(text, add_special_tokens=add_special_tokens, padding=False, truncation=False, **self._call_options())
+        return encoding["input_ids"], _offsets(encoding)
 
-    def _asked(self) -> dict[str, bool]:
+    def _call_options(self) -> dict[str, bool]:
         return {"verbose": False, "return_offsets_mapping": True} if self.tokenizer.is_fast else {"verbose": False}
 
     @contextmanager
-    def _as_found(self) -> Iterator[None]:
-        """To call a fast tokenizer sets the padding and truncation of its backend, so they are put back."""
+    def _restored_backend(self) -> Iterator[None]:
+        """Restore the padding and truncation of a fast tokenizer's backend, which a call changes."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         padding, truncation = (backend.padding, backend.truncation) if backend is not None else (None, None)
         try:
@@ -131,43 +130,44 @@ class Tokens:
             if backend is not None and truncation is not None:
                 backend.enable_truncation(**truncation)
 
-    def _chat(self, messages: list[dict[str, Any]]) -> Prompt:
+    def _chat_prompt(self, messages: list[dict[str, Any]]) -> Prompt:
         for message in messages:
             check_unicode(message["role"])
             check_unicode(message["content"])
-        with self._as_found():
-            found = rendered(self.tokenizer, messages, tokenize=True, return_dict=True, tokenizer_kwargs=self._asked())
-        text = rendered(self.tokenizer, messages, tokenize=False)
-        prompt = self._prompt(found["input_ids"], _offsets(found), text)
-        spans = contents(self.tokenizer, messages, text) if prompt.text == text else [(0, 0)] * len(messages)
-        return replace(prompt, turns=turns(messages, spans, prompt))
+        with self._restored_backend():
+            encoding = render(self.tokenizer, messages, tokenize=True, return_dict=True, tokenizer_kwargs=self._call_options())
+        text = render(self.tokenizer, messages, tokenize=False)
+        prompt = self._make_prompt(encoding["input_ids"], _offsets(encoding), text)
+        spans = content_spans(self.tokenizer, messages, text) if prompt.text == text else [(0, 0)] * len(messages)
+        return replace(prompt, turns=find_turns(messages, spans, prompt))
 
-    def _prompt(self, ids: Sequence[int], offsets: Offsets | None = None, text: str | None = None) -> Prompt:
+    def _make_prompt(self, ids: Sequence[int], offsets: Offsets | None = None, text: str | None = None) -> Prompt:
         self._check(ids)
         special = tuple(i in self._special for i in ids)
         if offsets is None or text is None:
-            text, offsets = self._placed(ids, special, text)
+            text, offsets = self._locate(ids, special, text)
         return Prompt(text, tuple(ids), tuple(self.surface(i) for i in ids), special, offsets)
 
-    def _placed(self, ids: Sequence[int], special: Sequence[bool], text: str | None) -> tuple[str, Offsets]:
-        """Where the tokens are in the text, special ones around it written out or not; else the tokens end to end as the text."""
-        raws = [self._surfaces.raw(i) for i in ids]
+    def _locate(self, ids: Sequence[int], special: Sequence[bool], text: str | None) -> tuple[str, Offsets]:
+        """The text and the tokens' offsets in it, whether or not it spells out the special tokens around it. If the tokens do not
+        fit the text, their own text replaces it."""
+        raws = [self._token_text.raw(i) for i in ids]
         if text is not None:
-            first = next((t for t, apart in enumerate(special) if not apart), len(ids))
+            first = next((t for t, is_special in enumerate(special) if not is_special), len(ids))
             last = next((t for t in reversed(range(first, len(ids))) if not special[t]), len(ids) - 1)
             bare = [raw if first <= t <= last else b"" for t, raw in enumerate(raws)]
-            for tried in (raws, bare):
-                if (offsets := fitted(tried, text)) is not None:
+            for candidate in (raws, bare):
+                if (offsets := align(candidate, text)) is not None:
                     return text, offsets
-        return laid_out(raws)
+        return concatenate(raws)
 
     def _unfinished(self, prompt: Prompt) -> int:
-        """How many tokens at the end of a prompt are the beginning of a character that its text does not have yet."""
+        """The number of tokens at the prompt's end that begin a character which is not complete yet."""
         if not prompt.text.endswith(UNREADABLE) or len(prompt.offsets) != len(prompt):
             return 0
         ending = takewhile(lambda span: span[0] < span[1] == len(prompt.text), reversed(prompt.offsets))
         count = len(list(ending))
-        text, _ = laid_out(self._surfaces.raw(i) for i in prompt.input_ids[len(prompt) - count :])
+        text, _ = concatenate(self._token_text.raw(i) for i in prompt.input_ids[len(prompt) - count :])
         return count if count and prompt.text[prompt.offsets[-count][0] :] == text else 0
 
     def _check(self, ids: Sequence[int]) -> None:
@@ -189,28 +189,28 @@ class Tokens:
 
 
 def as_ids(source: Iterable[Any]) -> list[int]:
-    """Whole numbers as plain ints. Raises PromptError for anything else."""
+    """Token ids as plain ints. Raises PromptError for anything else."""
     try:
         return [index(i) for i in source]
     except TypeError as error:
         raise PromptError("a prompt is text, a list of token ids, or a list of messages with role and content") from error
 
 
-def _listed(words: Any) -> list[int]:
-    """An id, or ids in a list, tuple, array or tensor."""
-    plain = words.tolist() if hasattr(words, "tolist") else words
+def _as_list(given: Any) -> list[int]:
+    """The ids in an int, list, tuple, array or tensor."""
+    plain = given.tolist() if hasattr(given, "tolist") else given
     listed = list(plain) if isinstance(plain, list | tuple) else [plain]
-    if not all(isinstance(each, SupportsIndex) and not isinstance(each, bool) for each in listed):
-        raise OptionError(f"tokens are given as text, as an id or as ids; got {words!r}")
-    return [index(each) for each in listed]
+    if not all(isinstance(token, SupportsIndex) and not isinstance(token, bool) for token in listed):
+        raise OptionError(f"tokens are given as text, as an id or as ids; got {given!r}")
+    return [index(token) for token in listed]
 
 
-def _offsets(found: Mapping[str, Any]) -> Offsets | None:
-    return tuple((start, stop) for start, stop in found["offset_mapping"]) if "offset_mapping" in found else None
+def _offsets(encoding: Mapping[str, Any]) -> Offsets | None:
+    return tuple((start, stop) for start, stop in encoding["offset_mapping"]) if "offset_mapping" in encoding else None
 
 
 def check_unicode(text: str) -> None:
-    """Raises PromptError at the first lone surrogate, which no tokenizer takes."""
+    """Raises PromptError if the text holds a lone surrogate, which no tokenizer takes."""
     for position, character in enumerate(text):
         if "\ud800" <= character <= "\udfff":
             raise PromptError(f"the text is not valid Unicode: lone surrogate U+{ord(character):04X} at character {position}")

@@ -1,4 +1,4 @@
-"""Attribution methods, one file each. Importing this package registers them in METHODS, and those of other packages too."""
+"""Attribution methods, one file each. Importing this package registers them in METHODS, with those of other packages."""
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -25,7 +25,7 @@ for _entry_point in entry_points(group="noiser.methods"):
 
 
 def find(name: str) -> Method:
-    """The method of that name, `inseq:NAME` included. Raises OptionError, with a list of all methods, for an unknown name."""
+    """The method with this name, or Inseq's for `inseq:<name>`. Raises OptionError with a list of the methods."""
     if not isinstance(name, str):
         raise OptionError(f"a method must be given by its name; got {name!r}")
     if name.startswith("inseq:"):

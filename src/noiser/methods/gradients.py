@@ -1,4 +1,4 @@
-"""What the gradient methods have in common: baselines, quadrature, and one score from a token's whole embedding."""
+"""Input x gradient, and what the gradient methods share: baselines, and one score from a token's whole embedding."""
 
 from typing import Literal
 
@@ -18,38 +18,6 @@ Aggregation = Literal["l2", "sum"]
 Baseline = Literal["zero", "unk"]
 
 
-def baseline_embeds(lm: LanguageModel, clean: CleanRun, baseline: Baseline) -> Float[Tensor, "seq dim"] | None:
-    """What stands for an absent token at each position: None for zeros, or the embedding of the unknown token (as in Inseq)."""
-    if baseline == "zero":
-        return None
-    return lm.embeddings([lm.tokens.unknown]).expand(len(clean.prompt), -1)
-
-
-def distance(clean: CleanRun, baseline: Float[Tensor, "seq dim"] | None) -> Float[np.ndarray, "seq dim"]:
-    """The embeddings less the baseline."""
-    embeds = clean.embeds.double() if clean.embeds.device.type != "mps" else clean.embeds.float()
-    return (embeds if baseline is None else embeds - baseline.to(embeds)).cpu().numpy().astype(np.float64)
-
-
-def clean_gradient(clean: CleanRun, goal: Objective) -> Float[np.ndarray, "seq dim"] | None:
-    """The explained quantity's gradient from the clean runs themselves; None where one of them had no memory for it."""
-    found = [branch.clean.gradient for branch in goal.branches]
-    if any(gradient is None for gradient in found):
-        return None
-    parts = [gradient[: len(clean.prompt)].cpu().double().numpy() for gradient in found if gradient is not None]
-    return np.sum([branch.sign * part for branch, part in zip(goal.branches, parts, strict=True)], axis=0)
-
-
-def aggregated(product: Float[np.ndarray, "seq dim"], aggregation: Aggregation) -> Float[np.ndarray, " seq"]:
-    """One score for each token: the Euclidean length of what its dimensions contribute, or their signed sum."""
-    return np.linalg.norm(product, axis=-1) if aggregation == "l2" else product.sum(-1)
-
-
-def broadcast_shares(shares: Float[np.ndarray, " rows"], span: int) -> Float[Tensor, "rows span"]:
-    """The same share at every position of a row."""
-    return torch.from_numpy(shares.astype(np.float32))[:, None].expand(-1, span)
-
-
 @method(
     "input_x_gradient",
     family="gradient",
@@ -57,17 +25,56 @@ def broadcast_shares(shares: Float[np.ndarray, " rows"], span: int) -> Float[Ten
     cost="1 row of T tokens, forward and backward",
     requires="objective",
 )
-def input_x_gradient(lm: LanguageModel, clean: CleanRun, goal: Objective, *, aggregation: Aggregation = "l2") -> Steps[MethodOutput]:  # noqa: ARG001
+def input_x_gradient(
+    lm: LanguageModel,  # noqa: ARG001
+    clean: CleanRun,
+    objective: Objective,
+    *,
+    aggregation: Aggregation = "l2",
+) -> Steps[MethodOutput]:
     """Each token's embedding times the gradient of the explained quantity with respect to it.
 
-    aggregation  l2: Euclidean length over the embedding's dimensions, at least 0, higher matters more (the paper's);
-                 sum: signed, the first-order change in the quantity if the embedding were to vanish.
+    aggregation  l2: Euclidean length over the embedding's dimensions, at least 0, higher is more important (the paper's);
+                 sum: signed, the first-order change in the quantity if the embedding were zero.
 
     Source: Denil, Demiraj & de Freitas 2015, arXiv:1412.6815.
     """
-    gradient = clean_gradient(clean, goal)
+    gradient = clean_gradient(clean, objective)
     if gradient is None:
-        (found,) = yield from measure(goal, [Interpolate(0, broadcast_shares(np.ones(1), len(clean.prompt)))], weights=(1.0,))
-        assert found.gradient is not None
-        gradient = found.gradient
-    return MethodOutput(aggregated(gradient * distance(clean, None), aggregation))
+        unchanged = Interpolate(0, broadcast_shares(np.ones(1), len(clean.prompt)))
+        (measurement,) = yield from measure(objective, [unchanged], weights=(1.0,))
+        assert measurement.gradient is not None
+        gradient = measurement.gradient
+    return MethodOutput(aggregate(gradient * distance(clean, None), aggregation))
+
+
+def baseline_embeds(lm: LanguageModel, clean: CleanRun, baseline: Baseline) -> Float[Tensor, "seq dim"] | None:
+    """The embedding of an absent token at each position. None: zeros; `unk`: that of the unknown token (as in Inseq)."""
+    if baseline == "zero":
+        return None
+    return lm.embeddings([lm.tokens.unknown]).expand(len(clean.prompt), -1)
+
+
+def distance(clean: CleanRun, baseline: Float[Tensor, "seq dim"] | None) -> Float[np.ndarray, "seq dim"]:
+    """The embeddings minus the baseline, float64."""
+    embeds = clean.embeds.double() if clean.embeds.device.type != "mps" else clean.embeds.float()
+    return (embeds if baseline is None else embeds - baseline.to(embeds)).cpu().numpy().astype(np.float64)
+
+
+def clean_gradient(clean: CleanRun, objective: Objective) -> Float[np.ndarray, "seq dim"] | None:
+    """The gradient of the explained quantity from the clean runs. None if one of them had no memory for it."""
+    gradients = [branch.clean.gradient for branch in objective.branches]
+    if any(gradient is None for gradient in gradients):
+        return None
+    parts = [gradient[: len(clean.prompt)].cpu().double().numpy() for gradient in gradients if gradient is not None]
+    return np.sum([branch.sign * part for branch, part in zip(objective.branches, parts, strict=True)], axis=0)
+
+
+def aggregate(contributions: Float[np.ndarray, "seq dim"], aggregation: Aggregation) -> Float[np.ndarray, " seq"]:
+    """One score for each token: the Euclidean length (`l2`) or the signed sum (`sum`) over the embedding's dimensions."""
+    return np.linalg.norm(contributions, axis=-1) if aggregation == "l2" else contributions.sum(-1)
+
+
+def broadcast_shares(shares: Float[np.ndarray, " rows"], span: int) -> Float[Tensor, "rows span"]:
+    """The same share at every position of a row."""
+    return torch.from_numpy(shares.astype(np.float32))[:, None].expand(-1, span)

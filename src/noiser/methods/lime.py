@@ -1,4 +1,4 @@
-"""LIME for text: a linear model of what the language model says when tokens go missing."""
+"""LIME for text: a linear model of the explained quantity when units are missing."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ from noiser.rng import generator
 def lime(
     lm: LanguageModel,
     clean: CleanRun,
-    goal: Objective,
+    objective: Objective,
     *,
     samples: Annotated[int, Range(2, 1_000_000)] = 200,
     keep: Annotated[float, Range(0.0, 1.0)] = 0.5,
@@ -35,43 +35,44 @@ def lime(
     baseline: Baseline = "zero",
     seed: int = 0,
 ) -> Steps[MethodOutput]:
-    """Coefficients of a ridge regression of the explained quantity on which tokens are there. Signed, in its units.
+    """Coefficients of a ridge regression of the explained quantity on the presence of each unit. Signed, in its units.
 
-    samples   random subsets of the tokens, the whole prompt being the first; more than twice the number of units is wise.
+    samples   random subsets of the units, the first of which is the whole prompt; use at least twice the number of units.
     keep      probability that a unit stays.
     width     of the kernel exp(-(d / width)^2 / 2) that weighs a subset by its cosine distance d to the whole prompt.
-    alpha     the ridge penalty; with a large one all coefficients shrink towards 0.
-    unit      what comes and goes as a whole; a unit's coefficient is divided evenly among its tokens.
-    baseline  what stands for a missing token: zero: a zero embedding; unk: that of the tokenizer's unknown token.
+    alpha     the ridge penalty; a large one shrinks all coefficients towards 0.
+    unit      what is present or missing as a whole; a unit's coefficient is divided evenly among its tokens.
+    baseline  replaces a missing token: zero: a zero embedding; unk: the embedding of the tokenizer's unknown token.
 
-    Source: Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938; kernel and ridge as in the authors' own package.
+    Source: Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938; kernel and ridge as in the authors' package.
     """
-    parts = units_to_perturb(clean.prompt, unit)
-    present = generator(seed, clean.prompt.input_ids, "lime").random((samples, len(parts.texts))) < keep
+    units = units_to_perturb(clean.prompt, unit)
+    present = generator(seed, clean.prompt.input_ids, "lime").random((samples, len(units.texts))) < keep
     present[0] = True
-    (found,) = yield from measure(goal, [Interpolate(0, _shares(present, parts.of), baseline_embeds(lm, clean, baseline))])
-    warnings = [] if samples >= 2 * len(parts.texts) else [f"{samples} samples for {len(parts.texts)} coefficients: raise samples."]
-    coefficients, fit = ridge(present, found.values, width, alpha)
-    return MethodOutput(parts.spread(coefficients), {"r2": fit, "warnings": warnings})
+    subsets = Interpolate(0, _token_shares(present, units.of), baseline_embeds(lm, clean, baseline))
+    (measurement,) = yield from measure(objective, [subsets])
+    warnings = [] if samples >= 2 * len(units.texts) else [f"{samples} samples for {len(units.texts)} coefficients: raise samples."]
+    coefficients, r2 = ridge(present, measurement.values, width, alpha)
+    return MethodOutput(units.spread(coefficients), {"r2": r2, "warnings": warnings})
 
 
 def ridge(
     present: Bool[np.ndarray, "samples units"], values: Float[np.ndarray, " samples"], width: float, alpha: float
 ) -> tuple[Float[np.ndarray, " units"], float]:
-    """The coefficients, and how much of the weighted variance they explain (R^2, at most 1)."""
-    away = 1 - np.sqrt(present.mean(-1))
-    weight = np.exp(-((away / width) ** 2) / 2)
+    """The coefficients, and the share of the weighted variance that they explain (R^2, at most 1)."""
+    cosine_distance = 1 - np.sqrt(present.mean(-1))
+    weight = np.exp(-((cosine_distance / width) ** 2) / 2)
     features = present.astype(np.float64)
-    centred = features - np.average(features, axis=0, weights=weight)  # so the intercept is not shrunk
-    left = values - np.average(values, weights=weight)
-    root, units = np.sqrt(weight), present.shape[1]
-    rows = np.concatenate([centred * root[:, None], np.sqrt(alpha) * np.eye(units)])
-    coefficients = np.linalg.lstsq(rows, np.concatenate([left * root, np.zeros(units)]), rcond=None)[0]
-    spread, missed = (float(np.average(each**2, weights=weight)) for each in (left, left - centred @ coefficients))
-    return coefficients, 1 - missed / spread if spread > 0 else 1.0
+    centred = features - np.average(features, axis=0, weights=weight)  # centred, so that the intercept is not shrunk
+    residual = values - np.average(values, weights=weight)
+    root = np.sqrt(weight)
+    rows = np.concatenate([centred * root[:, None], np.sqrt(alpha) * np.eye(present.shape[1])])
+    coefficients = np.linalg.lstsq(rows, np.concatenate([residual * root, np.zeros(present.shape[1])]), rcond=None)[0]
+    variance, unexplained = (float(np.average(deviation**2, weights=weight)) for deviation in (residual, residual - centred @ coefficients))
+    return coefficients, 1 - unexplained / variance if variance > 0 else 1.0
 
 
-def _shares(present: Bool[np.ndarray, "samples units"], of: tuple[int | None, ...]) -> Float[torch.Tensor, "samples seq"]:
-    """1 where a token is there; tokens of no unit always are."""
+def _token_shares(present: Bool[np.ndarray, "samples units"], of: tuple[int | None, ...]) -> Float[torch.Tensor, "samples seq"]:
+    """1 for a present token. A token without a unit is always present."""
     padded = np.concatenate([present, np.ones((len(present), 1), dtype=bool)], axis=1)
     return torch.from_numpy(padded[:, [-1 if unit is None else unit for unit in of]].astype(np.float32))

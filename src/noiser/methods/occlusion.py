@@ -1,4 +1,4 @@
-"""Occlusion."""
+"""Occlusion: remove one unit at a time."""
 
 import numpy as np
 import torch
@@ -19,23 +19,23 @@ from noiser.registry import method
     cost="T rows of T/2 tokens (fewer with unit)",
 )
 def occlusion(
-    lm: LanguageModel, clean: CleanRun, goal: Objective, *, unit: Unit = "token", baseline: Baseline = "zero"
+    lm: LanguageModel, clean: CleanRun, objective: Objective, *, unit: Unit = "token", baseline: Baseline = "zero"
 ) -> Steps[MethodOutput]:
-    """Drop in the explained quantity when a token's embedding is taken away. Higher is more important; signed.
+    """Drop in the explained quantity when a unit's embeddings are replaced by the baseline. Higher is more important; signed.
 
-    unit      what is taken away at once; a unit's score is divided evenly among its tokens.
-    baseline  what stands there instead: zero: a zero embedding; unk: the embedding of the tokenizer's unknown token (as in
-              Inseq, which drops the sign too).
+    unit      what is replaced at once; a unit's score is divided evenly among its tokens.
+    baseline  zero: zero embeddings; unk: the embedding of the tokenizer's unknown token (as in Inseq, which also drops the
+              sign).
 
     Source: Zeiler & Fergus 2014, arXiv:1311.2901.
     """
-    parts = units_to_perturb(clean.prompt, unit)
-    start = baseline_embeds(lm, clean, baseline)
-    edits = []
-    for members in parts.members:
+    units = units_to_perturb(clean.prompt, unit)
+    replacement = baseline_embeds(lm, clean, baseline)
+    perturbations = []
+    for members in units.members:
         first, stop = members[0], members[-1] + 1
         share = torch.ones(1, stop - first)
         share[0, [token - first for token in members]] = 0.0
-        edits.append(Interpolate(first, share, None if start is None else start[first:stop]))
-    found = yield from measure(goal, edits)
-    return MethodOutput(parts.spread(np.array([goal.value - each.values[0] for each in found])))
+        perturbations.append(Interpolate(first, share, None if replacement is None else replacement[first:stop]))
+    measurements = yield from measure(objective, perturbations)
+    return MethodOutput(units.spread(np.array([objective.value - measurement.values[0] for measurement in measurements])))

@@ -125,7 +125,7 @@ class MetricContext:
             left = [*np.flatnonzero(kept).tolist(), *range(self.seq, len(clean.prompt))]
             gone = len(clean.prompt) - len(left)
             moved = LogitFn(tuple(end - gone for end in measure.ends), measure.function)
-            return [PerturbedRows(clean.only(left), Interpolate(0, torch.ones(1, 1)), moved)]
+            return [PerturbedRows(clean.subset(left), Interpolate(0, torch.ones(1, 1)), moved)]
         share = torch.from_numpy(kept.astype(np.float32))[None]
         if operator == "zero":
             return [PerturbedRows(clean, Interpolate(0, share), measure)]

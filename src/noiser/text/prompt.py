@@ -9,32 +9,32 @@ class Turn:
 
     role: str
     tokens: tuple[int, ...]
-    """The positions of its content's tokens: no header, no special token. Empty where the template left the content out."""
+    """The positions of the content's tokens, without header and special tokens. Empty if the template left the content out."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenised prompt. The ids are the truth; nothing is ever decoded and tokenised again."""
+    """A tokenised prompt. Only the ids reach the model: nothing is ever decoded and tokenised again."""
 
     text: str
-    """What `offsets` refer to: the text given, a chat as rendered, or of ids their tokens end to end."""
+    """The text that `offsets` refer to: the given text, the rendered chat, or the concatenated tokens of ids."""
     input_ids: tuple[int, ...]
     tokens: tuple[str, ...]
-    """What each token reads like, leading space included; a fragment of a character as its bytes, `<0xF0><0x9F>`."""
+    """Each token's text, with its leading space. A fragment of a character is shown as its bytes: `<0xF0><0x9F>`."""
     special: tuple[bool, ...]
     """Whether each token is one of the tokenizer's special tokens."""
     offsets: tuple[tuple[int, int], ...] = ()
-    """First and one past the last character of each token in `text`; a token without text has an empty span."""
+    """The first character of each token in `text`, and one past its last. A token without text has an empty span."""
     turns: tuple[Turn, ...] = ()
-    """One for each message of a chat, in order; empty for anything else."""
+    """One turn for each message of a chat, in order. Empty for anything else."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def cropped(self, length: int) -> "Prompt":
-        """Its first `length` tokens; the text ends with the last of them, and turns keep what tokens are left to them.
+        """The first `length` tokens. The text ends with the last of them, and turns keep those of their tokens that are left.
 
-        A character of which some tokens are cut off is shown as U+FFFD.
+        A character that loses some of its tokens is shown as U+FFFD.
         """
         kept = self.offsets[:length]
         text = self.text[: max((stop for _, stop in kept), default=0)] if self.offsets else "".join(self.tokens[:length])

@@ -19,22 +19,22 @@ Span = tuple[int, int]
 """First and one past the last character."""
 
 PUNCTUATION = r"(?:[\p{P}\p{Sc}\p{Sm}^`](?!\p{M}))*"
-"""With currency and mathematical signs; a sign that carries a mark is part of a symbol, as in a keycap emoji."""
+"""Includes currency and mathematical signs. A sign with a combining mark is part of a symbol, as in a keycap emoji."""
 DENSE = r"[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}\p{scx=Myanmar}--\p{P}]"
-"""A character of a script that is written without spaces."""
+"""A character of a script without spaces between words."""
 PIECE = regex.compile(rf"(?V1)(?P<dense>(?:{DENSE}\p{{M}}*)+)|(?:(?!{DENSE})\S)+")
 EDGES = regex.compile(rf"(?P<front>{PUNCTUATION})(?P<core>\S*?)(?P<back>{PUNCTUATION})")
 BOUNDED = regex.compile(r"(?sw).+?\b")
-"""One word between Unicode's default boundaries (UAX 29), which know no dictionary."""
+"""One word between Unicode's default boundaries (UAX 29), which use no dictionary."""
 LINE = regex.compile(r"[^\n\r\x85\u2028\u2029]+")
 SPACE = regex.compile(r"\s")
 UNPADDED = regex.compile(r"\S(?:.*\S)?", regex.DOTALL)
 
 
 def words(text: str) -> Iterator[Span]:
-    """Maximal runs of non-space characters; punctuation at a run's ends is split off and stands for itself.
+    """Maximal runs of non-space characters. Punctuation at the ends of a run is a word of its own.
 
-    In scripts written without spaces, Unicode word boundaries divide a run further.
+    In scripts without spaces, Unicode word boundaries divide a run further.
     """
     for piece in PIECE.finditer(text):
         if piece["dense"]:
@@ -46,14 +46,14 @@ def words(text: str) -> Iterator[Span]:
 
 
 def lines(text: str) -> Iterator[Span]:
-    """What stands between newlines, indentation included; blank lines are left out."""
+    """The text between newlines, with its indentation. Blank lines are left out."""
     return (line.span() for line in LINE.finditer(text) if SPACE.sub("", line[0]))
 
 
 def sentences(text: str) -> Iterator[Span]:
     """The sentences of each line, without the space around them."""
     for start, stop in lines(text):
-        # sentencex panics on spaces of several bytes, such as U+00A0; a plain one has the same place.
+        # sentencex panics on spaces of several bytes, such as U+00A0. A plain space keeps the positions.
         for sentence in segment("en", SPACE.sub(" ", text[start:stop])):
             inner = UNPADDED.search(text, start, start + len(sentence))
             start += len(sentence)
@@ -63,9 +63,11 @@ def sentences(text: str) -> Iterator[Span]:
 
 
 def treebank(text: str) -> Iterator[Span]:
-    """The words of the Penn Treebank's tokenizer, punctuation apart and contractions in two. Raises OptionError where nltk is missing.
+    """The words of the Penn Treebank tokenizer, which splits off punctuation and splits contractions in two.
 
-    Source: nltk's `NLTKWordTokenizer`, on the text as a whole, no sentences split before.
+    Raises OptionError if nltk is missing.
+
+    Source: nltk's `NLTKWordTokenizer`, applied to the whole text without splitting it into sentences.
     """
     try:
         from nltk.tokenize.destructive import NLTKWordTokenizer
@@ -80,92 +82,92 @@ UNITS = ("token", *CUTS, "turn")
 
 @dataclass(frozen=True)
 class Units:
-    """Which unit each token of a prompt belongs to: one, or none. Every unit has at least one token."""
+    """The unit of each token of a prompt. A token belongs to one unit or to none, and every unit has at least one token."""
 
     kind: str
     of: tuple[int | None, ...]
-    """The unit of each token, numbered from 0 in the order of the text; None where it belongs to none."""
+    """The unit of each token, numbered from 0 in the order of the text. None for a token without a unit."""
     texts: tuple[str, ...]
-    """What each unit reads like."""
+    """The text of each unit."""
 
     @cached_property
     def members(self) -> tuple[tuple[int, ...], ...]:
         """The positions of each unit's tokens."""
-        found: list[list[int]] = [[] for _ in self.texts]
+        members: list[list[int]] = [[] for _ in self.texts]
         for token, unit in enumerate(self.of):
             if unit is not None:
-                found[unit].append(token)
-        return tuple(map(tuple, found))
+                members[unit].append(token)
+        return tuple(map(tuple, members))
 
     def sums(self, scores: Float[np.ndarray, "targets seq"]) -> tuple[Float[np.ndarray, "targets units"], Float[np.ndarray, " targets"]]:
-        """The scores summed over each unit, and the sum of what belongs to none: together a row's whole sum."""
+        """The sum of the scores in each unit, and the sum over tokens without a unit. Together they are the row's whole sum."""
         binned = np.zeros((len(self.texts) + 1, len(scores)))
         np.add.at(binned, self._bins, scores.T)
         return binned[:-1].T, binned[-1]
 
     def spread(self, values: Float[np.ndarray, " units"]) -> Float[np.ndarray, " seq"]:
-        """Each unit's value divided evenly among its tokens, 0 for tokens of none; `sums` gives the values back."""
+        """Each unit's value divided evenly among its tokens, and 0 for tokens without a unit. `sums` is the inverse."""
         counts = np.array([len(tokens) for tokens in self.members], dtype=np.float64)
         return np.append(values / counts, 0.0)[self._bins]
 
     @cached_property
     def _bins(self) -> np.ndarray:
-        """As `of`, with one more bin behind the units for the tokens of none."""
+        """As `of`, with one more bin at the end for tokens without a unit."""
         return np.array([len(self.texts) if unit is None else unit for unit in self.of], dtype=np.intp)
 
 
 def units(prompt: Prompt, kind: str) -> Units:
-    """The prompt's tokens as units of one of the kinds in `UNITS`; docs/units.md has the rules.
+    """Group the prompt's tokens into units of a kind in `UNITS`. The rules are in docs/units.md.
 
-    A prompt without offsets is taken as its tokens end to end. Raises OptionError for an unknown kind, and for turns of
-    a prompt that is no chat.
+    Without offsets, the prompt's text is its concatenated tokens. Raises OptionError for an unknown kind, and for turns if
+    the prompt is no chat.
     """
     if kind not in UNITS:
         raise OptionError(f"units are {', '.join(UNITS)}; got {kind!r}")
     if kind == "token":
         return Units(kind, tuple(range(len(prompt))), prompt.tokens)
     if kind == "turn":
-        return _turns(prompt)
-    return _cut(prompt, kind)
+        return _turn_units(prompt)
+    return _text_units(prompt, kind)
 
 
-def _turns(prompt: Prompt) -> Units:
-    """A turn without tokens has no unit."""
+def _turn_units(prompt: Prompt) -> Units:
+    """One unit for each turn that has tokens."""
     if not prompt.turns:
         raise OptionError("this prompt has no turns: give it as messages=[{role, content}, ...] and the chat template tells them apart")
     turns = [turn.tokens for turn in prompt.turns if turn.tokens]
     of = {token: number for number, tokens in enumerate(turns) for token in tokens if not prompt.special[token]}
-    return _numbered("turn", [of.get(token) for token in range(len(prompt))], [_text(prompt, tokens) for tokens in turns])
+    return _renumbered("turn", [of.get(token) for token in range(len(prompt))], [_turn_text(prompt, tokens) for tokens in turns])
 
 
-def _text(prompt: Prompt, tokens: tuple[int, ...]) -> str:
+def _turn_text(prompt: Prompt, tokens: tuple[int, ...]) -> str:
     if not prompt.offsets:
         return "".join(prompt.tokens[token] for token in tokens)
     spans = [prompt.offsets[token] for token in tokens]
     return prompt.text[min(start for start, _ in spans) : max(stop for _, stop in spans)].strip()
 
 
-def _cut(prompt: Prompt, kind: str) -> Units:
-    text, offsets = (prompt.text, prompt.offsets) if prompt.offsets else _end_to_end(prompt.tokens)
+def _text_units(prompt: Prompt, kind: str) -> Units:
+    text, offsets = (prompt.text, prompt.offsets) if prompt.offsets else _token_offsets(prompt.tokens)
     of: list[int | None] = [None] * len(prompt)
     spans: list[Span] = []
-    for stretch in _stretches(prompt.special):
-        start, stop = min(offsets[t][0] for t in stretch), max(offsets[t][1] for t in stretch)
-        found = [(start + first, start + last) for first, last in CUTS[kind](text[start:stop])]
-        chosen = _with_neighbours([_most_shared(offsets[t], found) for t in stretch])
-        for token, unit in zip(stretch, chosen, strict=True):
+    for run in _runs_without_special(prompt.special):
+        start, stop = min(offsets[t][0] for t in run), max(offsets[t][1] for t in run)
+        run_spans = [(start + first, start + last) for first, last in CUTS[kind](text[start:stop])]
+        chosen = _with_whitespace([_most_shared(offsets[t], run_spans) for t in run])
+        for token, unit in zip(run, chosen, strict=True):
             of[token] = None if unit is None else len(spans) + unit
-        spans += _grown(found, chosen, [offsets[t] for t in stretch])
-    return _numbered(kind, of, [text[first:last] for first, last in spans])
+        spans += _extended(run_spans, chosen, [offsets[t] for t in run])
+    return _renumbered(kind, of, [text[first:last] for first, last in spans])
 
 
-def _end_to_end(tokens: tuple[str, ...]) -> tuple[str, list[Span]]:
+def _token_offsets(tokens: tuple[str, ...]) -> tuple[str, list[Span]]:
     ends = np.cumsum([0, *map(len, tokens)]).tolist()
     return "".join(tokens), list(pairwise(ends))
 
 
-def _stretches(special: tuple[bool, ...]) -> Iterator[range]:
-    """The tokens between special ones: no unit reaches across those."""
+def _runs_without_special(special: tuple[bool, ...]) -> Iterator[range]:
+    """Runs of tokens between special tokens. No unit reaches across a special token."""
     start = 0
     for token, is_special in enumerate((*special, True)):
         if is_special:
@@ -175,17 +177,17 @@ def _stretches(special: tuple[bool, ...]) -> Iterator[range]:
 
 
 def _touched(token: Span, spans: list[Span]) -> range:
-    """The spans that a token shares characters with, or lies in where it has none."""
+    """The indices of the spans that a token shares characters with. A token without characters: of the span that it lies in."""
     return range(bisect_right(spans, token[0], key=itemgetter(1)), bisect_left(spans, token[1], key=itemgetter(0)))
 
 
 def _most_shared(token: Span, spans: list[Span]) -> int | None:
-    """The span with which a token shares most characters, the first of several."""
+    """The index of the span that shares most characters with the token; of several, the first."""
     return max(_touched(token, spans), key=lambda n: min(token[1], spans[n][1]) - max(token[0], spans[n][0]), default=None)
 
 
-def _with_neighbours(chosen: list[int | None]) -> list[int | None]:
-    """Whitespace goes to what follows it, at the end to what precedes it."""
+def _with_whitespace(chosen: list[int | None]) -> list[int | None]:
+    """Whitespace joins the unit that follows it, or at the end the unit before it."""
     filled, following = chosen.copy(), None
     for token in reversed(range(len(chosen))):
         following = filled[token] = chosen[token] if chosen[token] is not None else following
@@ -193,18 +195,18 @@ def _with_neighbours(chosen: list[int | None]) -> list[int | None]:
     return [last if unit is None else unit for unit in filled]
 
 
-def _grown(spans: list[Span], chosen: list[int | None], tokens: list[Span]) -> list[Span]:
-    """The spans as read: one that a token of another unit swallows whole is read with that unit."""
-    owned, grown = set(chosen), list(spans)
+def _extended(spans: list[Span], chosen: list[int | None], tokens: list[Span]) -> list[Span]:
+    """The spans of the units' texts. A span whose tokens all belong to another unit is added to that unit's text."""
+    used, extended = set(chosen), list(spans)
     for unit, token in zip(chosen, tokens, strict=True):
-        swallowed = [spans[number] for number in _touched(token, spans) if number not in owned]
+        swallowed = [spans[number] for number in _touched(token, spans) if number not in used]
         if unit is not None and swallowed:
-            grown[unit] = (min(grown[unit][0], swallowed[0][0]), max(grown[unit][1], swallowed[-1][1]))
-    return grown
+            extended[unit] = (min(extended[unit][0], swallowed[0][0]), max(extended[unit][1], swallowed[-1][1]))
+    return extended
 
 
-def _numbered(kind: str, of: list[int | None], texts: list[str]) -> Units:
-    """Numbered without gaps: units that no token belongs to are left out."""
+def _renumbered(kind: str, of: list[int | None], texts: list[str]) -> Units:
+    """Number the units without gaps. Units without tokens are left out."""
     kept = sorted({unit for unit in of if unit is not None})
-    number = {unit: place for place, unit in enumerate(kept)}
+    number = {unit: index for index, unit in enumerate(kept)}
     return Units(kind, tuple(None if unit is None else number[unit] for unit in of), tuple(texts[unit] for unit in kept))

@@ -1,1 +1,1 @@
-"""Inseq's methods on our token ids."""
+"""Inseq's methods, run on noiser's token ids."""

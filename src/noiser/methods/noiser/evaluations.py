@@ -1,0 +1,107 @@
+"""Readouts under noise, for each unit and scale that was tried on one prompt."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from noiser.lm.kv_cache import CleanRun
+from noiser.lm.perturbation import AddNoise, PerturbedRows, Readout
+from noiser.lm.quantity import token_logit_fn
+from noiser.lm.target import Objective
+from noiser.methods.base import Steps, ask, measure
+from noiser.methods.noiser.noise import Noise
+
+TINY = 1e-30
+
+
+class NoiseEvaluations:
+    """Noise of scale `k` on one unit (by default a token) at a time. Each (unit, scale) runs once and is remembered."""
+
+    def __init__(self, clean: CleanRun, objective: Objective, noise: Noise) -> None:
+        self.clean = clean
+        self.objective = objective
+        self.noise = noise
+        self.prediction = clean.prediction
+        end = len(clean.prompt) - 1
+        own_logit_fn = objective.logit_fn_on(clean)
+        self._reads_objective = own_logit_fn is not None
+        """Whether a readout also has the explained quantity. False if that is read from another sequence."""
+        self._logit_fn = own_logit_fn or token_logit_fn("prob", (self.prediction,), (end,))
+        top = clean.probs.topk(2).values.tolist()
+        self.clean_log_ratio = max(_log(top[0]) - _log(top[1]), TINY)
+        self.readouts: list[dict[float, Readout]] = [{} for _ in noise.units]
+
+    @property
+    def seq(self) -> int:
+        """The number of units."""
+        return len(self.readouts)
+
+    def scales(self, token: int) -> list[float]:
+        """The scales that were tried on a unit, in the order of trying."""
+        return list(self.readouts[token])
+
+    def run(self, pairs: Iterable[tuple[int, float]], anchor: bool = False) -> Steps[None]:
+        """Run every (token, k) that has not run yet. With `anchor`, an unperturbed row runs beside it, as scoring needs it."""
+        missing = [(token, k) for token, k in dict.fromkeys(pairs) if not self._has(token, k, anchor)]
+        if missing:
+            perturbed = [PerturbedRows(self.clean, self._noise(token, k), self._logit_fn, self.prediction, anchor) for token, k in missing]
+            readouts = yield from ask(perturbed)
+            for (token, k), readout in zip(missing, readouts, strict=True):
+                self.readouts[token][k] = readout
+
+    def _noise(self, token: int, k: float) -> AddNoise:
+        return AddNoise(self.noise.units[token][0], self.noise.of_unit(token), k)
+
+    def _has(self, token: int, k: float, anchor: bool) -> bool:
+        readout = self.readouts[token].get(k)
+        return readout is not None and (readout.anchor is not None or not anchor)
+
+    def flipping(self, tokens: Sequence[int], k: float, anchor: bool = False) -> Steps[list[int]]:
+        """The tokens whose noise at scale `k` flips the prediction. The one with the lowest margin comes first."""
+        yield from self.run(((token, k) for token in tokens), anchor)
+        flipped = [token for token in tokens if self.flips(token, k)]
+        return sorted(flipped, key=lambda token: self.readouts[token][k].margin)
+
+    def scores(self, scales: Sequence[float]) -> Steps[list[float]]:
+        """Drop in the explained quantity with noise on each unit at its own scale. It is 0 at scale 0."""
+        pairs = [(token, k) for token, k in enumerate(scales) if k > 0]
+        drops = [0.0] * len(scales)
+        if self._reads_objective:
+            yield from self.run(pairs, anchor=True)
+            for token, k in pairs:
+                readout = self.readouts[token][k]
+                assert readout.anchor is not None
+                drops[token] = readout.anchor - readout.value
+            return drops
+        yield from self.run(pairs)  # the notes say whether each flips the prediction
+        measurements = yield from measure(self.objective, [self._noise(token, k) for token, k in pairs], anchor=True)
+        for (token, _), measurement in zip(pairs, measurements, strict=True):
+            assert measurement.anchor is not None
+            drops[token] = measurement.anchor - float(measurement.values.mean())
+        return drops
+
+    def flips(self, token: int, k: float) -> bool:
+        """Whether noise of scale `k` on this token flipped the prediction."""
+        return self.readouts[token][k].flips(self.prediction)
+
+    def log_ratio(self, token: int, k: float) -> float:
+        """log P(prediction) - log P(best rival). It is smooth in k, and negative exactly if the prediction has flipped."""
+        readout = self.readouts[token][k]
+        ratio = _log(readout.base) - _log(readout.rival)
+        return min(ratio, -TINY) if self.flips(token, k) else max(ratio, TINY)
+
+    def first_to_flip(self) -> int | None:
+        """The token that flipped the prediction at the smallest scale. None if no token did."""
+        flipped = [(k, token) for token, by_scale in enumerate(self.readouts) for k in by_scale if self.flips(token, k)]
+        return min(flipped)[1] if flipped else None
+
+    def non_monotone(self) -> int:
+        """The number of tokens that flipped the prediction at one scale and not at a larger one."""
+        count = 0
+        for token, by_scale in enumerate(self.readouts):
+            flips = [self.flips(token, k) for k in sorted(by_scale)]
+            count += flips != sorted(flips)
+        return count
+
+
+def _log(probability: float) -> float:
+    return math.log(max(probability, TINY))
