@@ -21,8 +21,8 @@ from noiser.evaluation.runner import EvaluationRunner
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.plan import ExecutionConfig, Plan, make_plan
 from noiser.experiments.report.reproduce import METHODS
-from noiser.experiments.run import outcome, prepare, run, run_here
-from noiser.experiments.trials import Work, sample_hash
+from noiser.experiments.run import prepare, run, run_locally, run_status
+from noiser.experiments.trials import RunContents, sample_hash
 from noiser.storage import Writer, create_once, encode
 
 METRICS = ["soft_ns", "soft_nc"]
@@ -71,7 +71,7 @@ def workers(options: Any, folder: Path) -> None:
         ]  # fmt: skip
         assert [process.wait() for process in started] == [0] * count
         wall = time.perf_counter() - begin
-        stands, records = outcome(RunFolder.open(out)), RecordIndex(RunFolder.open(out)).records.values()
+        stands, records = run_status(RunFolder.open(out)), RecordIndex(RunFolder.open(out)).records.values()
         costs = [record["cost"] for record in records if record.get("cost")]
         forward, backward = (sum(cost[name] for cost in costs) for name in ("forward_tokens", "backward_tokens"))
         working = sum(cost["seconds"] for cost in costs) / count
@@ -134,7 +134,7 @@ def _run(prepared: Any, out: Path) -> float:
     EvaluationRunner.run, Writer.write = timed("work"), timed("write")
     begin = time.perf_counter()
     try:
-        assert run(prepared, out, ExecutionConfig(), Silent(), run_here).complete
+        assert run(prepared, out, ExecutionConfig(), Silent(), run_locally).complete
     finally:
         EvaluationRunner.run, Writer.write = real["work"], real["write"]
     print(f"  of the run, samples {spent['work']:.1f} s, encoding and flushing records {spent['write']:.3f} s", flush=True)
@@ -156,16 +156,16 @@ def resume(options: Any, folder: Path) -> None:
     out = folder / "many"
     plan = make_plan({"models": ["smollm2-135m"], "data": [str(data)], "methods": words[1].split(","), "metrics": METRICS})
     prepared = prepare(plan, ExecutionConfig())
-    made = RunFolder.start(out, prepared.identity, {**RunFolder.open(folder / "one").shown})
+    made = RunFolder.start(out, prepared.fingerprint, {**RunFolder.open(folder / "one").display})
     rows = [{"id": row.id, "group": None, "kept": True, "target_ids": None, "prompt": row.prompt} for row in prepared.datasets["many"].rows]
-    (model,) = prepared.identity["models"]
+    (model,) = prepared.fingerprint["models"]
     rows = [
-        {**row, "said": "", "prob": 0.0, "reason": "", "fields": {}, "hash": sample_hash(prepared.identity, model, "many", row)}
+        {**row, "said": "", "prob": 0.0, "reason": "", "fields": {}, "hash": sample_hash(prepared.fingerprint, model, "many", row)}
         for row in rows
     ]
-    create_once(made.screened(model, "many"), {"model": model, "data": "many", "rows": rows})
+    create_once(made.screening(model, "many"), {"model": model, "data": "many", "rows": rows})
     writer = Writer(made.records)
-    for sample in Work(made).samples():
+    for sample in RunContents(made).samples():
         named = dict(zip([*(trial.key for trial in sample.trials), sample.key], real, strict=True))
         writer.write([{**record, "key": key, "sample": sample.id} for key, record in named.items()])
     size = sum(file.stat().st_size for file in made.records.iterdir())

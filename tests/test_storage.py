@@ -199,7 +199,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 
 def test_what_a_killed_beginning_left_is_no_hindrance(tmp_path):
     (tmp_path / ".run.json.1234abcd").write_bytes(b'{"sum"')
-    assert RunFolder.start(tmp_path, {"a": 1}, {}).identity == {"a": 1}
+    assert RunFolder.start(tmp_path, {"a": 1}, {}).fingerprint == {"a": 1}
 
 
 # Files of results: one writer for all. Mutants caught: `write_file` as `open(path, "wb")` (the old file is gone after a failure); without

@@ -28,6 +28,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "noiser"
 
 
+def slug(text: str, keep: str = "._-") -> str:
+    """The text as part of a file name: ASCII letters, digits and the characters of `keep`; a dash for everything else."""
+    return re.sub(rf"[^A-Za-z0-9{re.escape(keep)}]+", "-", text).strip("-.")
+
+
 # Files of results
 
 
@@ -221,7 +226,7 @@ class Writer:
     """The file of one worker. No other process writes to it. The file appears with the first record."""
 
     def __init__(self, folder: Path, worker: str = "") -> None:
-        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{worker} {socket.gethostname()} {os.getpid()}").strip("-")
+        name = slug(f"{worker} {socket.gethostname()} {os.getpid()}", keep="")
         self.path = folder / f"{name}-{secrets.token_hex(4)}.jsonl"
         self._descriptor = -1
         self._size = 0
@@ -305,6 +310,3 @@ def read_created(path: Path) -> dict[str, Any]:
     if isinstance(record, str):
         raise RunError(f"{path} is damaged: {record}. Move it away; the command that started the run creates it again")
     return record
-
-
-write_whole = write_file  # the former name

@@ -81,7 +81,7 @@ def test_a_second_ctrl_c_leaves_within_two_seconds_even_from_deep_inside_a_compu
     """The main thread is in a C call that no signal handler of Python's can interrupt."""
     code = (
         "import hashlib, sys\nfrom noiser.experiments.interrupts import Interrupts\n"
-        "with Stopping():\n    print('ready', flush=True)\n    hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)\n"
+        "with Interrupts():\n    print('ready', flush=True)\n    hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None

@@ -1,6 +1,6 @@
 """What a run is: every setting either changes numbers, and then refuses to go on, or does not, and then is free.
 
-Mutants caught: a revision, a dtype, a version or a seed left out of the identity; a path, a device or a batch size taken into it;
+Mutants caught: a revision, a dtype, a version or a seed left out of the fingerprint; a path, a device or a batch size taken into it;
 a key that depends on a label or on how many samples there are; a new option of `load` or of `noiser run` that nobody classified.
 """
 
@@ -14,11 +14,11 @@ import noiser
 from noiser.cli.options import RENAMED
 from noiser.cli.run import run as run_command
 from noiser.errors import OptionError, RunError
-from noiser.experiments.fingerprint import identity, key, shown
+from noiser.experiments.fingerprint import display_settings, make_fingerprint, stable_hash
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.plan import DataChoice, ExecutionConfig, JudgeChoice, ModelChoice, Plan, make_plan, read_plan
 from noiser.experiments.run import prepare
-from noiser.experiments.trials import make_part, sample_hash
+from noiser.experiments.trials import make_cell, sample_hash
 from noiser.judges.protocol import JudgeConfig
 from noiser.registry import METHODS, METRICS
 from tests.conftest import byte_tokenizer, tiny
@@ -54,8 +54,8 @@ def plain(place, **changes):
     return given | {"methods": ["noiser:steps=3", "occlusion"], "metrics": ["soft_ns"], "controls": ["random"]} | changes
 
 
-def found(place, how=None, **changes):
-    return prepare(make_plan(plain(place, **changes)), how or ExecutionConfig()).identity
+def found(place, execution=None, **changes):
+    return prepare(make_plan(plain(place, **changes)), execution or ExecutionConfig()).fingerprint
 
 
 def with_model(place, **more):
@@ -80,7 +80,7 @@ def test_every_setting_says_what_it_is():
     config = [each.name for each in dataclasses.fields(ExecutionConfig)] + [
         f"judge_{each.name}" for each in dataclasses.fields(JudgeConfig)
     ]
-    assert {old_names.get(name, name) for name in config} - {"judge_how", "judge_device"} <= RUN_ONLY
+    assert {old_names.get(name, name) for name in config} - {"judge_config", "judge_device"} <= RUN_ONLY
 
 
 IDENTITY = {
@@ -104,7 +104,7 @@ IDENTITY = {
 @pytest.mark.parametrize("name", IDENTITY)
 def test_what_changes_numbers_refuses_to_go_on_and_says_what_changed(place, tmp_path, name):
     RunFolder.start(tmp_path / "run", found(place), {})
-    with pytest.raises(RunError, match=r"holds another run\. What differs, there and now:\n  ") as refused:
+    with pytest.raises(RunError, match=r"holds another run\. The differences, there and now:\n  ") as refused:
         RunFolder.start(tmp_path / "run", found(place, **IDENTITY[name](place)), {})
     expected = {
         "option": "methods.noiser:steps=3: ",
@@ -136,13 +136,13 @@ def test_a_version_or_revision_that_changed_refuses_to_go_on(place, tmp_path, mo
 def test_what_only_says_how_and_where_is_free(place, tmp_path):
     first = found(place)
     RunFolder.start(tmp_path / "run", first, {})
-    hows = [
+    executions = [
         ExecutionConfig(device="cpu"),
-        ExecutionConfig(token_budget=100, at_once=7, shard=(1, 2), max_seconds=1.0, timeout=1.0, max_errors=0.5, retry=True),
+        ExecutionConfig(token_budget=100, max_samples=7, shard=(1, 2), time_limit=1.0, timeout=1.0, fail_on_error=0.5, retry=True),
     ]
-    hows.append(ExecutionConfig(engine="ray", address="auto", workers=3))
-    for how in hows:
-        assert found(place, how) == first
+    executions.append(ExecutionConfig(engine="ray", address="auto", workers=3))
+    for execution in executions:
+        assert found(place, execution) == first
     assert found(place, data=[{"name": "jsonl", "path": str(place / "elsewhere" / "a.jsonl")}]) == first
     assert found(place, **with_model(place, trust_remote_code=True, allow_pickle=True)) == first
 
@@ -157,7 +157,7 @@ def test_another_judge_is_another_run_and_the_same_one_elsewhere_is_not(place, t
         RunFolder.start(tmp_path / "run", found(place, **JUDGED, judges=["openai:two"]), {})
     for url in ("http://localhost:1/v1", "https://elsewhere.example/v1"):
         assert found(place, **JUDGED, judges=[{"name": "openai:one", "url": url}]) == first
-        elsewhere = ExecutionConfig(judge_how=JudgeConfig(url=url, cache="off", max_connections=1))
+        elsewhere = ExecutionConfig(judge_config=JudgeConfig(url=url, cache="off", max_connections=1))
         assert found(place, elsewhere, **JUDGED, judges=["openai:one"]) == first
     two = found(place, **JUDGED, judges=["openai:one", "openai:two"])["metrics"]
     assert list(two) == ["answerability[openai:one]:forms=top1", "answerability[openai:two]:forms=top1"]
@@ -183,11 +183,11 @@ def test_judges_have_to_be_asked_and_to_exist(place):
         make_plan(plain(place, **JUDGED, judges=[{"name": "openai:one", "key": "secret"}]))
 
 
-def trial_keys(identity_, **row):
+def trial_keys(fingerprint, **row):
     asked = {"id": "x", "group": None, "prompt": "one two", "target_ids": None, "kept": True, **row}
-    (model,), (data,) = identity_["models"], identity_["data"]
-    part = make_part(identity_, model, data, [asked | {"hash": sample_hash(identity_, model, data, asked)}])
-    return {(trial.kind, trial.method, trial.metric): trial.key for trial in part.samples[0].trials}
+    (model,), (data,) = fingerprint["models"], fingerprint["data"]
+    cell = make_cell(fingerprint, model, data, [asked | {"hash": sample_hash(fingerprint, model, data, asked)}])
+    return {(trial.kind, trial.method, trial.metric): trial.key for trial in cell.samples[0].trials}
 
 
 def test_a_trials_key_depends_on_what_changes_its_numbers_and_on_nothing_else(place):
@@ -222,9 +222,9 @@ def test_a_permuted_row_depends_on_what_it_permutes_and_on_the_seed(place):
 
 
 def test_a_hash_is_of_plain_values_in_any_order_of_their_names():
-    assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
-    assert len({key(each) for each in itertools.permutations([1, 2, "1"])}) == 6
-    assert key(1, [2]) != key([1], 2)
+    assert stable_hash({"a": 1, "b": 2}) == stable_hash({"b": 2, "a": 1})
+    assert len({stable_hash(each) for each in itertools.permutations([1, 2, "1"])}) == 6
+    assert stable_hash(1, [2]) != stable_hash([1], 2)
 
 
 TOML = """
@@ -245,35 +245,38 @@ def test_a_plan_from_a_file_is_what_it_says(tmp_path):
     assert [(data.name, data.limit, data.generate) for data in plan.data] == [("known-mini", 5, None), ("jsonl", 2, 3)]
     assert plan.data[1].path == str(tmp_path / "few.jsonl")
     assert plan.seed == 3
-    assert [row.label for row in plan.rows()] == ["noiser", "noiser:bound=l2+steps=5", "random"]
-    assert plan.rows()[1].options["steps"] == 5
-    assert plan.rows()[0].options["seed"] == 3
+    assert [row.label for row in plan.rows] == ["noiser", "noiser:bound=l2+steps=5", "random"]
+    assert plan.rows[1].options["steps"] == 5
+    assert plan.rows[0].options["seed"] == 3
     assert plan.columns()[0].options["protocol"] == "official"
-    assert shown(plan)["controls"] == ["random"]
-    assert list(identity(plan, {}, {})["methods"]) == ["noiser", "noiser:bound=l2+steps=5", "random"]
+    assert display_settings(plan)["controls"] == ["random"]
+    assert list(make_fingerprint(plan, {}, {})["methods"]) == ["noiser", "noiser:bound=l2+steps=5", "random"]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('models = ["a"]\ndata = ["known-mini"]\nmethods = ["occlusion", "occlusion"]', "methods: each once; occlusion came twice"),
-        ('models = ["a"]\ndata = ["known-mini"]\nlimit = 0', "the plan: limit is a whole number from 1 on"),
+        (
+            'models = ["a"]\ndata = ["known-mini"]\nmethods = ["occlusion", "occlusion"]',
+            "methods: give each one once; occlusion came twice",
+        ),
+        ('models = ["a"]\ndata = ["known-mini"]\nlimit = 0', "the plan: limit must be a whole number from 1 on"),
         ('models = ["a"]\ndata = [{}]', "wanted a name"),
         ("models = [", "is not TOML"),
         ('model = ["a"]', "a plan has .*; got model"),
-        ('models = "a"', "models is a list"),
+        ('models = "a"', "models must be a list"),
         ("data = []", "a run needs models"),
         ('models = ["a"]\ndata = []', "a run needs data"),
-        ('models = ["a", "a"]\ndata = ["known-mini"]', "models: each once"),
+        ('models = ["a", "a"]\ndata = ["known-mini"]', "models: give each one once"),
         ('models = ["a"]\ndata = ["nowhere"]', "nowhere"),
         ('models = ["a"]\ndata = ["known-mini"]\nmethods = ["nothing"]', "there is no method 'nothing'"),
         ('models = ["a"]\ndata = ["known-mini"]\nmethods = ["noiser:samples=0"]', "samples must be from"),
         ('models = ["a"]\ndata = ["known-mini"]\nmetrics = ["soft"]', "there is no metric 'soft'"),
         ('models = ["a"]\ndata = ["known-mini"]\nmethods = ["noiser", "noiser:steps=10"]', "are the same method with the same options"),
-        ('models = ["a"]\ndata = ["known-mini"]\nseed = "x"', "seed is a whole number"),
-        ('models = ["a"]\ndata = [{name = "known-mini", limit = 0}]', "limit is a whole number from 1 on"),
+        ('models = ["a"]\ndata = ["known-mini"]\nseed = "x"', "seed must be a whole number"),
+        ('models = ["a"]\ndata = [{name = "known-mini", limit = 0}]', "limit must be a whole number from 1 on"),
         ('models = ["a"]\ndata = [{name = "known-mini", size = 3}]', "known-mini has no option size"),
-        ('models = [{name = "a", dtype = 16}]\ndata = ["known-mini"]', "dtype is a text"),
+        ('models = [{name = "a", dtype = 16}]\ndata = ["known-mini"]', "dtype must be text"),
         ('models = [{revision = "a"}]\ndata = ["known-mini"]', "wanted a name"),
     ],
 )

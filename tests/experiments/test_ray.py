@@ -13,6 +13,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from noiser.cli.run import executor
 from noiser.errors import RunError
 from noiser.experiments.folder import RunFolder
 from noiser.experiments.plan import ExecutionConfig, make_plan
@@ -115,9 +116,13 @@ def plan_of(place, data, **given):
     )
 
 
+def execute(prepared, out, execution, progress):
+    return run(prepared, out, execution, progress, executor(execution))
+
+
 def ran(place, out, data="plain", watch=None, **how):
     how = ExecutionConfig(**{"device": "cpu", "engine": "ray", "workers": 2, **how})
-    return run(prepare(plan_of(place, data), how), out, how, watch or Seen())
+    return execute(prepare(plan_of(place, data), how), out, how, watch or Seen())
 
 
 def lines(out):
@@ -164,7 +169,7 @@ def test_ray_writes_the_records_that_one_process_writes(place, cluster, alone, t
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_nothing_is_written_twice(place, cluster, alone, tmp_path):
-    """Mutant: `_lost` forgets the chunk that was running. tests/experiments/test_ray_driver.py has the others."""
+    """Mutant: `_handle_loss` forgets the chunk that was running. tests/experiments/test_ray_driver.py has the others."""
 
     def kill_one(seen):
         if seen.done == 3:
@@ -183,7 +188,7 @@ def test_a_sample_that_kills_its_worker_is_given_up_after_three(place, cluster, 
     """And only that one: what waits behind it, or is worked on with it, is not to blame. Mutants: a chunk is not taken apart (4).
     tests/experiments/test_ray_driver.py has the others."""
     seen = Seen()
-    outcome = ran(place, tmp_path / "run", "bad", seen, at_once=at_once)
+    outcome = ran(place, tmp_path / "run", "bad", seen, max_samples=at_once)
     assert outcome.complete and outcome.failed == 1 and outcome.planned == TRIALS
     assert outcome.statuses == {"ok": TRIALS * 11 // 12, "error(WorkerLost)": TRIALS // 12}
     found = numbers(tmp_path / "run").values()
@@ -201,7 +206,7 @@ def test_the_workers_of_a_model_are_gone_before_the_next_one_is_loaded(place, cl
     seen = Seen(lambda seen: there.append([psutil.pid_exists(worker) for worker in seen.workers()]))
     plan = plan_of(place, "plain", models=[str(place / "model"), str(place / "other")])
     how = ExecutionConfig(device="cpu", engine="ray", workers=1)
-    outcome = run(prepare(plan, how), tmp_path / "run", how, seen)
+    outcome = execute(prepare(plan, how), tmp_path / "run", how, seen)
     assert outcome.complete and outcome.statuses == {"ok": 2 * TRIALS}
     assert there == [[True]] * SAMPLES + [[False, True]] * SAMPLES
 
@@ -210,9 +215,9 @@ def test_the_workers_of_a_model_are_gone_before_the_next_one_is_loaded(place, cl
 def test_the_time_limit_ends_a_run_in_good_order_and_it_goes_on(place, cluster, alone, tmp_path):
     """Mutant: `_late` always says no."""
     seen, begun = Seen(), time.monotonic()
-    first = ran(place, tmp_path / "run", "slow", seen, workers=1, max_seconds=6.0)
+    first = ran(place, tmp_path / "run", "slow", seen, workers=1, time_limit=6.0)
     assert time.monotonic() - begun < 6 + 5 + 4 and first.stopped and not first.complete
-    assert seen.said[-1] == "stopping after 6 s; the same command goes on from here"
+    assert seen.said[-1] == "stopping after 6 s; the same command continues from here"
     assert ran(place, tmp_path / "run", "slow").complete and numbers(tmp_path / "run") == alone["slow"]
 
 
@@ -224,8 +229,8 @@ def test_what_no_worker_can_load_is_said_and_nothing_is_lost(place, cluster, tmp
     """
     how = ExecutionConfig(device="cpu", engine="ray", workers=2)
     prepared = prepare(plan_of(place, "plain"), how)
-    model = {label: {**each, "revision": "another"} for label, each in prepared.identity["models"].items()}
+    model = {label: {**each, "revision": "another"} for label, each in prepared.fingerprint["models"].items()}
     seen = Seen()
     with pytest.raises(RunError, match=r"3 workers in a row could not be started.*its revision was another"):
-        run(replace(prepared, identity={**prepared.identity, "models": model}), tmp_path / "run", how, seen)
+        run(replace(prepared, identity={**prepared.fingerprint, "models": model}), tmp_path / "run", how, seen)
     assert sum("was lost" in what for what in seen.said) == 3

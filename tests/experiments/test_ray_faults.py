@@ -77,10 +77,10 @@ def test_a_stopped_run_leaves_no_process_and_goes_on(place, cluster, alone, tmp_
 
 STRANGER = """
 import os, subprocess, sys
-from noiser.experiments.ray.cluster import connected
+from noiser.experiments.ray.cluster import connect
 from noiser.experiments.interrupts import Interrupts
 for _ in range(2):
-    with Interrupts() as stopping, connected(None, stopping) as ray:
+    with Interrupts() as stopping, connect(None, stopping) as ray:
         address = ray.get_runtime_context().gcs_address
         if "--deaf" not in sys.argv:
             os.environ.pop("RAY_AUTH_TOKEN")

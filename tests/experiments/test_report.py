@@ -6,6 +6,7 @@ plot; a formula in a CSV.
 """
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.report import paper
 from noiser.experiments.report.longra import PARTS, by_type
 from noiser.experiments.report.report import costs, report
-from noiser.experiments.trials import Work
+from noiser.experiments.trials import RunContents
 from noiser.views.documents import Document, Figure, Section, Table, to_html, to_latex, to_markdown
 from tests.experiments.test_runs import run
 from tests.runs import make_place
@@ -124,8 +125,8 @@ def test_what_is_missing_is_counted_and_what_contradicts_is_refused(done, tmp_pa
 def test_the_shares_of_the_report_are_those_of_the_scores(done):
     """Against sums over characters, by hand, for the control that has the same score everywhere."""
     folder = RunFolder.open(done)
-    part = next(each for each in Work(folder).parts if each.data == "longra:match=none")
-    found = by_type(part, RecordIndex(folder), 0)
+    cell = next(each for each in RunContents(folder).cells if each.data == "longra:match=none")
+    found = by_type(cell, RecordIndex(folder), 0)
     assert set(found) == {"capital-world", "all"}
     text = "In Peru0 (Oh no). The capital,"
     (own,) = {each for each in found["all"] if each.startswith("occl")}
@@ -157,8 +158,8 @@ def test_the_papers_cells_are_as_printed_and_suspect_ones_are_marked():
     assert paper.faithfulness("jsonl", "occlusion", "average") == ""
     assert paper.count("known", "gemma-2-2B") == 830
     parts = [paper.tables()["table5_soft_ns_nc"]["known"]["occlusion"][model]["soft_ns"] for model in paper.tables()["models"]]
-    assert paper.part("known", "occlusion", "soft_ns", "average") == f"{sum(parts) / 6:+.2f}"
-    assert paper.part("longra", "occlusion", "soft_ns", "average").endswith(paper.SUSPECT), "two of its six are suspect"
+    assert paper.soft("known", "occlusion", "soft_ns", "average") == f"{sum(parts) / 6:+.2f}"
+    assert paper.soft("longra", "occlusion", "soft_ns", "average").endswith(paper.SUSPECT), "two of its six are suspect"
 
 
 class Tags(HTMLParser):
@@ -205,12 +206,12 @@ def test_a_page_shows_the_first_samples_as_they_were_recorded(done):
     folder = RunFolder.open(done)
     html = render(report(folder, examples=2), "html")
     held = re.findall(r'<script type="application/json" class="noiser-data">(.*?)</script>', html, re.DOTALL)
-    work, found = Work(folder), RecordIndex(folder)
-    assert len(held) == len(work.parts) == 2
-    for part, text in zip(work.parts, held, strict=True):
+    work, found = RunContents(folder), RecordIndex(folder)
+    assert len(held) == len(work.cells) == 2
+    for cell, text in zip(work.cells, held, strict=True):
         views = json.loads(text)
         assert len(views) == 2
-        for sample, view in zip(part.samples, views, strict=False):
+        for sample, view in zip(cell.samples, views, strict=False):
             assert view["prompt"]["tokens"] == found.records[sample.key]["tokens"]
             recorded = {trial.method: found.records[trial.key] for trial in sample.trials if trial.kind == "attribution"}
             assert {row["method"]: row["scores"] for row in view["rows"]} == {name: own["scores"] for name, own in recorded.items()}
@@ -232,11 +233,11 @@ def test_samples_stay_away_where_they_are_not_asked_for_or_a_clock_has_a_say(don
 
 def test_costs_are_medians_and_means_of_what_was_recorded(done):
     folder = RunFolder.open(done)
-    part = Work(folder).parts[0]
+    cell = RunContents(folder).cells[0]
     found = RecordIndex(folder)
-    trials = [trial.key for sample in part.samples for trial in sample.trials if (trial.kind, trial.method) == ("attribution", "occlusion")]
+    trials = [trial.key for sample in cell.samples for trial in sample.trials if (trial.kind, trial.method) == ("attribution", "occlusion")]
     own = [found.records[each]["cost"] for each in trials]
-    spent = costs(part, found)["occlusion"]
+    spent = costs(cell, found)["occlusion"]
     assert spent["forward_tokens"] == sum(each["forward_tokens"] for each in own) / 6
     assert sorted(each["seconds"] for each in own)[2] <= spent["seconds"] <= sorted(each["seconds"] for each in own)[3]
 
@@ -270,16 +271,11 @@ def test_an_export_has_a_row_for_every_trial_and_token(done, tmp_path, form):
     assert tokens == len(rows())
 
 
-def test_a_formula_in_a_csv_is_a_text(done, tmp_path):
+def test_a_formula_in_a_csv_is_a_text():
     from noiser.experiments.export import _csv
 
-    _csv(
-        [{"model": "=HYPERLINK(1)", "data": " +1", "sample": "-x", "group": "@a", "method": "a-b", "value": -1.5}],
-        "values",
-        tmp_path / "a.csv",
-    )
-    with (tmp_path / "a.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
+    hostile = {"model": "=HYPERLINK(1)", "data": " +1", "sample": "-x", "group": "@a", "method": "a-b", "value": -1.5}
+    (row,) = csv.DictReader(io.StringIO(_csv([hostile], "values").decode(), newline=""))
     assert [row[name] for name in ("model", "data", "sample", "group", "method", "value")] == [
         "'=HYPERLINK(1)", "' +1", "'-x", "'@a", "a-b", "-1.5"
     ]  # fmt: skip
@@ -319,4 +315,4 @@ def test_wrong_words_are_clear_errors(done, tmp_path):
         export_records(done, "values", "csv", tmp_path / "no" / "where.csv")
     with pytest.raises(RunError, match="holds no run"):
         merge_folders([tmp_path], tmp_path / "b")
-    assert ExecutionConfig().max_errors == 0.01
+    assert ExecutionConfig().fail_on_error == 0.01

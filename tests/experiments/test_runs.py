@@ -19,7 +19,7 @@ from noiser.experiments.estimate import estimate
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.plan import ExecutionConfig, make_plan
 from noiser.experiments.run import prepare
-from noiser.experiments.trials import Work, values
+from noiser.experiments.trials import RunContents, value_records
 from noiser.methods.base import MethodOutput
 from noiser.registry import METHODS, Method
 from tests.conftest import byte_tokenizer, tiny
@@ -68,12 +68,12 @@ def done(place, tmp_path_factory):
 def test_the_numbers_are_those_of_the_bare_loop(place, done):
     out, outcome = done
     folder = RunFolder.open(out)
-    (part,) = Work(folder).parts
+    (cell,) = RunContents(folder).cells
     lm = noiser.load(place / "model")
     examples = [noiser.Example(text, None, f"p{number}", f"g{number // 2}") for number, text in enumerate(PROMPTS)]
     methods = ["noiser:steps=4+samples=3", "occlusion"]
     alone = [noiser.evaluate(lm, [each], methods, METRICS, controls=["random", "permuted"]).records for each in examples]
-    ours = {(each.sample, each.method, each.metric): each.value for each in values(part, RecordIndex(folder))}
+    ours = {(each.sample, each.method, each.metric): each.value for each in value_records(cell, RecordIndex(folder))}
     bare = {(each.sample, each.method, each.metric): each.value for records in alone for each in records}
     assert ours == bare, "to the last bit: each sample is worked on alone"
     scores = record(out, kind="attribution", sample="p3", method="occlusion")["scores"]
@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_bare_loop(place, done):
 
 
 def test_samples_worked_on_together_agree_to_rounding(place, done, tmp_path):
-    run(place, tmp_path / "together", ExecutionConfig(at_once=5))
+    run(place, tmp_path / "together", ExecutionConfig(max_samples=5))
     one, other = (RecordIndex(RunFolder.open(out)).records for out in (done[0], tmp_path / "together"))
     assert one.keys() == other.keys()
     pairs = [(own["value"], other[name]["value"]) for name, own in one.items() if own["kind"] == "value"]
@@ -121,7 +121,7 @@ def test_only_what_the_model_answers_is_run_and_the_others_are_counted(place, tm
     assert found.statuses == {"ok": kept * each, "skipped(not answered)": (8 - kept) * each, "error(PromptError)": each}
     assert (found.samples, found.done, found.failed) == (kept, kept, 1)
     assert exit_status(found, ExecutionConfig()) == 1, "one unreadable row of nine is more than one in a hundred"
-    assert exit_status(found, ExecutionConfig(max_errors=0.5)) == 0
+    assert exit_status(found, ExecutionConfig(fail_on_error=0.5)) == 0
     limited = run(place, tmp_path / "limited", data=[data[0] | {"limit": 2}], methods=["occlusion"], controls=[])
     assert limited.samples == 2
 
@@ -211,9 +211,9 @@ def test_a_model_of_nan_is_nonfinite_everywhere(tmp_path):
 
 
 def test_a_bug_of_ours_is_one_samples_error_and_a_lost_gpu_ends_the_run(place, tmp_path, monkeypatch):
-    import noiser.experiments.worker as station
+    from noiser.experiments import worker
 
-    real = station._read
+    real = worker._read_prompt
 
     def fails(error):
         def read(lm, row):
@@ -226,29 +226,29 @@ def test_a_bug_of_ours_is_one_samples_error_and_a_lost_gpu_ends_the_run(place, t
 
     for error in (KeyError("bug"), RuntimeError("CUDA error: an illegal memory access was encountered")):
         read = fails(error)
-        monkeypatch.setattr(station, "_read", read)
-        bench = station.ModelWorker._bench
+        monkeypatch.setattr(worker, "_read_prompt", read)
+        runner = worker.ModelWorker._runner
 
-        def arm(self, data, bench=bench, read=read):
-            found = bench(self, data)
+        def arm(self, data, runner=runner, read=read):
+            found = runner(self, data)
             read.armed = True
             return found
 
-        monkeypatch.setattr(station.ModelWorker, "_bench", arm)
+        monkeypatch.setattr(worker.ModelWorker, "_runner", arm)
         out = tmp_path / type(error).__name__
         if isinstance(error, KeyError):
-            found = run(place, out, ExecutionConfig(at_once=3))
+            found = run(place, out, ExecutionConfig(max_samples=3))
             assert found.statuses == {"ok": 7 * 11, "error(KeyError)": 11}
             assert "KeyError" in record(out, kind="attribution", sample="p4", method="occlusion")["trace"]
         else:
             with pytest.raises(RuntimeError, match="CUDA error"):
                 run(place, out)
             assert len(keys(out)) == 4 * 12, "what was done before stays"
-        monkeypatch.setattr(station.ModelWorker, "_bench", bench)
+        monkeypatch.setattr(worker.ModelWorker, "_runner", runner)
 
 
 def test_a_run_stops_in_good_order_when_its_time_is_up(place, tmp_path):
-    found = run(place, tmp_path / "run", ExecutionConfig(max_seconds=0.0))
+    found = run(place, tmp_path / "run", ExecutionConfig(time_limit=0.0))
     assert (found.done, found.complete, exit_status(found, ExecutionConfig())) == (0, False, 75)
     assert found.statuses == {"missing": 8 * 11}
 
@@ -257,10 +257,10 @@ def test_a_model_that_changed_since_it_was_asked_who_it_is_does_not_run(place, t
     import noiser.experiments.run as runs
 
     prepared = prepare(plan(place), ExecutionConfig())
-    (label,) = prepared.identity["models"]
-    prepared.identity["models"][label]["revision"] = "sha256:other"
+    (label,) = prepared.fingerprint["models"]
+    prepared.fingerprint["models"][label]["revision"] = "sha256:other"
     with pytest.raises(RunError, match="its revision was sha256:other when the run was planned"):
-        runs.run(prepared, tmp_path / "run", ExecutionConfig(), Quiet())
+        runs.run(prepared, tmp_path / "run", ExecutionConfig(), Quiet(), runs.run_locally)
 
 
 def test_an_estimate_counts_what_is_left_and_writes_nothing(place, done, tmp_path):
@@ -336,4 +336,4 @@ def test_exit_statuses_are_shares_of_all_that_was_to_be_done(place, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "one two"}\n{"prompt": ""}\nnothing\n')
     found = run(place, tmp_path / "run", data=[str(tmp_path / "bad.jsonl")], methods=["occlusion"], controls=[])
     assert (found.samples, found.unreadable, found.failed) == (1, 2, 2)
-    assert [exit_status(found, ExecutionConfig(max_errors=share)) for share in (0.6, 0.7, 1.0)] == [1, 0, 0]
+    assert [exit_status(found, ExecutionConfig(fail_on_error=share)) for share in (0.6, 0.7, 1.0)] == [1, 0, 0]

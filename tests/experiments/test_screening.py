@@ -19,7 +19,7 @@ from noiser.cli.options import ModelOptions
 from noiser.cli.outputs import Output
 from noiser.data import Row, read
 from noiser.errors import ModelError, OptionError
-from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE, screen
+from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER, screen
 from tests.conftest import byte_tokenizer, tiny
 from tests.toys import BrokenLM, ToyLM
 
@@ -51,11 +51,11 @@ def test_token_is_the_argmax_of_a_plain_forward(lm):
     words = [lm.tokens.surface(ids[0]).strip() for ids, _ in plain]
     assert len(set(words)) > 2
     found = list(screen(lm, rows(*words[:3], f" {words[3]}", "no"), "token"))
-    assert [(each.target_ids, each.said.strip()) for each in found[:4]] == [
+    assert [(each.target_ids, each.answer.strip()) for each in found[:4]] == [
         (ids, word) for (ids, _), word in zip(plain[:4], words, strict=False)
     ]
     assert [each.answered for each in found] == [True] * 4 + [False]
-    assert (found[4].said.strip(), found[4].target_ids, found[4].reason) == (words[4], None, OTHERWISE)
+    assert (found[4].answer.strip(), found[4].target_ids, found[4].reason) == (words[4], None, OTHER_ANSWER)
     assert [each.prob for each in found] == pytest.approx([prob for _, prob in plain], abs=1e-5)
 
 
@@ -76,10 +76,10 @@ def test_word_takes_as_many_tokens_as_the_target(speller):
     fit = [place for place, text in enumerate(texts) if re.fullmatch(" [a-h]{3}", text)]
     assert len(fit) > 3
     found = list(screen(speller, [Row(str(place), prompts[place], texts[place].strip()) for place in fit], "word"))
-    assert [(each.answered, each.said, each.target_ids) for each in found] == [(True, texts[place], plain[place][0]) for place in fit]
+    assert [(each.answered, each.answer, each.target_ids) for each in found] == [(True, texts[place], plain[place][0]) for place in fit]
     assert [each.prob for each in found] == pytest.approx([plain[place][1] for place in fit], abs=1e-5)
     begun = [Row(str(place), prompts[place], f"{texts[place].strip()[:2]}x") for place in fit]
-    assert {(each.answered, each.target_ids, each.reason) for each in screen(speller, begun, "word")} == {(False, None, OTHERWISE)}
+    assert {(each.answered, each.target_ids, each.reason) for each in screen(speller, begun, "word")} == {(False, None, OTHER_ANSWER)}
     first = [Row(str(place), prompts[place], texts[place].strip()) for place in fit]
     assert not any(each.answered for each in screen(speller, first, "token"))
 
@@ -97,7 +97,7 @@ def test_alone_or_among_others(lm):
     many = [Row(str(n), torch.randint(3, 250, (2 + n % 17,), generator=generator).tolist(), "x") for n in range(40)]
     for together, row in zip(screen(lm, many, "token"), many, strict=True):
         (alone,) = screen(lm, [row], "token")
-        assert (together.said, together.reason) == (alone.said, alone.reason)
+        assert (together.answer, together.reason) == (alone.answer, alone.reason)
         assert together.prob == pytest.approx(alone.prob, abs=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_every_row_has_an_answer_or_a_reason(lm):
     assert found["empty"].reason.startswith("the prompt has no tokens")
     assert found["id"].reason.startswith("token ids go from 0 to")
     assert found["surrogate"].reason.startswith("the text is not valid Unicode")
-    assert (found["line"].reason, found["line"].said, found["line"].prob) == ("line 7 is not JSON", "", 0.0)
+    assert (found["line"].reason, found["line"].answer, found["line"].prob) == ("line 7 is not JSON", "", 0.0)
 
 
 def test_limit_counts_answers(lm):
@@ -128,7 +128,7 @@ def test_limit_counts_answers(lm):
     found = list(screen(lm, rows("no", words[1], "no", words[3], words[4]), "token", limit=2))
     assert [each.answered for each in found] == [False, True, False, True]
     for limit in (0, True):
-        with pytest.raises(OptionError, match=re.escape(f"limit is a whole number from 1 on; got {limit!r}")):
+        with pytest.raises(OptionError, match=re.escape(f"limit must be a whole number from 1 on; got {limit!r}")):
             screen(lm, [], "token", limit=limit)
     with pytest.raises(OptionError, match="match must be one of token, word, none; got 'all'"):
         screen(lm, [], "all")
@@ -144,7 +144,7 @@ def test_what_is_not_a_number_is_no_answer():
     broken = noiser.LanguageModel(BrokenLM([1.0, 1.0], when_clean=True), byte_tokenizer())
     for match, target in (("token", "<pad>"), ("token", None), ("none", None)):
         (found,) = screen(broken, [Row("a", [0, 1], target)], match)
-        assert (found.answered, found.reason, found.said, found.prob) == (False, NONFINITE, "", 0.0)
+        assert (found.answered, found.reason, found.answer, found.prob) == (False, NONFINITE, "", 0.0)
 
 
 def test_a_row_that_does_not_fit_into_memory(lm, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_row_that_does_not_fit_into_memory(lm, monkeypatch):
     plain = lm._clean
     monkeypatch.setattr(lm, "_clean", clean)
     reasons = [each.reason for each in screen(lm, rows("x", "x", "x", "x", "x"), "token")]
-    assert reasons == [OOM, OTHERWISE, OOM, OTHERWISE, OTHERWISE]
+    assert reasons == [OOM, OTHER_ANSWER, OOM, OTHER_ANSWER, OTHER_ANSWER]
 
 
 def test_what_is_wrong_with_the_model_is_no_rows_fault(lm, monkeypatch):
@@ -206,7 +206,7 @@ def test_stats_add_up(lm, loaded, tmp_path):
     run_stats(ModelOptions(model="it"), StatsArgs.checked([str(path), "wikibio-mini"], "token"), Output("json", out))
     own, wikibio = json.loads(out.read_text())["data"]
     assert (own["name"], own["source"], own["match"], own["rows"], own["answered"]) == ("own", "own.jsonl", "token", 9, 5)
-    assert own["reasons"] == {OTHERWISE: 1, "unreadable": 2, NO_TARGET: 1}
+    assert own["reasons"] == {OTHER_ANSWER: 1, "unreadable": 2, NO_TARGET: 1}
     assert own["rows"] == own["answered"] + sum(own["reasons"].values())
     assert [(each["group"], each["rows"], each["answered"]) for each in own["groups"]] == [("a", 3, 3), ("b", 3, 2)]
     assert own["low"] < own["share"] == 5 / 9 < own["high"]

@@ -21,7 +21,7 @@ from noiser.experiments.report import paper
 from noiser.experiments.report.differences import answer_differences
 from noiser.experiments.report.report import report
 from noiser.experiments.report.reproduce import PUBLISHED, published, reproduction
-from noiser.experiments.trials import VALUE, Work
+from noiser.experiments.trials import VALUE, RunContents
 from noiser.results.answer_comparison import faithfulness_correlations, judge_agreements, kappa, minimal_words_summaries, spearman
 from noiser.results.answerability import answer_summaries, answerers
 from noiser.results.evaluation import Evaluation
@@ -268,7 +268,7 @@ def judged(out, judges, model="SmolLM2"):
     (out / RUN).unlink()
     create_once(out / RUN, written)
     folder, lines = RunFolder.open(out), []
-    for sample in Work(folder).samples():
+    for sample in RunContents(folder).samples():
         for place, trial in enumerate(
             each for each in sample.trials if each.kind == VALUE and identity["metrics"][each.metric].get("judge")
         ):

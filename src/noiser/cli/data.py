@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from noiser.data import Dataset, Match
-    from noiser.experiments.screening import Screened
+    from noiser.experiments.screening import ScreenedRow
 
 FORMATS = ("table", "json")
 DATA_HELP = "Data sets, separated by commas: known-mini, known:path=FILE, a .jsonl file."
@@ -123,11 +123,11 @@ def list_sets(output: Output) -> None:
             console(sink).print(_listing(records))
 
 
-def _count(data: "Dataset", match: "Match", rows: "Sequence[Screened]") -> dict[str, Any]:
+def _count(data: "Dataset", match: "Match", rows: "Sequence[ScreenedRow]") -> dict[str, Any]:
     """The counts as plain values. The reasons and the answered rows add up to all rows."""
-    from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE
+    from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
 
-    known = (NO_TARGET, NONFINITE, OOM, OTHERWISE)
+    known = (NO_TARGET, NONFINITE, OOM, OTHER_ANSWER)
     reasons = Counter(row.reason if row.reason in known else "unreadable" for row in rows if not row.answered)
     groups = sorted({row.row.group for row in rows if row.row.group is not None})
     return {
@@ -142,7 +142,7 @@ def _count(data: "Dataset", match: "Match", rows: "Sequence[Screened]") -> dict[
     }
 
 
-def _share(rows: "Sequence[Screened]") -> dict[str, Any]:
+def _share(rows: "Sequence[ScreenedRow]") -> dict[str, Any]:
     """The number of rows and of answered rows, and the share with Wilson's 95 % interval."""
     from scipy.stats import binomtest
 

@@ -98,10 +98,10 @@ class Output:
 
     def write(self, content: bytes) -> None:
         """Write everything at once. A file is replaced when the new one is complete."""
-        from noiser.storage import write_whole
+        from noiser.storage import write_file
 
         if self.path is not None:
-            write_whole(self.path, content)
+            write_file(self.path, content)
         else:
             sys.stdout.flush()
             sys.stdout.buffer.write(content)

@@ -65,7 +65,7 @@ def render(document: "Document", format_: str, figures: str | None = "figures") 
 
 def save_figures(document: "Document", folder: Path) -> None:
     """Write every plot as SVG and PNG. Raises OptionError if the folder cannot be made."""
-    from noiser.storage import write_whole
+    from noiser.storage import write_file
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def save_figures(document: "Document", folder: Path) -> None:
         raise OptionError(f"--figures wants a folder that can be written; {folder}: {error.strerror}") from error
     for figure in document.figures:
         for format_ in ("svg", "png"):
-            write_whole(folder / f"{figure.name}.{format_}", figure.draw(format_))
+            write_file(folder / f"{figure.name}.{format_}", figure.draw(format_))
 
 
 def _default_figure_folder(output: Output) -> Path | None:

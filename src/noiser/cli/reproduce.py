@@ -1,6 +1,5 @@
 """`noiser reproduce`: a table or figure of the paper, from plan to report in one command."""
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +18,7 @@ from noiser.errors import require_extra
 
 if TYPE_CHECKING:
     from noiser.experiments.plan import Plan
-    from noiser.experiments.schedule import Prepared
+    from noiser.experiments.schedule import PreparedRun
 
 RUNS = Path("runs")
 
@@ -85,23 +84,24 @@ def _plan(name: str, options: ReproduceOptions, model: ModelChoiceOptions, judge
     return reproduction(name, [chosen], data, options.limit, options.seed, judges), messages
 
 
-def _default_folder(name: str, plan: "Plan", prepared: "Prepared") -> Path:
+def _default_folder(name: str, plan: "Plan", prepared: "PreparedRun") -> Path:
     """A folder named by what changes the numbers: the same command finds it again, and another one starts anew."""
-    from noiser.experiments.fingerprint import key
+    from noiser.experiments.fingerprint import stable_hash
+    from noiser.storage import slug
 
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", plan.models[0].label).strip("-.").lower()
-    return RUNS / f"{name}-{slug}-{key(prepared.identity)[:8]}"
+    model = slug(plan.models[0].label, keep=".").lower()
+    return RUNS / f"{name}-{model}-{stable_hash(prepared.fingerprint)[:8]}"
 
 
 def _write(folder: Path, sections: Sequence[str], output: Output) -> None:
     """Write report.html, report.md and the figures into the folder of the run, and the report to the output."""
     from noiser.experiments.folder import RunFolder
     from noiser.experiments.report.report import report
-    from noiser.storage import write_whole
+    from noiser.storage import write_file
 
     document = report(RunFolder.open(folder), only=sections)
     save_figures(document, folder / "figures")
     for format_, file in (("html", "report.html"), ("md", "report.md")):
-        write_whole(folder / file, render(document, format_).encode())
+        write_file(folder / file, render(document, format_).encode())
     with output.open() as sink:
         sink.write(render(document, output.format, (folder / "figures").as_posix()))

@@ -31,8 +31,8 @@ from noiser.errors import OptionError, require_extra
 if TYPE_CHECKING:
     from noiser.experiments.estimate import Estimate
     from noiser.experiments.plan import ExecutionConfig, Plan
-    from noiser.experiments.run import Outcome
-    from noiser.experiments.schedule import Executor, Watch
+    from noiser.experiments.run import RunStatus
+    from noiser.experiments.schedule import Executor, RunProgress
 
 FORMATS = ("table", "json")
 UNFINISHED = 75
@@ -173,15 +173,15 @@ class ExecutionOptions:
             shard=read_shard(self.shard) if is_local else (0, 1),
             device_map=self.device_map,
             token_budget=self.token_budget,
-            at_once=self.max_samples,
-            max_seconds=self.time_limit,
+            max_samples=self.max_samples,
+            time_limit=self.time_limit,
             timeout=self.timeout,
-            max_errors=self.fail_on_error,
+            fail_on_error=self.fail_on_error,
             retry=self.retry,
             engine=self.engine,
             address=self.address,
             workers=self.workers,
-            judge_how=judging.config(self.device),
+            judge_config=judging.config(self.device),
         )
 
 
@@ -263,7 +263,7 @@ def run_plan(plan: "Plan", out: Path | None, config: "ExecutionConfig") -> int:
     return exit_status(outcome, config)
 
 
-def execute(plan: "Plan", out: Path, config: "ExecutionConfig", progress: "Watch") -> "Outcome":
+def execute(plan: "Plan", out: Path, config: "ExecutionConfig", progress: "RunProgress") -> "RunStatus":
     """Find models and data, and run."""
     from noiser.experiments.run import prepare, run
 
@@ -277,17 +277,17 @@ def execute(plan: "Plan", out: Path, config: "ExecutionConfig", progress: "Watch
 def executor(config: "ExecutionConfig") -> "Executor":
     """What computes the run: this process, or a Ray cluster."""
     if config.engine == "local":
-        from noiser.experiments.run import run_here
+        from noiser.experiments.run import run_locally
 
-        return run_here
+        return run_locally
     from noiser.experiments.ray.driver import run_on_ray
 
     return run_on_ray
 
 
-def exit_status(outcome: "Outcome", config: "ExecutionConfig") -> int:
+def exit_status(outcome: "RunStatus", config: "ExecutionConfig") -> int:
     """0: done; 1: done, but too many samples failed; 75: not done yet."""
-    if outcome.failed > config.max_errors * (outcome.samples + outcome.unreadable):
+    if outcome.failed > config.fail_on_error * (outcome.samples + outcome.unreadable):
         return 1
     return UNFINISHED if outcome.stopped or not (outcome.complete or config.shard != (0, 1)) else 0
 
@@ -314,9 +314,9 @@ def _estimate_lines(cost: "Estimate") -> Sequence[str]:
     from noiser.views.escape import visible
 
     lines = [
-        f"{visible(part.model)} on {visible(part.data)}: {part.samples:,} samples of {part.rows:,} rows, {part.trials:,} trials; "
-        f"{part.forward_tokens:,} tokens forward, {part.backward_tokens:,} backward, {duration(part.seconds)}"
-        for part in cost.parts
+        f"{visible(cell.model)} on {visible(cell.data)}: {cell.samples:,} samples of {cell.rows:,} rows, {cell.trials:,} trials; "
+        f"{cell.forward_tokens:,} tokens forward, {cell.backward_tokens:,} backward, {duration(cell.seconds)}"
+        for cell in cost.cells
     ]
     lines.append(f"All: {cost.trials:,} trials, {cost.forward_tokens:,} tokens forward, {cost.backward_tokens:,} backward")
     if cost.clues:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from noiser.experiments.folder import RecordIndex
-    from noiser.experiments.run import Outcome
-    from noiser.experiments.trials import Work
+    from noiser.experiments.run import RunStatus
+    from noiser.experiments.trials import RunContents
 
 FORMATS = ("table", "json")
 
@@ -32,14 +32,14 @@ def status(folder: Folder, format_: Annotated[str, format_option("table, json.")
 def _show(out: Path, output: Output) -> int:
     """The exit status is 1 if the run is not complete."""
     from noiser.experiments.folder import RecordIndex, RunFolder
-    from noiser.experiments.run import outcome
-    from noiser.experiments.trials import Work
+    from noiser.experiments.run import run_status
+    from noiser.experiments.trials import RunContents
 
     folder = RunFolder.open(out)
-    records, work = RecordIndex(folder, whole=False), Work(folder)
-    result = outcome(folder, records, work)
-    cells = _cells(records, work)
-    unknown = len(records.records.keys() - {key for sample in work.samples() for key in sample.record_keys()})
+    records, contents = RecordIndex(folder, whole=False), RunContents(folder)
+    result = run_status(folder, records, contents)
+    cells = _cells(records, contents)
+    unknown = len(records.records.keys() - {key for sample in contents.samples() for key in sample.record_keys()})
     with output.open() as sink:
         if output.format == "json":
             counts = {"planned": result.planned, "parts": cells, "files": records.files, "unknown_records": unknown}
@@ -49,23 +49,22 @@ def _show(out: Path, output: Output) -> int:
     return 0 if result.complete else 1
 
 
-def _cells(records: "RecordIndex", work: "Work") -> list[dict[str, Any]]:
+def _cells(records: "RecordIndex", contents: "RunContents") -> list[dict[str, Any]]:
     """For each model and data set: the rows, the samples, and how their trials ended."""
-    from noiser.experiments.trials import row_status, statuses, unfinished
+    from noiser.experiments.trials import count_statuses, row_status, unfinished
 
     cells = []
-    for part in work.parts:
-        counts = statuses(part.samples, records)
-        for row in part.rows or ():
-            if not row["kept"]:
-                counts[row_status(row)] = counts.get(row_status(row), 0) + len(part.trials)
-        done = len(part.samples) - len(unfinished(part.samples, records))
-        rows = len(part.rows) if part.rows is not None else None
-        cells.append({"model": part.model, "data": part.data, "rows": rows, "kept": len(part.samples), "done": done, "statuses": counts})
+    for cell in contents.cells:
+        counts = count_statuses(cell.samples, records)
+        for row in cell.dropped:
+            counts[row_status(row)] = counts.get(row_status(row), 0) + len(cell.specs)
+        done = len(cell.samples) - len(unfinished(cell.samples, records))
+        rows = len(cell.rows) if cell.rows is not None else None
+        cells.append({"model": cell.model, "data": cell.data, "rows": rows, "kept": len(cell.samples), "done": done, "statuses": counts})
     return cells
 
 
-def summary(outcome: "Outcome", out: Path) -> "Text":
+def summary(outcome: "RunStatus", out: Path) -> "Text":
     """How a run stands, in a few lines."""
     from rich.text import Text
 

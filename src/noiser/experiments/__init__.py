@@ -1,1 +1,1 @@
-"""Runs of models, data, methods and metrics: planned, survived, merged and reported."""
+"""Runs over models, data sets, methods and metrics: they survive kills, they continue, and they report."""

@@ -1,4 +1,4 @@
-"""What a run would take: a few samples of each part are run, timed and thrown away."""
+"""`--dry-run`: estimate a run. A few samples of each cell are computed, timed and thrown away."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,130 +6,145 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from noiser.experiments.fingerprint import shown
-from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.fingerprint import display_settings
+from noiser.experiments.folder import RUN, RecordIndex, RunFolder
 from noiser.experiments.plan import ExecutionConfig
-from noiser.experiments.schedule import Prepared, Watch
-from noiser.experiments.trials import ATTRIBUTION, SAMPLE, GridCell, make_part
+from noiser.experiments.schedule import PreparedRun, RunProgress
+from noiser.experiments.trials import ATTRIBUTION, SAMPLE, GridCell, Sample, make_cell, unfinished
 from noiser.experiments.worker import ModelWorker, Records
 from noiser.lm.devices import peak_bytes
 
-CALIBRATED = 3
-"""Samples of each part that are run."""
-PATIENCE = 60.0
-"""Seconds after which a part has to do with what was run so far."""
+CALIBRATION_SAMPLES = 3
+"""Samples of each cell that are computed."""
+CALIBRATION_SECONDS = 60.0
+"""Seconds after which no further sample of a cell is started."""
+SUMS = ("trials", "seconds", "forward_tokens", "backward_tokens", "clues")
+"""Fields of a CellEstimate that add up over the cells."""
 
 
 @dataclass(frozen=True)
-class PartEstimate:
-    """One model on one data set."""
+class CellEstimate:
+    """The estimate for one model on one data set."""
 
     model: str
     data: str
     rows: int
-    """That were looked at to find the samples."""
+    """Rows that were screened to find the samples."""
     samples: int
     trials: int
     seconds: float
     forward_tokens: int
     backward_tokens: int
     clues: int
-    """That go to judges, those that the cache may answer among them."""
+    """Questions to judges, including those that the cache may answer."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """All of it."""
+    """The estimate for a whole run."""
 
-    parts: Sequence[PartEstimate]
+    cells: Sequence[CellEstimate]
     peak_bytes: int
     calibrated: int
-    """Samples that were run."""
+    """Samples that were computed."""
     spent: float
-    """Seconds that the calibration took."""
+    """Seconds that the estimate itself took."""
 
     @property
     def trials(self) -> int:
-        """Of all parts."""
-        return sum(part.trials for part in self.parts)
+        """Trials of all cells."""
+        return sum(cell.trials for cell in self.cells)
 
     @property
     def seconds(self) -> float:
-        """For one worker like this one."""
-        return sum(part.seconds for part in self.parts)
+        """Seconds for one worker like this one."""
+        return sum(cell.seconds for cell in self.cells)
 
     @property
     def forward_tokens(self) -> int:
-        """Tokens through the model."""
-        return sum(part.forward_tokens for part in self.parts)
+        """Tokens that go through the model."""
+        return sum(cell.forward_tokens for cell in self.cells)
 
     @property
     def backward_tokens(self) -> int:
-        """Tokens that gradients are taken through."""
-        return sum(part.backward_tokens for part in self.parts)
+        """Tokens that gradients go through."""
+        return sum(cell.backward_tokens for cell in self.cells)
 
     @property
     def clues(self) -> int:
-        """For judges."""
-        return sum(part.clues for part in self.parts)
+        """Questions to judges."""
+        return sum(cell.clues for cell in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        sums = {name: getattr(self, name) for name in ("trials", "seconds", "forward_tokens", "backward_tokens", "clues")}
-        return {
-            **sums,
-            "peak_bytes": self.peak_bytes,
-            "calibrated": self.calibrated,
-            "spent": self.spent,
-            "parts": [*map(asdict, self.parts)],
-        }
+        """The estimate as plain values."""
+        sums = {name: getattr(self, name) for name in SUMS}
+        measured = {"peak_bytes": self.peak_bytes, "calibrated": self.calibrated, "spent": self.spent}
+        return {**sums, **measured, "parts": [*map(asdict, self.cells)]}
 
 
-def estimate(prepared: Prepared, out: Path | None, how: ExecutionConfig, watch: Watch) -> Estimate:
-    """Screen, run up to three samples of each part, and scale up by how many there are. What a folder has already is not
-    counted again. Nothing is written, but for the replies of judges, who are asked as in a run."""
-    begun, calibrated, peak = perf_counter(), 0, 0
-    there = RunFolder.start(out, prepared.identity, shown(prepared.plan)) if out is not None and (out / "run.json").exists() else None
-    found = RecordIndex(there, whole=False) if there else None
-    parts = []
-    for model in prepared.identity["models"]:
-        watch.say(f"loading {model}")
-        station = ModelWorker(prepared.plan, prepared.identity, model, prepared.datasets, replace(how, timeout=None))
-        for data in prepared.identity["data"]:
-            watch.say(f"trying {model} on {data}")
-            part = make_part(prepared.identity, model, data, station.screen(data)["rows"])
-            left = [each for each in part.samples if found is None or not all(key in found.records for key in each.record_keys())]
-            tried, own = _try(station, part, left)
-            calibrated += tried
-            parts.append(replace(own, samples=len(left), trials=len(left) * len(part.trials)))
-        peak = max(peak, peak_bytes(station.lm.devices))
-    return Estimate(parts, peak, calibrated, perf_counter() - begun)
+def estimate(prepared: PreparedRun, out: Path | None, execution: ExecutionConfig, progress: RunProgress) -> Estimate:
+    """Screen the data, compute up to three samples of each cell, and scale up to all samples.
+
+    Samples that the folder `out` already has do not count. Nothing is written, except replies of judges, which are cached as in a run.
+    """
+    start, calibrated, peak = perf_counter(), 0, 0
+    index = _existing_records(prepared, out)
+    cells = []
+    for model in prepared.fingerprint["models"]:
+        progress.say(f"loading {model}")
+        worker = ModelWorker(prepared.plan, prepared.fingerprint, model, prepared.datasets, replace(execution, timeout=None))
+        for data in prepared.fingerprint["data"]:
+            progress.say(f"trying {model} on {data}")
+            cell = make_cell(prepared.fingerprint, model, data, worker.screen(data)["rows"])
+            samples = list(cell.samples) if index is None else unfinished(cell.samples, index)
+            count, estimated = _calibrate(worker, cell, samples)
+            calibrated += count
+            cells.append(estimated)
+        peak = max(peak, peak_bytes(worker.lm.devices))
+    return Estimate(cells, peak, calibrated, perf_counter() - start)
 
 
-def _try(station: ModelWorker, part: GridCell, left: Sequence[Any]) -> tuple[int, PartEstimate]:
-    spread = sorted({round(place * (len(left) - 1) / max(1, CALIBRATED - 1)) for place in range(CALIBRATED)}) if left else []
-    rows = {row["id"]: row for row in part.rows or ()}
-    begun, seconds, tokens, asked = perf_counter(), [], [0, 0], _clues(station)
-    for place in spread:
-        if seconds and perf_counter() - begun > PATIENCE:
+def _existing_records(prepared: PreparedRun, out: Path | None) -> RecordIndex | None:
+    if out is None or not (out / RUN).exists():
+        return None
+    return RecordIndex(RunFolder.start(out, prepared.fingerprint, display_settings(prepared.plan)), whole=False)
+
+
+def _calibrate(worker: ModelWorker, cell: GridCell, samples: Sequence[Sample]) -> tuple[int, CellEstimate]:
+    """How many samples were computed, and the estimate for all of them."""
+    rows = {row["id"]: row for row in cell.rows or ()}
+    start, seconds, tokens, questions = perf_counter(), [], [0, 0], _count_questions(worker)
+    for index in _spread(len(samples)):
+        if seconds and perf_counter() - start > CALIBRATION_SECONDS:
             break
-        start = perf_counter()
-        (records,) = station.work([left[place]], rows)
-        seconds.append(perf_counter() - start)
-        for column, name in enumerate(("forward_tokens", "backward_tokens")):
-            tokens[column] += spent(records, name)
+        begin = perf_counter()
+        (records,) = worker.run([samples[index]], rows)
+        seconds.append(perf_counter() - begin)
+        tokens = [sum_costs(records, "forward_tokens") + tokens[0], sum_costs(records, "backward_tokens") + tokens[1]]
     if len(seconds) > 1:
-        seconds[0] = min(seconds[0], max(seconds[1:]))  # the first one finds out what the model can do
-    scale = len(left) / max(1, len(seconds))
-    counts = (round(count * scale) for count in (*tokens, _clues(station) - asked))
-    return len(seconds), PartEstimate(part.model, part.data, len(rows), 0, 0, sum(seconds) * scale, *counts)
+        seconds[0] = min(seconds[0], max(seconds[1:]))  # the first sample also finds out what the model can do
+    scale = len(samples) / max(1, len(seconds))
+    forward, backward, asked = (round(count * scale) for count in (*tokens, _count_questions(worker) - questions))
+    trials = len(samples) * len(cell.specs)
+    return len(seconds), CellEstimate(
+        cell.model, cell.data, len(rows), len(samples), trials, sum(seconds) * scale, forward, backward, asked
+    )
 
 
-def _clues(station: ModelWorker) -> int:
-    return sum(judge.counts.get("clues", 0) for judge in station.judges)
+def _spread(count: int) -> list[int]:
+    """Up to CALIBRATION_SAMPLES indices, evenly spread over `count` samples."""
+    if not count:
+        return []
+    return sorted({round(step * (count - 1) / max(1, CALIBRATION_SAMPLES - 1)) for step in range(CALIBRATION_SAMPLES)})
 
 
-def spent(records: Records, name: str) -> int:
-    """Tokens that a sample took, methods and metrics together."""
-    costs: list[Mapping[str, Any]] = [each["cost"] for each in records if each["kind"] in (ATTRIBUTION, SAMPLE) and each.get("cost")]
+def _count_questions(worker: ModelWorker) -> int:
+    return sum(judge.counts.get("clues", 0) for judge in worker.judges)
+
+
+def sum_costs(records: Records, name: str) -> int:
+    """Tokens that a sample took: its methods, and all metrics together."""
+    costs: list[Mapping[str, Any]] = [
+        record["cost"] for record in records if record["kind"] in (ATTRIBUTION, SAMPLE) and record.get("cost")
+    ]
     return sum(cost[name] for cost in costs)

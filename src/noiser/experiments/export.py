@@ -1,15 +1,15 @@
-"""A run's records as a flat table, for other programs."""
+"""`noiser export`: a run's records as a flat table for other programs."""
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError, RunError
 from noiser.experiments.folder import OK, RecordIndex, RunFolder
-from noiser.experiments.trials import ATTRIBUTION, VALUE, Work, row_status
+from noiser.experiments.trials import ATTRIBUTION, VALUE, RunContents, Sample, row_status
 from noiser.storage import write_file
 
 FORMS = ("parquet", "csv", "jsonl")
@@ -20,57 +20,63 @@ COLUMNS = {
     "scores": {"model": str, "data": str, "sample": str, "group": str, "method": str, "target": str, "step": int, "position": int,
                "token": str, "score": float, "seconds": float},
 }  # fmt: skip
-"""`values`: a row a trial, missing ones among them; `also` is JSON, the metric's further numbers. `scores`: a row for each token,
-each explained target and each method."""
+"""`values`: one row for each trial, missing ones included; `also` is JSON with the metric's further numbers. `scores`: one row for
+each token, explained target and method."""
+TableRow = dict[str, Any]
 
 
 def export(folder: RunFolder, what: str, form: str, path: Path) -> int:
-    """Write the table to a file, and return how many rows it has. Raises OptionError where pyarrow is missing for Parquet, and
-    RunError where the file cannot be written."""
-    found, work = RecordIndex(folder), Work(folder)
-    rows = list(_values(work, found) if what == "values" else _scores(work, found))
-    write = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}[form]
+    """Write the table to a file, and return its number of rows.
+
+    Raises OptionError if Parquet is wanted without pyarrow, and RunError if the file cannot be written.
+    """
+    index, contents = RecordIndex(folder), RunContents(folder)
+    rows = list(_values(contents, index) if what == "values" else _scores(contents, index))
+    content = _ENCODERS[form](rows, what)
     try:
-        write_file(path, write(rows, what))
+        write_file(path, content)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     return len(rows)
 
 
-def _values(work: Work, found: RecordIndex) -> Iterator[dict[str, Any]]:
-    for part in work.parts:
-        for row in part.rows or ():
-            named = {"model": part.model, "data": part.data, "sample": row["id"], "group": row["group"]}
-            for _, (kind, method, metric) in part.trials if not row["kept"] else ():
-                if kind == VALUE:
-                    said = {"status": row_status(row), "value": None, "message": row["reason"], "also": None}
-                    yield {**named, "method": method, "metric": metric, **said}
-    for sample in work.samples():
+def _values(contents: RunContents, index: RecordIndex) -> Iterator[TableRow]:
+    for cell in contents.cells:
+        for row in cell.dropped:
+            sample = {"model": cell.model, "data": cell.data, "sample": row["id"], "group": row["group"]}
+            result = {"status": row_status(row), "value": None, "message": row["reason"], "also": None}
+            for spec in cell.specs:
+                if spec.kind == VALUE:
+                    yield {**sample, "method": spec.method, "metric": spec.metric, **result}
+    for sample in contents.samples():
         for trial in sample.trials:
             if trial.kind == VALUE:
-                record = found.records.get(trial.key, {"status": "missing"})
+                record = index.records.get(trial.key, {"status": "missing"})
                 also = json.dumps(record["also"], allow_nan=False) if record.get("also") else None
-                said = {"status": record["status"], "value": record.get("value"), "message": record.get("message", ""), "also": also}
-                named = {"model": sample.model, "data": sample.data, "sample": sample.id, "group": sample.group}
-                yield {**named, "method": trial.method, "metric": trial.metric, **said}
+                result = {"status": record["status"], "value": record.get("value"), "message": record.get("message", ""), "also": also}
+                yield {**_sample_columns(sample), "method": trial.method, "metric": trial.metric, **result}
 
 
-def _scores(work: Work, found: RecordIndex) -> Iterator[dict[str, Any]]:
-    for sample in work.samples():
-        tokens = found.records.get(sample.key, {}).get("tokens", ())
+def _scores(contents: RunContents, index: RecordIndex) -> Iterator[TableRow]:
+    for sample in contents.samples():
+        tokens = index.records.get(sample.key, {}).get("tokens", ())
         for trial in sample.trials:
-            record = found.records.get(trial.key) if trial.kind == ATTRIBUTION else None
+            record = index.records.get(trial.key) if trial.kind == ATTRIBUTION else None
             if record is None or record["status"] != OK:
                 continue
-            named = {"model": sample.model, "data": sample.data, "sample": sample.id, "group": sample.group, "method": trial.method}
+            columns = {**_sample_columns(sample), "method": trial.method}
             for step, (scores, target) in enumerate(zip(record["scores"], record["targets"], strict=True)):
-                said = {**named, "target": "".join(target["tokens"]), "step": step}
+                explained = {**columns, "target": "".join(target["tokens"]), "step": step}
                 for position, score in enumerate(scores[: target["context"] or len(scores)]):
-                    own = {"position": position, "token": tokens[position] if position < len(tokens) else None, "score": score}
-                    yield {**said, **own, "seconds": record["cost"]["seconds"]}
+                    token = tokens[position] if position < len(tokens) else None
+                    yield {**explained, "position": position, "token": token, "score": score, "seconds": record["cost"]["seconds"]}
 
 
-def _parquet(rows: list[dict[str, Any]], what: str) -> bytes:
+def _sample_columns(sample: Sample) -> TableRow:
+    return {"model": sample.model, "data": sample.data, "sample": sample.id, "group": sample.group}
+
+
+def _parquet(rows: list[TableRow], what: str) -> bytes:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -84,8 +90,8 @@ def _parquet(rows: list[dict[str, Any]], what: str) -> bytes:
     return file.getvalue()
 
 
-def _csv(rows: list[dict[str, Any]], what: str) -> bytes:
-    """Texts that a spreadsheet would run as a formula get an apostrophe in front."""
+def _csv(rows: list[TableRow], what: str) -> bytes:
+    """CSV in UTF-8. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, list(COLUMNS[what]))
     writer.writeheader()
@@ -95,7 +101,7 @@ def _csv(rows: list[dict[str, Any]], what: str) -> bytes:
 
 
 def _printable(text: str) -> str:
-    """Lone surrogates, which no file can hold, as their escapes."""
+    """The text with lone surrogates as escapes, because no file can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -103,5 +109,8 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and text.strip() else text
 
 
-def _jsonl(rows: list[dict[str, Any]], what: str) -> bytes:  # noqa: ARG001  (the three have one signature)
+def _jsonl(rows: list[TableRow], _: str) -> bytes:
     return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+
+
+_ENCODERS: Mapping[str, Callable[[list[TableRow], str], bytes]] = {"parquet": _parquet, "csv": _csv, "jsonl": _jsonl}

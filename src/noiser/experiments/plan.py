@@ -1,10 +1,11 @@
-"""What a run is to compute: models, data, methods and metrics, from a TOML file or from the command line."""
+"""The plan of a run: models, data, methods and metrics. It comes from a TOML file or from the command line."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from noiser.errors import OptionError
 from noiser.evaluation.spec import (
@@ -22,106 +23,109 @@ from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.registry import read_label
 
 IDENTITY, TRANSPORT = "identity", "transport"
-"""What a setting is: one that changes numbers, or one that only says how and where they are computed."""
+"""The two roles of a setting: it changes numbers, or it only says how and where they are computed."""
+Choice = TypeVar("Choice", "ModelChoice", "DataChoice", "JudgeChoice")
 
 
-def _identity(**given: Any) -> Any:
-    return field(metadata={"role": IDENTITY}, **given)
+def _changes_numbers(**arguments: Any) -> Any:
+    return field(metadata={"role": IDENTITY}, **arguments)
 
 
-def _transport(**given: Any) -> Any:
-    return field(metadata={"role": TRANSPORT}, **given)
+def _changes_no_number(**arguments: Any) -> Any:
+    return field(metadata={"role": TRANSPORT}, **arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """A model as `noiser.load` finds it."""
+    """A model, with the options of `noiser.load`."""
 
-    name: str = _identity()
-    revision: str | None = _identity(default=None)
-    dtype: str = _identity(default="auto")
-    attention: str | None = _identity(default=None)
-    trust_remote_code: bool = _transport(default=False)
-    allow_pickle: bool = _transport(default=False)
+    name: str = _changes_numbers()
+    revision: str | None = _changes_numbers(default=None)
+    dtype: str = _changes_numbers(default="auto")
+    attention: str | None = _changes_numbers(default=None)
+    trust_remote_code: bool = _changes_no_number(default=False)
+    allow_pickle: bool = _changes_no_number(default=False)
 
     @property
     def label(self) -> str:
-        """What the tables call it; a folder or file by its own name, wherever it lies."""
-        said = [self.revision or "", self.dtype if self.dtype != "auto" else "", self.attention or ""]
+        """The model's name in tables. A folder or file has its own name, without the path."""
+        options = [self.revision or "", self.dtype if self.dtype != "auto" else "", self.attention or ""]
         path = Path(self.name).expanduser()
-        own = path.resolve().name if path.exists() else self.name
-        return "@".join([own, *filter(None, said)])
+        name = path.resolve().name if path.exists() else self.name
+        return "@".join([name, *filter(None, options)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataChoice:
-    """A data set and how much of it."""
+    """A data set and how much of it is used."""
 
-    name: str = _identity()
-    path: str | None = _transport(default=None)
-    """Where its file is; its content counts, by its SHA-256, not its place."""
-    limit: int | None = _identity(default=None)
-    """Only the first so many of the prompts that are kept."""
-    match: str | None = _identity(default=None)
-    """Which prompts are kept: `token`, `word` or `none`, see `noiser.experiments.screening`; None: what the set is used with."""
-    generate: int | None = _identity(default=None)
-    """Explain so many tokens of the model's own continuation, 0 for the next one only; None: what the set is used with."""
+    name: str = _changes_numbers()
+    path: str | None = _changes_no_number(default=None)
+    """The file. Its content counts (its SHA-256), not its path."""
+    limit: int | None = _changes_numbers(default=None)
+    """Use only the first `limit` of the prompts that are kept."""
+    match: str | None = _changes_numbers(default=None)
+    """Which prompts are kept: `token`, `word` or `none`, see `noiser.experiments.screening`. None: the set's own rule."""
+    generate: int | None = _changes_numbers(default=None)
+    """Explain this many tokens that the model generates, 0 for the next token only. None: the set's own number."""
 
     @property
     def label(self) -> str:
-        """What the tables call it."""
-        said = [f"{key}={getattr(self, key)}" for key in ("match", "generate") if getattr(self, key) is not None]
+        """The data set's name in tables."""
+        options = [f"{key}={getattr(self, key)}" for key in ("match", "generate") if getattr(self, key) is not None]
         name = Path(self.path).stem if self.name == "jsonl" and self.path else self.name
-        return ":".join(filter(None, [name, "+".join(said)]))
+        return ":".join(filter(None, [name, "+".join(options)]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeChoice:
-    """Whom metrics ask, as `noiser.judges.factory.open_judge` finds him."""
+    """A judge that metrics ask, by the name that `noiser.judges.factory.open_judge` takes."""
 
-    name: str = _identity()
-    url: str | None = _transport(default=None)
-    """Where an `openai:` judge is. The same judge may be elsewhere when a run goes on."""
+    name: str = _changes_numbers()
+    url: str | None = _changes_no_number(default=None)
+    """The address of an `openai:` judge. The same judge may have another address when a run continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Every model on every data set with every method and metric."""
+    """Every model on every data set with every method and metric. Checked when it is created."""
 
-    models: tuple[ModelChoice, ...] = _identity()
-    data: tuple[DataChoice, ...] = _identity()
-    methods: Mapping[str, Mapping[str, Any]] = _identity()
-    metrics: Mapping[str, Mapping[str, Any]] = _identity()
-    controls: tuple[str, ...] = _identity(default=CONTROLS)
-    judges: tuple[JudgeChoice, ...] = _identity(default=())
-    """Whom the metrics ask that ask anybody; the default judge where there is none."""
-    seed: int = _identity(default=0)
+    models: tuple[ModelChoice, ...] = _changes_numbers()
+    data: tuple[DataChoice, ...] = _changes_numbers()
+    methods: tuple[str, ...] = _changes_numbers()
+    """Labels such as `noiser:bound=l2`."""
+    metrics: tuple[str, ...] = _changes_numbers()
+    controls: tuple[str, ...] = _changes_numbers(default=CONTROLS)
+    judges: tuple[JudgeChoice, ...] = _changes_numbers(default=())
+    """The judges that metrics ask. Empty: the default judge, if a metric asks one."""
+    seed: int = _changes_numbers(default=0)
 
     def __post_init__(self) -> None:
-        for what in ("models", "data"):
-            labels = [each.label for each in getattr(self, what)]
+        for name, choices in (("models", self.models), ("data", self.data)):
+            labels = [choice.label for choice in choices]
             if not labels:
-                raise OptionError(f"a run needs {what}")
+                raise OptionError(f"a run needs {name}")
             if len(set(labels)) < len(labels):
-                raise OptionError(f"{what}: each once; got {', '.join(labels)}")
-        rows = self.rows()
-        same: dict[str, str] = {}
-        for row in rows:
-            other = same.setdefault(repr((row.method, sorted(row.options.items()), row.permutes)), row.label)
-            if other != row.label:
-                raise OptionError(f"{other} and {row.label} are the same method with the same options")
+                raise OptionError(f"{name}: give each one once; got {', '.join(labels)}")
+        _check_distinct(self.rows)
         self.columns()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings alone: another process parses them again, so it finds out which methods are not installed there."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @cached_property
     def rows(self) -> list[EvaluatedMethod]:
-        """Methods and controls with their options in full; none where only the prompts are to be screened."""
-        if not self.methods and not self.controls:
-            return []
-        return method_rows(self.methods, self.controls, self.seed, 0)
+        """Methods and controls with all their options. Empty if the run only screens prompts."""
+        return method_rows(self.methods, self.controls, self.seed, 0) if self.methods or self.controls else []
 
     def columns(self, judges: Sequence[Judge] | None = None) -> list[EvaluatedMetric]:
-        """Metrics with their options in full, asking these judges, or, where it is only about names, nobody; none where only the
-        attributions are wanted."""
-        return metric_columns(self.metrics, self.seed, self._named_judges() if judges is None else judges, empty=True)
+        """Metrics with all their options; they ask `judges`. Without `judges` they only have names. Empty if the run has no metrics."""
+        return self._named_columns if judges is None else metric_columns(self.metrics, self.seed, judges, empty=True)
+
+    @cached_property
+    def _named_columns(self) -> list[EvaluatedMetric]:
+        return metric_columns(self.metrics, self.seed, self._named_judges(), empty=True)
 
     def _named_judges(self) -> list[Judge]:
         from noiser.judges.factory import NamedJudge, judge_name
@@ -131,159 +135,182 @@ class Plan:
         names = [judge_name(choice.name) for choice in self.judges or (JudgeChoice(name=LOCAL),)]
         return select_judges([NamedJudge(name) for name in names], self.metrics, JudgeConfig())
 
-    def open_judges(self, how: JudgeConfig) -> list[Judge]:
-        """Those whom the metrics ask. Nobody is loaded or called yet."""
+    def open_judges(self, config: JudgeConfig) -> list[Judge]:
+        """The judges that the metrics ask. No judge is loaded or called yet."""
         urls = {choice.name: choice.url for choice in self.judges if choice.url is not None}
-        return select_judges([choice.name for choice in self.judges], self.metrics, how, urls)
+        return select_judges([choice.name for choice in self.judges], self.metrics, config, urls)
+
+
+def _check_distinct(rows: Sequence[EvaluatedMethod]) -> None:
+    labels: dict[str, str] = {}
+    for row in rows:
+        other = labels.setdefault(repr((row.method, sorted(row.options.items()), row.permutes)), row.label)
+        if other != row.label:
+            raise OptionError(f"{other} and {row.label} are the same method with the same options")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """How and where a run is computed: nothing of it changes a number."""
+    """How and where a run is computed. No number depends on it."""
 
     device: str = "auto"
     device_map: str | None = None
     token_budget: int | None = None
-    at_once: int = 1
-    """Samples worked on together. One: a kill loses one sample, and the same machine gives the same bytes."""
+    max_samples: int = 1
+    """Samples that are computed together. With 1 a kill loses one sample, and the same machine gives the same bytes."""
     shard: tuple[int, int] = (0, 1)
-    max_seconds: float | None = None
+    """The share of this process: (index from 0, number of shards)."""
+    time_limit: float | None = None
+    """Seconds after which the run stops in good order."""
     timeout: float | None = None
-    """Seconds that one method, or all metrics, may take for one sample."""
-    max_errors: float = 0.01
-    """The share of samples that may fail before the run counts as failed."""
+    """Seconds that one method, or all metrics together, may take for one sample."""
+    fail_on_error: float = 0.01
+    """The share of samples that may fail before the whole run counts as failed."""
     retry: bool = False
-    """Run again what failed."""
+    """Run failed trials again."""
     engine: str = "local"
     address: str | None = None
     workers: int | None = None
-    judge_how: JudgeConfig = field(default_factory=JudgeConfig)
+    judge_config: JudgeConfig = field(default_factory=JudgeConfig)
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from a TOML file. Raises OptionError for what is not there, no TOML, or not in a plan."""
+    """A plan from a TOML file. Raises OptionError if the file is missing, is not TOML, or has an unknown setting."""
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise OptionError(f"there is no file {path}") from error
     except OSError as error:
         raise OptionError(f"cannot read the plan {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} is not TOML: {error}") from error
-    return make_plan(given, path.parent)
+    return make_plan(settings, path.parent)
 
 
-def make_plan(given: Mapping[str, Any], folder: Path | None = None) -> Plan:
-    """A plan from plain values: lists of names, or of tables with a `name` and options. Paths are taken from `folder`."""
+def make_plan(settings: Mapping[str, Any], folder: Path | None = None) -> Plan:
+    """A plan from plain values: lists of labels, or of tables with a `name` and options. Relative paths start at `folder`."""
     known = {each.name for each in fields(Plan)} | {"limit"}
-    unknown = sorted(set(given) - known)
+    unknown = sorted(set(settings) - known)
     if unknown:
         raise OptionError(f"a plan has {', '.join(sorted(known))}; got {', '.join(unknown)}")
-    data = [_data(each, given.get("limit"), folder) for each in _list(given, "data")]
-    seed = given.get("seed", 0)
+    seed = settings.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise OptionError(f"seed is a whole number; got {seed!r}")
+        raise OptionError(f"seed must be a whole number; got {seed!r}")
     return Plan(
-        models=tuple(_beside(_choice(ModelChoice, each), folder) for each in _list(given, "models")),
-        data=tuple(data),
-        methods={label: {} for label in _labels(given, "methods", DEFAULT_METHODS)},
-        metrics={label: {} for label in _labels(given, "metrics", DEFAULT_METRICS)},
-        controls=tuple(_labels(given, "controls", CONTROLS)),
-        judges=tuple(_judge(each, folder) for each in _list(given, "judges")),
+        models=tuple(_prefer_neighbour(_read_choice(ModelChoice, entry), folder) for entry in _list(settings, "models")),
+        data=tuple(_read_data(entry, settings.get("limit"), folder) for entry in _list(settings, "data")),
+        methods=_labels(settings, "methods", DEFAULT_METHODS),
+        metrics=_labels(settings, "metrics", DEFAULT_METRICS),
+        controls=_labels(settings, "controls", CONTROLS),
+        judges=tuple(_read_judge(entry, folder) for entry in _list(settings, "judges")),
         seed=seed,
     )
 
 
-def _list(given: Mapping[str, Any], what: str, default: Sequence[str] = ()) -> list[Any]:
-    found = given.get(what, list(default))
-    if not isinstance(found, list):
-        raise OptionError(f'{what} is a list of names or of tables with a name: {what} = ["..."]; got {found!r}')
-    return found
+def _list(settings: Mapping[str, Any], name: str, default: Sequence[str] = ()) -> list[Any]:
+    entries = settings.get(name, list(default))
+    if not isinstance(entries, list):
+        raise OptionError(f'{name} must be a list of names, or of tables with a name: {name} = ["..."]; got {entries!r}')
+    return entries
 
 
-def _data(given: Any, limit: int | None, folder: Path | None) -> DataChoice:
+def _labels(settings: Mapping[str, Any], name: str, default: Sequence[str]) -> tuple[str, ...]:
+    """Labels of methods, metrics or controls. Raises OptionError if one occurs twice."""
+    labels = tuple(map(_label, _list(settings, name, default)))
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise OptionError(f"{name}: give each one once; {', '.join(twice)} came twice")
+    return labels
+
+
+def _label(entry: Any) -> str:
+    """`name:option=value`, or a table whose options become part of the label."""
+    if isinstance(entry, str):
+        return entry
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise OptionError(f"wanted a name, or a table with a name and options; got {entry!r}")
+    values = {key: str(value).lower() if isinstance(value, bool) else value for key, value in entry.items() if key != "name"}
+    options = "+".join(f"{key}={value}" for key, value in values.items())
+    return f"{entry['name']}:{options}" if options else entry["name"]
+
+
+def _read_data(entry: Any, limit: int | None, folder: Path | None) -> DataChoice:
     from noiser.data import JSONL, read_label_of_data
 
-    if isinstance(given, str):
-        name, path, options = read_label_of_data(given)
+    if isinstance(entry, str):
+        name, path, options = read_label_of_data(entry)
         if "generate" in options:
             options["generate"] = options["generate"] or 0
-        given = {"name": name, **({"path": path} if path is not None else {}), **options}
-    elif isinstance(given, Mapping) and "path" not in given and str(given.get("name", "")).endswith(JSONL):
-        given = {**given, "name": "jsonl", "path": given["name"]}
-    found = _choice(DataChoice, given)
-    if found.limit is None and limit is not None:
-        found = replace(found, limit=_typed("the plan", next(each for each in fields(DataChoice) if each.name == "limit"), limit))
-    if folder is None or found.path is None:
-        return found
-    return replace(found, path=str(folder / Path(found.path).expanduser()))
+        entry = {"name": name, **({"path": path} if path is not None else {}), **options}
+    elif isinstance(entry, Mapping) and "path" not in entry and str(entry.get("name", "")).endswith(JSONL):
+        entry = {**entry, "name": "jsonl", "path": entry["name"]}
+    choice = _read_choice(DataChoice, entry)
+    if choice.limit is None and limit is not None:
+        choice = replace(choice, limit=_read_count("the plan: limit", limit))
+    if folder is None or choice.path is None:
+        return choice
+    return replace(choice, path=str(folder / Path(choice.path).expanduser()))
 
 
-def _beside(model: ModelChoice, folder: Path | None) -> ModelChoice:
-    """A model that lies beside the plan is meant before one that is called so elsewhere."""
-    place = folder / Path(model.name).expanduser() if folder is not None else None
-    return replace(model, name=str(place)) if place is not None and place.exists() else model
+def _prefer_neighbour(model: ModelChoice, folder: Path | None) -> ModelChoice:
+    """A model beside the plan comes before one of the same name elsewhere."""
+    path = folder / Path(model.name).expanduser() if folder is not None else None
+    return replace(model, name=str(path)) if path is not None and path.exists() else model
 
 
-def _judge(given: Any, folder: Path | None) -> JudgeChoice:
-    """A judge whose file lies beside the plan is meant before one that is called so elsewhere."""
-    found = JudgeChoice(name=given) if isinstance(given, str) and given else _choice(JudgeChoice, given)
-    kind, colon, model = found.name.partition(":")
-    place = folder / Path(model).expanduser() if folder is not None and model and kind != "openai" else None
-    return replace(found, name=f"{kind}{colon}{place}") if place is not None and place.exists() else found
+def _read_judge(entry: Any, folder: Path | None) -> JudgeChoice:
+    """A judge whose file lies beside the plan comes before one of the same name elsewhere."""
+    choice = JudgeChoice(name=entry) if isinstance(entry, str) and entry else _read_choice(JudgeChoice, entry)
+    kind, colon, model = choice.name.partition(":")
+    path = folder / Path(model).expanduser() if folder is not None and model and kind != "openai" else None
+    return replace(choice, name=f"{kind}{colon}{path}") if path is not None and path.exists() else choice
 
 
-def _choice(kind: Any, given: Any) -> Any:
-    """A name with options, or a table, as what it describes; texts of numbers are read as such."""
-    if isinstance(given, str):
-        name, options = read_label(given)
-        given = {"name": name, **options}
-    has = {each.name: each for each in fields(kind)}
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str) or not given["name"]:
-        raise OptionError(f"wanted a name, or a table with a name and any of {', '.join(has)}; got {given!r}")
-    unknown = sorted(set(given) - set(has))
+def _read_choice(kind: type[Choice], entry: Any) -> Choice:
+    """A choice from a label with options, or from a table. A number may be given as text."""
+    if isinstance(entry, str):
+        name, options = read_label(entry)
+        entry = {"name": name, **options}
+    known = {each.name: each for each in fields(kind)}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"]:
+        raise OptionError(f"wanted a name, or a table with a name and any of {', '.join(known)}; got {entry!r}")
+    unknown = sorted(set(entry) - set(known))
     if unknown:
-        raise OptionError(f"{given['name']} has no option {', '.join(unknown)}; it has {', '.join(has)}")
-    return kind(**{key: _typed(given["name"], has[key], value) for key, value in given.items()})
+        raise OptionError(f"{entry['name']} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return kind(**{key: _read_value(entry["name"], known[key], value) for key, value in entry.items()})
 
 
-def _typed(name: str, has: Any, value: Any) -> Any:
-    wants = str(has.type)
-    if value is None and has.default is not MISSING:
-        return has.default
-    if "int" in wants:
-        try:
-            number = int(value) if isinstance(value, str) else value
-        except ValueError:
-            number = None
-        least = 0 if has.name == "generate" else 1
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            raise OptionError(f"{name}: {has.name} is a whole number from {least} on; got {value!r}")
-        return number
-    if "bool" in wants:
-        read = {"true": True, "false": False, True: True, False: False}.get(value) if isinstance(value, str | bool) else None
-        if read is None:
-            raise OptionError(f"{name}: {has.name} is true or false; got {value!r}")
-        return read
+def _read_value(name: str, option: Field, value: Any) -> Any:
+    if value is None and option.default is not MISSING:
+        return option.default
+    if option.name == "generate":
+        return _read_count(f"{name}: generate", value, least=0)
+    return _READERS[option.type](f"{name}: {option.name}", value)
+
+
+def _read_count(where: str, value: Any, least: int = 1) -> int:
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise OptionError(f"{where} must be a whole number from {least} on; got {value!r}")
+    return number
+
+
+def _read_flag(where: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value not in ("true", "false"):
+        raise OptionError(f"{where} must be true or false; got {value!r}")
+    return value == "true"
+
+
+def _read_text(where: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise OptionError(f"{name}: {has.name} is a text; got {value!r}")
+        raise OptionError(f"{where} must be text; got {value!r}")
     return value
 
 
-def _labels(given: Mapping[str, Any], what: str, default: Sequence[str]) -> list[str]:
-    """Methods, metrics or controls, each once."""
-    found = list(map(_label, _list(given, what, default)))
-    twice = sorted({label for label in found if found.count(label) > 1})
-    if twice:
-        raise OptionError(f"{what}: each once; {', '.join(twice)} came twice")
-    return found
-
-
-def _label(given: Any) -> str:
-    """`name:option=value`, or a table whose options become part of its label."""
-    if isinstance(given, str):
-        return given
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise OptionError(f"wanted a name, or a table with a name and options; got {given!r}")
-    said = "+".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items() if key != "name")
-    return f"{given['name']}:{said}" if said else given["name"]
+_READERS: Mapping[Any, Callable[[str, Any], Any]] = {str: _read_text, str | None: _read_text, int | None: _read_count, bool: _read_flag}
+"""How a setting's value is read, by the annotation of its field."""

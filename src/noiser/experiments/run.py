@@ -1,4 +1,4 @@
-"""A run from its plan to its last record: begun, gone on with, or found finished."""
+"""A run from its plan to its last record. The same call starts a run, continues it, or finds it finished."""
 
 import gc
 import time
@@ -7,14 +7,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from noiser.data import Dataset, read
+from noiser.data import MATCHES, Dataset, read
 from noiser.errors import OptionError
-from noiser.experiments.fingerprint import identity, shown
-from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.fingerprint import display_settings, make_fingerprint
+from noiser.experiments.folder import RecordIndex, RunFolder, is_failure
 from noiser.experiments.interrupts import Interrupts
 from noiser.experiments.plan import DataChoice, ExecutionConfig, Plan
-from noiser.experiments.schedule import Executor, Prepared, Watch, chunks, failures, fresh, screened, to_do
-from noiser.experiments.trials import Work, failed, row_status, statuses, unfinished
+from noiser.experiments.schedule import (
+    Executor,
+    PreparedRun,
+    RunProgress,
+    chunks,
+    count_failures,
+    new_records,
+    remaining_samples,
+    screened_cells,
+)
+from noiser.experiments.trials import RunContents, Sample, count_statuses, row_status, unfinished
 from noiser.experiments.worker import ModelWorker
 from noiser.judges.protocol import tally
 from noiser.lm.load import identify
@@ -22,141 +31,148 @@ from noiser.storage import Writer
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run stands."""
+class RunStatus:
+    """The state of a run."""
 
     samples: int
     done: int
-    """Samples with all their records."""
+    """Samples that have all their records."""
     statuses: Mapping[str, int]
-    """Of all planned trials, `skipped(...)` and `missing` among them."""
+    """How many of all planned trials have each status, `skipped(...)` and `missing` included."""
     failed: int
-    """Samples with a trial that failed, and rows that could not be read."""
+    """Samples with a failed trial, and rows that could not be read."""
     damaged: Sequence[str] = field(default=())
-    """Lines that were found damaged, and whose trials are run again."""
+    """Damaged lines. Their trials are run again."""
     complete: bool = False
     unreadable: int = 0
-    """Rows that could not be read: they are no samples, but have failed."""
+    """Rows that could not be read. They are no samples, but they count as failed."""
     stopped: bool = False
-    """Whether this process stopped before its share was done, because its time was up."""
+    """True if this process stopped before its share was done because its time was up."""
 
     @property
     def planned(self) -> int:
-        """How many trials there are: the statuses add up to them."""
+        """The number of trials: the sum of the statuses."""
         return sum(self.statuses.values())
 
 
-def prepare(plan: Plan, how: ExecutionConfig) -> Prepared:
-    """Read the data and ask the models who they are, before any weights are read. Raises NoiserError for what is not there."""
+def prepare(plan: Plan, execution: ExecutionConfig) -> PreparedRun:
+    """Read the data, and find out the models' revisions without reading weights. Raises NoiserError for what is missing."""
     datasets = {choice.label: read(choice.name, choice.path) for choice in plan.data}
     models = {}
     for choice in plan.models:
-        found = identify(
-            choice.name, revision=choice.revision, dtype=choice.dtype, device=how.device, trust_remote_code=choice.trust_remote_code
+        identified = identify(
+            choice.name, revision=choice.revision, dtype=choice.dtype, device=execution.device, trust_remote_code=choice.trust_remote_code
         )
-        models[choice.label] = {**vars(found), "attention": choice.attention}
-    data = {choice.label: _asked(choice, datasets[choice.label]) for choice in plan.data}
-    judges = plan.open_judges(how.judge_how)
-    for judge in judges if how.judge_how.cache == "only" else ():
-        judge.check()
-    return Prepared(plan, identity(plan, models, data, judges), datasets)
+        models[choice.label] = {**vars(identified), "attention": choice.attention}
+    data = {choice.label: _data_facts(choice, datasets[choice.label]) for choice in plan.data}
+    judges = plan.open_judges(execution.judge_config)
+    if execution.judge_config.cache == "only":
+        for judge in judges:
+            judge.check()
+    return PreparedRun(plan, make_fingerprint(plan, models, data, judges), datasets)
 
 
-def _asked(choice: DataChoice, data: Dataset) -> dict[str, Any]:
+def _data_facts(choice: DataChoice, data: Dataset) -> dict[str, Any]:
+    """The part of the fingerprint that describes a data set."""
     generate = data.generate if choice.generate is None else choice.generate or None
     match = choice.match or data.match
-    if match not in ("token", "word", "none"):
-        raise OptionError(f"{choice.name}: match must be one of token, word, none; got {match!r}")
-    said = {"sha256": data.sha256, "rows": len(data.rows), "kind": data.kind, "complete": data.complete}
-    return {**said, "match": match, "generate": generate, "limit": choice.limit}
+    if match not in MATCHES:
+        raise OptionError(f"{choice.name}: match must be one of {', '.join(MATCHES)}; got {match!r}")
+    facts = {"sha256": data.sha256, "rows": len(data.rows), "kind": data.kind, "complete": data.complete}
+    return {**facts, "match": match, "generate": generate, "limit": choice.limit}
 
 
-def run(prepared: Prepared, out: Path, how: ExecutionConfig, watch: Watch, executor: Executor) -> Outcome:
-    """Do what is left to do of a run in its folder, and say how it stands. Raises RunError where the folder holds another run,
-    or cannot be written."""
-    folder = RunFolder.start(out, prepared.identity, shown(prepared.plan))
-    found = RecordIndex(folder, whole=False)
-    for damage in found.damaged:
+def run(prepared: PreparedRun, out: Path, execution: ExecutionConfig, progress: RunProgress, executor: Executor) -> RunStatus:
+    """Compute what is left of a run in the folder `out`. Returns the state of the run.
+
+    Raises RunError if the folder holds another run, or cannot be written.
+    """
+    folder = RunFolder.start(out, prepared.fingerprint, display_settings(prepared.plan))
+    index = RecordIndex(folder, whole=False)
+    for damage in index.damaged:
         folder.quarantine(damage)
-        watch.say(f"damaged and run again: {damage}; a copy is in {folder.path.name}/quarantine", keep=True)
-    deadline = time.monotonic() + how.max_seconds if how.max_seconds is not None else None
-    with Interrupts() as stopping:
-        stopped = executor(prepared, folder, found, how, watch, stopping, deadline)
-    return replace(outcome(folder, found if found.fresh else None), stopped=stopped)
+        progress.say(f"damaged and run again: {damage}; a copy is in {folder.path.name}/quarantine", keep=True)
+    deadline = time.monotonic() + execution.time_limit if execution.time_limit is not None else None
+    with Interrupts() as interrupts:
+        stopped = executor(prepared, folder, index, execution, progress, interrupts, deadline)
+    return replace(run_status(folder, index if index.is_current else None), stopped=stopped)
 
 
-def run_here(
-    prepared: Prepared,
+def run_locally(
+    prepared: PreparedRun,
     folder: RunFolder,
-    found: RecordIndex,
-    how: ExecutionConfig,
-    watch: Watch,
-    stopping: Interrupts,
+    index: RecordIndex,
+    execution: ExecutionConfig,
+    progress: RunProgress,
+    interrupts: Interrupts,
     deadline: float | None,
 ) -> bool:
-    """Whether time was up before all was done."""
-    writer = Writer(folder.records, f"shard-{how.shard[0]}-of-{how.shard[1]}")
+    """The executor that computes everything in this process. Returns True if the deadline came first."""
+    writer = Writer(folder.records, f"shard-{execution.shard[0]}-of-{execution.shard[1]}")
     try:
-        for model in prepared.identity["models"]:
-            bench = _Lazy(prepared, model, how, watch)
-            parts = screened(prepared, folder, model, bench, watch)
-            todo = to_do(parts, found, how)
-            watch.expect(len(todo))
-            for chunk, part in chunks(todo, parts, how.at_once):
+        for model in prepared.fingerprint["models"]:
+            lazy = _LazyWorker(prepared, model, execution, progress)
+            cells = screened_cells(prepared, folder, model, lambda data, lazy=lazy: lazy.worker.screen(data), progress)
+            samples = remaining_samples(cells, index, execution)
+            progress.expect(len(samples))
+            for chunk, cell in chunks(samples, cells, execution.max_samples):
                 if deadline is not None and time.monotonic() > deadline:
-                    watch.say(f"stopping after {how.max_seconds:g} s; the same command goes on from here", keep=True)
-                    bench.close()
+                    progress.say(f"stopping after {execution.time_limit:g} s; the same command continues from here", keep=True)
+                    lazy.close()
                     return True
-                rows = {row["id"]: row for row in part.rows or ()}
-                for records in bench.station.work(chunk, rows):
-                    with stopping.whole():
-                        writer.write(fresh(records, found, how))
-                    watch.advance(failures(records))
-            bench.close()
+                rows = {row["id"]: row for row in cell.rows or ()}
+                for records in lazy.worker.run(chunk, rows):
+                    with interrupts.postponed():
+                        writer.write(new_records(records, index, execution))
+                    progress.advance(count_failures(records))
+            lazy.close()
     finally:
         writer.close()
     return False
 
 
-class _Lazy:
-    """A model that is loaded when there is something to do for it."""
+class _LazyWorker:
+    """A worker whose model is loaded when there is something to compute."""
 
-    def __init__(self, prepared: Prepared, model: str, how: ExecutionConfig, watch: Watch) -> None:
-        self._given = prepared.plan, prepared.identity, model, prepared.datasets, how
-        self._watch = watch
-        self._station: ModelWorker | None = None
+    def __init__(self, prepared: PreparedRun, model: str, execution: ExecutionConfig, progress: RunProgress) -> None:
+        self._arguments = prepared.plan, prepared.fingerprint, model, prepared.datasets, execution
+        self._progress = progress
+        self._worker: ModelWorker | None = None
 
     @property
-    def station(self) -> ModelWorker:
-        if self._station is None:
-            self._watch.say(f"loading {self._given[2]}")
-            self._station = ModelWorker(*self._given)
-        return self._station
+    def worker(self) -> ModelWorker:
+        if self._worker is None:
+            self._progress.say(f"loading {self._arguments[2]}")
+            self._worker = ModelWorker(*self._arguments)
+        return self._worker
 
     def close(self) -> None:
-        """Say what the judges took, and make room for the next model."""
-        if self._station is not None:
-            for judge in self._station.judges:
-                self._watch.say(tally(judge.name, judge.counts), keep=True)
-            self._station = None
+        """Report what the judges did, and free the memory for the next model."""
+        if self._worker is not None:
+            for judge in self._worker.judges:
+                self._progress.say(tally(judge.name, judge.counts), keep=True)
+            self._worker = None
             gc.collect()
 
 
-def outcome(folder: RunFolder, found: RecordIndex | None = None, work: Work | None = None) -> Outcome:
-    """How the run in a folder stands."""
-    found, work = found or RecordIndex(folder, whole=False), work or Work(folder)
-    samples = list(work.samples())
-    counts = statuses(samples, found)
+def run_status(folder: RunFolder, index: RecordIndex | None = None, contents: RunContents | None = None) -> RunStatus:
+    """The state of the run in a folder. `index` and `contents` are read if they are not given."""
+    index, contents = index or RecordIndex(folder, whole=False), contents or RunContents(folder)
+    samples = list(contents.samples())
+    counts = count_statuses(samples, index)
     unreadable = 0
-    for row in (row for part in work.parts for row in part.rows or () if not row["kept"]):
+    for row in (row for cell in contents.cells for row in cell.dropped):
         status = row_status(row)
-        counts[status] = counts.get(status, 0) + len(work.trials)
-        unreadable += failed(status)
-    lacking = unfinished(samples, found)
-    bad = unreadable + sum(
-        any(failed(found.records[trial.key]["status"]) for trial in each.trials if trial.key in found.records) for each in samples
-    )
-    damaged = [str(each) for each in found.damaged]
-    planned = sum(len(part.rows or ()) for part in work.parts) * len(work.trials)
+        counts[status] = counts.get(status, 0) + len(contents.specs)
+        unreadable += is_failure(status)
+    lacking = unfinished(samples, index)
+    failed = unreadable + sum(_has_failure(sample, index) for sample in samples)
+    planned = sum(len(cell.rows or ()) for cell in contents.cells) * len(contents.specs)
     assert sum(counts.values()) == planned, f"{counts} for {planned} planned"
-    return Outcome(len(samples), len(samples) - len(lacking), counts, bad, damaged, work.known and not lacking, unreadable=unreadable)
+    complete = contents.is_known and not lacking
+    return RunStatus(len(samples), len(samples) - len(lacking), counts, failed, [*map(str, index.damaged)], complete, unreadable)
+
+
+def _has_failure(sample: Sample, index: RecordIndex) -> bool:
+    records = (index.records.get(trial.key) for trial in sample.trials)
+    return any(is_failure(record["status"]) for record in records if record is not None)

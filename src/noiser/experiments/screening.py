@@ -1,4 +1,4 @@
-"""Which rows of a data set does a model answer? Only those are worth explaining."""
+"""Screening: which rows of a data set does a model answer? Only those are explained."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,31 +12,26 @@ from noiser.lm.requests import ForwardRequest, Steps
 from noiser.lm.scheduler import schedule
 from noiser.text.prompt import Prompt
 
-OTHERWISE = "said otherwise"
+OTHER_ANSWER = "said otherwise"
 NO_TARGET = "no target"
 NONFINITE = "nonfinite"
 OOM = "oom"
 
 
 @dataclass(frozen=True)
-class Screened:
-    """What a model makes of a row."""
+class ScreenedRow:
+    """A row and the model's answer."""
 
     row: Row
     answered: bool
-    said: str
-    """Its next token, or the tokens that were compared with the target; empty where it said nothing."""
+    answer: str
+    """The model's next token, or the tokens that were compared with the target. Empty if it gave none."""
     prob: float
-    """Of what it said, in [0, 1]: the product over the tokens; 0 where it said nothing."""
+    """Probability of the answer, in [0, 1]: the product over its tokens. 0 without an answer."""
     target_ids: tuple[int, ...] | None
-    """The tokens to explain; None where it did not answer, or where the row names no target: then the model's own."""
+    """The tokens to explain. None if the row is not answered or has no target: then the model's own."""
     reason: str
-    """Why it did not answer: `said otherwise`, `no target`, `nonfinite`, `oom`, or what is wrong with the prompt. Empty where it
-    did."""
-
-
-Said = tuple[tuple[int, ...], float]
-"""Tokens, and how probable they are together."""
+    """Why the row is not answered: `said otherwise`, `no target`, `nonfinite`, `oom`, or the error of the prompt. Else empty."""
 
 
 def screen(
@@ -44,42 +39,45 @@ def screen(
     rows: Iterable[Row],
     match: str,
     limit: int | None = None,
-    on_row: Callable[[Screened], None] | None = None,
-) -> Iterator[Screened]:
-    """What the model makes of each row, in their order, up to the row that is the `limit`th answered one.
+    on_row: Callable[[ScreenedRow], None] | None = None,
+) -> Iterator[ScreenedRow]:
+    """Yield each row with the model's answer, in order, up to the `limit`th answered row.
 
-    match    `token`: a row is answered where the most probable next token, without the spaces around it, is the target;
-             among equals the lowest id counts. `word`: where the most probable next tokens one after the other, as many as
-             the target has when written with a leading space, are. `none`: every row is that the model can read.
-    limit    how many answered rows are wanted; None: all there are.
-    on_row   called with each row's result.
+    Args:
+        lm: the model.
+        rows: the rows of a data set.
+        match: the rule. `token`: a row is answered if the most probable next token, without the spaces around it, is the target. Of
+            equally probable tokens the lowest id counts. `word`: the greedy continuation, as long as the target with a leading space,
+            is the target. `none`: every row that the model can read is answered.
+        limit: how many answered rows are wanted. None: all.
+        on_row: called with each result.
 
-    Rows share forward passes, which changes no result beyond rounding. A row that the model cannot take is not answered, and
-    `reason` says why. Raises OptionError for a rule or limit that does not exist, at once.
+    Rows share forward passes, which changes results only by rounding. A row that the model cannot read is not answered; `reason`
+    says why. Raises OptionError at once for an unknown rule or a wrong limit.
     """
     if match not in MATCHES:
         raise OptionError(f"match must be one of {', '.join(MATCHES)}; got {match!r}")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise OptionError(f"limit is a whole number from 1 on; got {limit!r}")
-    return _screened(lm, list(rows), cast(Match, match), limit, on_row)
+        raise OptionError(f"limit must be a whole number from 1 on; got {limit!r}")
+    return _screen(lm, list(rows), cast(Match, match), limit, on_row)
 
 
-def _screened(
-    lm: LanguageModel, rows: list[Row], match: Match, limit: int | None, on_row: Callable[[Screened], None] | None
-) -> Iterator[Screened]:
+def _screen(
+    lm: LanguageModel, rows: list[Row], match: Match, limit: int | None, on_row: Callable[[ScreenedRow], None] | None
+) -> Iterator[ScreenedRow]:
     answered = 0
-    for row, job in zip(rows, schedule(lm, (_asking(lm, row, match) for row in rows)), strict=True):
-        found = job.result or Screened(row, False, "", 0.0, None, _reason(job.error))
-        answered += found.answered
+    for row, job in zip(rows, schedule(lm, (_screen_row(lm, row, match) for row in rows)), strict=True):
+        result = job.result or ScreenedRow(row, False, "", 0.0, None, _reason(job.error))
+        answered += result.answered
         if on_row is not None:
-            on_row(found)
-        yield found
+            on_row(result)
+        yield result
         if answered == limit:
             return
 
 
 def _reason(error: NoiserError | None) -> str:
-    """A status of the row alone. Raises what is wrong with the model itself."""
+    """The reason for an error of one row. Raises an error that is the model's."""
     if isinstance(error, NonFiniteError):
         return NONFINITE
     if isinstance(error, DeviceMemoryError):
@@ -90,25 +88,25 @@ def _reason(error: NoiserError | None) -> str:
     raise error
 
 
-def _asking(lm: LanguageModel, row: Row, match: Match) -> Steps[Screened]:
+def _screen_row(lm: LanguageModel, row: Row, match: Match) -> Steps[ScreenedRow]:
     if row.error:
         raise PromptError(row.error)
     prompt = lm.prompt(row.prompt)
     target = (row.target or "").strip()
-    own = lm.tokens.ids(f" {target}") if target and match != "token" else ()
-    ids, prob = yield from _continued(lm, prompt, len(own) if match == "word" and own else 1)
-    said = lm.tokens.text(ids)
+    expected = lm.tokens.ids(f" {target}") if target and match != "token" else ()
+    ids, prob = yield from _continue_greedily(lm, prompt, len(expected) if match == "word" and expected else 1)
+    answer = lm.tokens.text(ids)
     if match == "none":
-        return Screened(row, True, said, prob, own or None, "")
+        return ScreenedRow(row, True, answer, prob, expected or None, "")
     if not target:
-        return Screened(row, False, said, prob, None, NO_TARGET)
-    if said.strip() != target:
-        return Screened(row, False, said, prob, None, OTHERWISE)
-    return Screened(row, True, said, prob, ids, "")
+        return ScreenedRow(row, False, answer, prob, None, NO_TARGET)
+    if answer.strip() != target:
+        return ScreenedRow(row, False, answer, prob, None, OTHER_ANSWER)
+    return ScreenedRow(row, True, answer, prob, ids, "")
 
 
-def _continued(lm: LanguageModel, prompt: Prompt, count: int) -> Steps[Said]:
-    """The most probable tokens one after the other, so many, or up to the end of the model's answer."""
+def _continue_greedily(lm: LanguageModel, prompt: Prompt, count: int) -> Steps[tuple[tuple[int, ...], float]]:
+    """The `count` most probable next tokens, one after the other, and the product of their probabilities. Ends at the end token."""
     ids: list[int] = []
     prob = 1.0
     while len(ids) < count and lm.tokenizer.eos_token_id not in ids:

@@ -1,50 +1,62 @@
-"""The samples of a run and their trials: what has to be there in the end."""
+"""The samples of a run and their trials: every record that the run has to have in the end."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noiser.experiments.fingerprint import key, trial_key
-from noiser.experiments.folder import RecordIndex, RunFolder, failed
-from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHERWISE
+from noiser.experiments.fingerprint import stable_hash, trial_key
+from noiser.experiments.folder import RecordIndex, RunFolder, is_failure
+from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
 from noiser.results.records import Record
 from noiser.storage import read_created
 
 ATTRIBUTION, VALUE, SAMPLE = "attribution", "value", "sample"
-_SKIPPED = {OTHERWISE: "not answered", NO_TARGET: "no target"}
+_SKIPPED = {OTHER_ANSWER: "not answered", NO_TARGET: "no target"}
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial that every sample has."""
+
+    hash: str
+    """Of everything that the trial depends on beside the sample."""
+    kind: str
+    """`attribution`: the scores of a method. `value`: a metric of these scores."""
+    method: str
+    metric: str = ""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One record that a run has to have."""
+    """One record that a run must have."""
 
     key: str
-    """A hash of all that changes its numbers, and of nothing else."""
+    """A hash of everything that changes the numbers, and of nothing else."""
     kind: str
-    """`attribution`: a method's scores; `value`: a metric of them."""
+    """`attribution` or `value`, as in TrialSpec."""
     method: str
     metric: str = ""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt that a model is explained on."""
+    """A prompt that is explained."""
 
     model: str
     data: str
     id: str
     group: str | None
     hash: str
-    """Of everything that its numbers depend on, apart from methods and metrics."""
+    """Of everything that its numbers depend on, without methods and metrics."""
     trials: tuple[Trial, ...]
 
     @property
     def key(self) -> str:
-        """Of the record that says what the sample is, written when all others are."""
-        return key(SAMPLE, self.hash)
+        """The key of the record that describes the sample. That record is written last."""
+        return stable_hash(SAMPLE, self.hash)
 
     def record_keys(self) -> list[str]:
-        """All its records'; none where nothing is asked of it."""
+        """The keys of all its records. Empty if the run has no methods."""
         return [] if not self.trials else [self.key, *(trial.key for trial in self.trials)]
 
 
@@ -55,70 +67,81 @@ class GridCell:
     model: str
     data: str
     rows: Sequence[Mapping[str, Any]] | None
-    """What the screening found for each row that was looked at; None where it was not yet screened."""
+    """What the screening found for each row it looked at. None: not screened yet."""
     samples: tuple[Sample, ...]
     """The rows that were kept."""
-    trials: Sequence[Any]
-    """What is asked of every sample: a hash of what it depends on; kind, method and metric."""
-
-
-class Work:
-    """A run's parts and samples, as far as they are known."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.identity = folder.identity
-        self.trials = asked_of_each(folder.identity)
-        """What is asked of every sample: a hash of what it depends on; kind, method and metric."""
-        self.parts = [self._part(folder, model, data) for model in folder.identity["models"] for data in folder.identity["data"]]
+    specs: Sequence[TrialSpec]
+    """The trials of every sample."""
 
     @property
-    def known(self) -> bool:
-        """Whether everything was screened, so that it is known what there is to do."""
-        return all(part.rows is not None for part in self.parts)
+    def dropped(self) -> list[Mapping[str, Any]]:
+        """The rows that were not kept."""
+        return [row for row in self.rows or () if not row["kept"]]
+
+
+class RunContents:
+    """The cells and samples of a run, as far as they are screened."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.fingerprint = folder.fingerprint
+        self.specs = trial_specs(folder.fingerprint)
+        """The trials of every sample."""
+        self.cells = [self._cell(folder, model, data) for model in folder.fingerprint["models"] for data in folder.fingerprint["data"]]
+
+    @property
+    def is_known(self) -> bool:
+        """True if everything is screened, so that all samples are known."""
+        return all(cell.rows is not None for cell in self.cells)
 
     def samples(self) -> Iterator[Sample]:
-        """All of them, in the order of the plan."""
-        for part in self.parts:
-            yield from part.samples
+        """All samples, in the order of the plan."""
+        for cell in self.cells:
+            yield from cell.samples
 
-    def _part(self, folder: RunFolder, model: str, data: str) -> GridCell:
-        path = folder.screened(model, data)
-        return make_part(self.identity, model, data, read_created(path)["rows"] if path.exists() else None, self.trials)
+    def _cell(self, folder: RunFolder, model: str, data: str) -> GridCell:
+        path = folder.screening(model, data)
+        return make_cell(self.fingerprint, model, data, read_created(path)["rows"] if path.exists() else None, self.specs)
 
 
-def make_part(
-    identity: Mapping[str, Any], model: str, data: str, rows: Sequence[Mapping[str, Any]] | None, trials: Sequence[Any] = ()
+def make_cell(
+    fingerprint: Mapping[str, Any],
+    model: str,
+    data: str,
+    rows: Sequence[Mapping[str, Any]] | None,
+    specs: Sequence[TrialSpec] = (),
 ) -> GridCell:
-    """A part from what its screening found; None where it was not screened yet."""
-    trials = trials or asked_of_each(identity)
+    """A cell from the rows of its screening; None for `rows` if it is not screened yet."""
+    specs = specs or trial_specs(fingerprint)
     samples = []
     for row in rows or ():
         if row["kept"]:
-            own = tuple(Trial(trial_key(row["hash"], asked), *what) for asked, what in trials)
-            samples.append(Sample(model, data, row["id"], row["group"], row["hash"], own))
-    return GridCell(model, data, rows, tuple(samples), trials)
+            trials = tuple(Trial(trial_key(row["hash"], spec.hash), spec.kind, spec.method, spec.metric) for spec in specs)
+            samples.append(Sample(model, data, row["id"], row["group"], row["hash"], trials))
+    return GridCell(model, data, rows, tuple(samples), specs)
 
 
-def asked_of_each(identity: Mapping[str, Any]) -> list[tuple[str, tuple[str, str, str]]]:
-    """What is asked of every sample: a hash of what it depends on; kind, method and metric."""
-    found = []
-    for label, method in identity["methods"].items():
+def trial_specs(fingerprint: Mapping[str, Any]) -> list[TrialSpec]:
+    """The trials of every sample, in the order of the plan."""
+    specs = []
+    for label, method in fingerprint["methods"].items():
         if "of" not in method:
-            found.append((key(ATTRIBUTION, method), (ATTRIBUTION, label, "")))
-        for metric, measured in identity["metrics"].items():
-            found.append((key(VALUE, method, measured, identity["seed"]), (VALUE, label, metric)))
-    return found
+            specs.append(TrialSpec(stable_hash(ATTRIBUTION, method), ATTRIBUTION, label))
+        for metric_label, metric in fingerprint["metrics"].items():
+            specs.append(TrialSpec(stable_hash(VALUE, method, metric, fingerprint["seed"]), VALUE, label, metric_label))
+    return specs
 
 
-def sample_hash(identity: Mapping[str, Any], model: str, data: str, row: Mapping[str, Any]) -> str:
-    """What a sample's numbers depend on: the model, the set (other prompts lend tokens to operator=resample), how it is asked,
-    the prompt and the target; not how many others are run."""
-    asked = {name: value for name, value in identity["data"][data].items() if name not in ("limit", "rows")}
-    return key(identity["numbers"], identity["models"][model], asked, row["id"], row["prompt"], row["target_ids"])
+def sample_hash(fingerprint: Mapping[str, Any], model: str, data: str, row: Mapping[str, Any]) -> str:
+    """A hash of everything that a sample's numbers depend on: the model, the data set, how it is used, the prompt and the target.
+
+    The data set counts because operator=resample draws tokens from its other prompts. The number of other samples does not count.
+    """
+    usage = {name: value for name, value in fingerprint["data"][data].items() if name not in ("limit", "rows")}
+    return stable_hash(fingerprint["numbers"], fingerprint["models"][model], usage, row["id"], row["prompt"], row["target_ids"])
 
 
 def row_status(row: Mapping[str, Any]) -> str:
-    """What a row's trials end as where it was not kept."""
+    """The status of all trials of a row that was not kept."""
     reason = row["reason"]
     if reason in (NONFINITE, OOM):
         return reason
@@ -126,43 +149,42 @@ def row_status(row: Mapping[str, Any]) -> str:
 
 
 UNJUDGED = "error(JudgeError)"
-"""What a judge did not answer: the same command asks again."""
+"""The status if a judge gave no reply. The same command asks it again."""
 
 
-def due_again(status: str, *, retry: bool) -> bool:
-    """Whether a trial that ended so is run again: where a judge gave no reply, and with `retry` where anything failed."""
-    return status == UNJUDGED or (retry and failed(status))
+def should_rerun(status: str, *, retry: bool) -> bool:
+    """True for a trial that a judge did not answer and, with `retry`, for every failed trial."""
+    return status == UNJUDGED or (retry and is_failure(status))
 
 
-def unfinished(samples: Sequence[Sample], found: RecordIndex, again: Callable[[str], bool] = lambda _: False) -> list[Sample]:
+def unfinished(samples: Sequence[Sample], index: RecordIndex, rerun: Callable[[str], bool] = lambda _: False) -> list[Sample]:
     """The samples that lack a record, or have one whose status is to be run again."""
 
-    def done(name: str) -> bool:
-        record = found.records.get(name)
-        return record is not None and not again(record["status"])
+    def is_done(key: str) -> bool:
+        record = index.records.get(key)
+        return record is not None and not rerun(record["status"])
 
-    return [sample for sample in samples if not all(map(done, sample.record_keys()))]
+    return [sample for sample in samples if not all(map(is_done, sample.record_keys()))]
 
 
-def statuses(samples: Sequence[Sample], found: RecordIndex) -> dict[str, int]:
-    """How many trials ended how, `missing` among them: they add up to all trials."""
+def count_statuses(samples: Sequence[Sample], index: RecordIndex) -> dict[str, int]:
+    """How many trials have each status, `missing` included. The counts add up to all trials."""
     counts: dict[str, int] = {}
     for sample in samples:
         for trial in sample.trials:
-            record = found.records.get(trial.key)
+            record = index.records.get(trial.key)
             status = "missing" if record is None else record["status"]
             counts[status] = counts.get(status, 0) + 1
     return counts
 
 
-def values(part: GridCell, found: RecordIndex) -> list[Record]:
-    """The part's values as an evaluation has them; what is missing is left out."""
+def value_records(cell: GridCell, index: RecordIndex) -> list[Record]:
+    """The metrics' values as an evaluation has them. Missing ones are left out."""
     records = []
-    for sample in part.samples:
+    for sample in cell.samples:
         for trial in sample.trials:
-            record = found.records.get(trial.key) if trial.kind == VALUE else None
+            record = index.records.get(trial.key) if trial.kind == VALUE else None
             if record is not None:
-                said = record["status"], record.get("value"), record.get("message", "")
-                also = record.get("also", {})
-                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *said, extra=also))
+                result = record["status"], record.get("value"), record.get("message", "")
+                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *result, extra=record.get("also", {})))
     return records

@@ -1,4 +1,4 @@
-"""One loaded model at work: which prompts it answers, and the records of samples. All that a worker needs, wherever it runs."""
+"""A worker: one loaded model that screens prompts and computes the records of samples, in whatever process it runs."""
 
 import json
 import traceback
@@ -12,9 +12,10 @@ from noiser.attribution.attribute import Failure
 from noiser.data import Dataset, Row
 from noiser.errors import NoiserError, PromptError, RunError
 from noiser.evaluation.runner import EvaluationRunner, ExampleResult, Result, status_of, trace_of
+from noiser.experiments.folder import is_failure
 from noiser.experiments.plan import ExecutionConfig, ModelChoice, Plan
-from noiser.experiments.screening import Screened, screen
-from noiser.experiments.trials import ATTRIBUTION, SAMPLE, VALUE, Sample, failed, sample_hash
+from noiser.experiments.screening import ScreenedRow, screen
+from noiser.experiments.trials import ATTRIBUTION, SAMPLE, VALUE, Sample, sample_hash
 from noiser.lm.load import load
 from noiser.lm.model import LanguageModel
 from noiser.results.attribution import Attribution
@@ -27,80 +28,96 @@ Records = list[dict[str, Any]]
 class ModelWorker:
     """A model of the plan, loaded, with the plan's data sets."""
 
-    def __init__(self, plan: Plan, identity: Mapping[str, Any], model: str, datasets: Mapping[str, Dataset], how: ExecutionConfig) -> None:
-        self.plan, self.identity, self.model, self.datasets, self.how = plan, identity, model, datasets, how
-        self.lm = _load(next(each for each in plan.models if each.label == model), how)
-        wanted = identity["models"][model]["revision"]
-        if self.lm.revision != wanted:
-            raise RunError(f"{model}: its revision was {wanted} when the run was planned; what is loaded now has {self.lm.revision}")
-        self.judges = plan.open_judges(how.judge_how)
-        """Whom its metrics ask."""
-        self._benches: dict[str, EvaluationRunner] = {}
+    def __init__(
+        self, plan: Plan, fingerprint: Mapping[str, Any], model: str, datasets: Mapping[str, Dataset], execution: ExecutionConfig
+    ) -> None:
+        self.plan, self.fingerprint, self.model, self.datasets, self.execution = plan, fingerprint, model, datasets, execution
+        self.lm = _load(next(choice for choice in plan.models if choice.label == model), execution)
+        planned = fingerprint["models"][model]["revision"]
+        if self.lm.revision != planned:
+            raise RunError(f"{model}: its revision was {planned} when the run was planned; the loaded model has {self.lm.revision}")
+        self.judges = plan.open_judges(execution.judge_config)
+        """The judges that the metrics ask."""
+        self._runners: dict[str, EvaluationRunner] = {}
 
     def screen(self, data: str, on_row: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Which rows of a data set are kept, as it is written to the folder."""
-        asked = self.identity["data"][data]
-        found = screen(self.lm, self.datasets[data].rows, asked["match"], asked["limit"], lambda _: on_row())
-        return {"model": self.model, "data": data, "rows": [self._screened(data, each) for each in found]}
+        """Which rows of a data set are kept, in the form that the run folder holds."""
+        facts = self.fingerprint["data"][data]
+        rows = screen(self.lm, self.datasets[data].rows, facts["match"], facts["limit"], lambda _: on_row())
+        return {"model": self.model, "data": data, "rows": [self._plain_row(data, row) for row in rows]}
 
-    def _screened(self, data: str, found: Screened) -> dict[str, Any]:
-        ids = list(found.target_ids) if found.target_ids is not None else None
-        row: dict[str, Any] = {"id": found.row.id, "group": found.row.group, "kept": found.answered, "said": found.said, "prob": found.prob}
-        row |= {"reason": found.reason, "target_ids": ids, "fields": {"target": found.row.target, **found.row.fields}}
-        return row | {"hash": sample_hash(self.identity, self.model, data, {**row, "prompt": found.row.prompt})} if found.answered else row
+    def _plain_row(self, data: str, screened: ScreenedRow) -> dict[str, Any]:
+        source = screened.row
+        row: dict[str, Any] = {
+            "id": source.id,
+            "group": source.group,
+            "kept": screened.answered,
+            "said": screened.answer,
+            "prob": screened.prob,
+            "reason": screened.reason,
+            "target_ids": list(screened.target_ids) if screened.target_ids is not None else None,
+            "fields": {"target": source.target, **source.fields},
+        }
+        if not screened.answered:
+            return row
+        return row | {"hash": sample_hash(self.fingerprint, self.model, data, {**row, "prompt": source.prompt})}
 
-    def work(self, samples: Sequence[Sample], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Records]:
-        """The records of each sample; `rows` are the screened rows by their ids. An exception that is nobody's in particular
-        is the sample's. Raises OptionError for a plan that does not fit its data."""
-        self._bench(samples[0].data)  # what is wrong with the plan is nobody's in particular
+    def run(self, samples: Sequence[Sample], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Records]:
+        """The records of each sample. All samples are of one data set; `rows` are its screened rows by id.
+
+        An exception that stops all samples is found by running them one by one; it then belongs to one sample. Raises OptionError
+        if the plan does not fit its data, RunError and errors of a lost GPU as they are.
+        """
+        self._runner(samples[0].data)  # an error in the plan belongs to no sample
         try:
-            yield from self._work(samples, rows)
+            yield from self._run(samples, rows)
         except Exception as error:
-            if isinstance(error, RunError) or _device_lost(error):
+            if isinstance(error, RunError) or _is_lost_device(error):
                 raise
             if len(samples) > 1:
                 for sample in samples:
-                    yield from self.work([sample], rows)
+                    yield from self.run([sample], rows)
                 return
-            yield all_failed(samples[0], f"error({type(error).__name__})", str(error), "".join(traceback.format_exception(error)))
+            yield failure_records(samples[0], f"error({type(error).__name__})", str(error), "".join(traceback.format_exception(error)))
 
-    def _work(self, samples: Sequence[Sample], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Records]:
-        bench, data = self._bench(samples[0].data), self.datasets[samples[0].data]
-        source = {row.id: row for row in data.rows}
-        work: list[tuple[Example, Prompt | NoiserError]] = []
+    def _run(self, samples: Sequence[Sample], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Records]:
+        data = samples[0].data
+        generate = self.fingerprint["data"][data]["generate"]
+        sources = {row.id: row for row in self.datasets[data].rows}
+        examples: list[tuple[Example, Prompt | NoiserError]] = []
         for sample in samples:
-            ids = rows[sample.id]["target_ids"]
-            generate = self.identity["data"][sample.data]["generate"]
-            example = Example(source[sample.id].prompt, None if generate or ids is None else tuple(ids), sample.id, sample.group)
-            work.append((example, _read(self.lm, source[sample.id])))
-        judged = list(bench.run(work, 0, self.identity["data"][samples[0].data]["generate"]))
-        for sample, found in zip(samples, judged, strict=True):
-            yield _records(sample, found, rows[sample.id])
+            source, ids = sources[sample.id], rows[sample.id]["target_ids"]
+            example = Example(source.prompt, None if generate or ids is None else tuple(ids), sample.id, sample.group)
+            examples.append((example, _read_prompt(self.lm, source)))
+        results = list(self._runner(data).run(examples, 0, generate))
+        for sample, result in zip(samples, results, strict=True):
+            yield _records(sample, result, rows[sample.id])
 
-    def _bench(self, data: str) -> EvaluationRunner:
-        if data not in self._benches:
-            prompts = [_read(self.lm, row) for row in self.datasets[data].rows]
-            bench = EvaluationRunner(self.lm, self.plan.rows(), self.plan.columns(self.judges), prompts, self.plan.seed, self.how.timeout)
-            bench.check()
-            self._benches[data] = bench
-        return self._benches[data]
+    def _runner(self, data: str) -> EvaluationRunner:
+        if data not in self._runners:
+            prompts = [_read_prompt(self.lm, row) for row in self.datasets[data].rows]
+            columns = self.plan.columns(self.judges)
+            runner = EvaluationRunner(self.lm, self.plan.rows, columns, prompts, self.plan.seed, self.execution.timeout)
+            runner.check()
+            self._runners[data] = runner
+        return self._runners[data]
 
 
-def _load(choice: ModelChoice, how: ExecutionConfig) -> LanguageModel:
+def _load(choice: ModelChoice, execution: ExecutionConfig) -> LanguageModel:
     return load(
         choice.name,
         revision=choice.revision,
-        device=how.device,
-        device_map=how.device_map,
+        device=execution.device,
+        device_map=execution.device_map,
         dtype=choice.dtype,
         attention=choice.attention,
         trust_remote_code=choice.trust_remote_code,
         allow_pickle=choice.allow_pickle,
-        token_budget=how.token_budget,
+        token_budget=execution.token_budget,
     )
 
 
-def _read(lm: LanguageModel, row: Row) -> Prompt | NoiserError:
+def _read_prompt(lm: LanguageModel, row: Row) -> Prompt | NoiserError:
     if row.error:
         return PromptError(row.error)
     try:
@@ -109,76 +126,77 @@ def _read(lm: LanguageModel, row: Row) -> Prompt | NoiserError:
         return error
 
 
-def _device_lost(error: Exception) -> bool:
-    """After an error of the GPU itself every further call fails: the process has to be started again."""
+def _is_lost_device(error: Exception) -> bool:
+    """True for an error of the GPU itself. Every later call fails too, so the process must start again."""
     return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
-def _records(sample: Sample, judged: ExampleResult, row: Mapping[str, Any]) -> Records:
-    """A record for each trial, and last the one that says what the sample is: it counts as failed where one of them did, so that
-    it is written anew with them."""
-    values = {(each.method, each.metric): each for each in judged.records}
-    found = []
+def _records(sample: Sample, result: ExampleResult, row: Mapping[str, Any]) -> Records:
+    """A record for each trial, and last the one that describes the sample.
+
+    The last one has the status of the first failed trial, so a retry writes it again together with that trial.
+    """
+    values = {(value.method, value.metric): value for value in result.records}
+    records = []
     for trial in sample.trials:
-        record = _begin(sample, trial.kind, trial.key, trial.method)
+        record = _start_record(sample, trial.kind, trial.key, trial.method)
         if trial.kind == ATTRIBUTION:
-            found.append(record | _attribution(judged.results.get(trial.method), judged))
+            records.append(record | _attribution_fields(result.results.get(trial.method), result))
             continue
         value = values[trial.method, trial.metric]
         record |= {"metric": trial.metric, "status": value.status, "value": value.value, "message": value.message}
-        also = {"also": dict(value.extra)} if value.extra else {}
-        found.append(record | {"trace": value.trace, "steps": [dict(step) for step in value.steps], **also})
-    status = next((record["status"] for record in found if failed(record["status"])), OK)
-    return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": status, **_described(judged, row), "cost": asdict(judged.metrics)}]
+        extra = {"also": dict(value.extra)} if value.extra else {}
+        records.append(record | {"trace": value.trace, "steps": [dict(step) for step in value.steps], **extra})
+    status = next((record["status"] for record in records if is_failure(record["status"])), OK)
+    last = _start_record(sample, SAMPLE, sample.key, "") | {"status": status, **_sample_fields(result, row)}
+    return [*records, last | {"cost": asdict(result.metrics)}]
 
 
-def _begin(sample: Sample, kind: str, name: str, method: str) -> dict[str, Any]:
-    return {"key": name, "kind": kind, "model": sample.model, "data": sample.data, "sample": sample.id, "method": method}
+def _start_record(sample: Sample, kind: str, key: str, method: str) -> dict[str, Any]:
+    return {"key": key, "kind": kind, "model": sample.model, "data": sample.data, "sample": sample.id, "method": method}
 
 
-def _attribution(result: Result, judged: ExampleResult) -> dict[str, Any]:
-    if isinstance(result, Attribution) and not np.isfinite(result.scores).all():
-        return {"status": "nonfinite", "message": f"{result.method} gave scores that are NaN or infinite", "trace": ""}
-    if isinstance(result, Attribution):
-        plain = {**result.to_dict(), "notes": _plain(result.notes)}
+def _attribution_fields(attribution: Result, result: ExampleResult) -> dict[str, Any]:
+    if isinstance(attribution, Attribution) and not np.isfinite(attribution.scores).all():
+        return {"status": "nonfinite", "message": f"{attribution.method} gave scores that are NaN or infinite", "trace": ""}
+    if isinstance(attribution, Attribution):
+        plain = {**attribution.to_dict(), "notes": _plain_notes(attribution.notes)}
         return {"status": OK, "message": "", "trace": ""} | {name: plain[name] for name in ("scores", "targets", "notes", "unit", "cost")}
-    if isinstance(result, Failure):
-        return {"status": status_of(result.error), "message": str(result.error), "trace": trace_of(result.error)}
-    first = judged.records[0] if judged.records else None
+    if isinstance(attribution, Failure):
+        return {"status": status_of(attribution.error), "message": str(attribution.error), "trace": trace_of(attribution.error)}
+    first = result.records[0] if result.records else None
     return {"status": first.status if first else "error(PromptError)", "message": first.message if first else "", "trace": ""}
 
 
-def _plain(notes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Anybody's method may note anything; what is no strict JSON is kept as the text it prints as."""
-    found = {}
+def _plain_notes(notes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The notes as strict JSON. A method may note anything; what JSON cannot hold is kept as its `repr`."""
+    plain = {}
     for name, value in notes.items():
         try:
             json.dumps(value, allow_nan=False)
-            found[str(name)] = value
+            plain[str(name)] = value
         except (TypeError, ValueError, RecursionError):
-            found[str(name)] = repr(value)
-    return found
+            plain[str(name)] = repr(value)
+    return plain
 
 
-def _described(judged: ExampleResult, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokens, in the order of the scores; a continuation's are behind the prompt's."""
-    longest = next((each.prompt for each in judged.results.values() if isinstance(each, Attribution)), judged.prompt)
-    said: dict[str, Any] = {"group": row["group"], "fields": row["fields"]}
-    if longest is None:
-        return said
-    offsets = [list(span) for span in longest.offsets]
-    return (
-        said
-        | {"text": longest.text, "input_ids": list(longest.input_ids), "tokens": list(longest.tokens), "offsets": offsets}
-        | ({"special": list(longest.special)} if any(longest.special) else {})
-    )
+def _sample_fields(result: ExampleResult, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Text and tokens of the sample, in the order of the scores. Tokens of a continuation follow those of the prompt."""
+    prompts = (attribution.prompt for attribution in result.results.values() if isinstance(attribution, Attribution))
+    prompt = next(prompts, result.prompt)
+    fields: dict[str, Any] = {"group": row["group"], "fields": row["fields"]}
+    if prompt is None:
+        return fields
+    offsets = [list(span) for span in prompt.offsets]
+    fields |= {"text": prompt.text, "input_ids": list(prompt.input_ids), "tokens": list(prompt.tokens), "offsets": offsets}
+    return fields | ({"special": list(prompt.special)} if any(prompt.special) else {})
 
 
-def all_failed(sample: Sample, status: str, message: str, trace: str) -> Records:
-    """The records of a sample all of whose trials ended so."""
-    said = {"status": status, "message": message, "trace": trace}
-    found: Records = [
-        _begin(sample, trial.kind, trial.key, trial.method) | ({"metric": trial.metric} if trial.kind == VALUE else {}) | said
+def failure_records(sample: Sample, status: str, message: str, trace: str) -> Records:
+    """The records of a sample whose trials all have this status."""
+    failure = {"status": status, "message": message, "trace": trace}
+    records: Records = [
+        _start_record(sample, trial.kind, trial.key, trial.method) | ({"metric": trial.metric} if trial.kind == VALUE else {}) | failure
         for trial in sample.trials
     ]
-    return [*found, _begin(sample, SAMPLE, sample.key, "") | {"status": status, "group": sample.group, "fields": {}, "cost": None}]
+    return [*records, _start_record(sample, SAMPLE, sample.key, "") | {"status": status, "group": sample.group, "fields": {}, "cost": None}]

@@ -1,6 +1,5 @@
 """Plots of evaluations and reports, as SVG or PNG. matplotlib is imported when a plot is drawn."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -9,7 +8,7 @@ from typing import Any
 
 from noiser.results.answer_comparison import Correlation, MinimalWordsSummary, Point
 from noiser.results.records import Number, Row, Summary
-from noiser.storage import write_file
+from noiser.storage import slug, write_file
 from noiser.views.escape import visible
 from noiser.views.palette import OPPOSES, SUPPORTS
 
@@ -39,7 +38,7 @@ def save_plots(summaries: Sequence[Summary], model: str, folder: Path) -> list[P
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for summary in summaries:
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", summary.metric)
+        name = slug(summary.metric)
         for form in ("svg", "png"):
             path = folder / f"{name}.{form}"
             write_file(path, forest_plot(summary, model, form))

@@ -1,1 +1,1 @@
-"""From a run's records to tables, figures and documents."""
+"""A run's report: tables, figures and texts from its records."""

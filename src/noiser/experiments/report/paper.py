@@ -11,7 +11,7 @@ from noiser.registry import read_label
 
 SOURCE = "Ghasemi Madani et al. 2025, arXiv:2504.02911"
 SUSPECT = "\u2020"
-"""What a cell that cannot be right is marked with."""
+"""The mark of a cell that cannot be right."""
 AVERAGE = "average"
 
 
@@ -22,39 +22,42 @@ def tables() -> Mapping[str, Any]:
 
 
 def column(model: str) -> str:
-    """The paper's name for a model; `average` for one that it does not have."""
-    wanted = _plain(read_label(model.split("@")[0])[0].split("/")[-1]).removeprefix("meta")
-    return next((name for name in tables()["models"] if _plain(name) == wanted), AVERAGE)
+    """The paper's name for a model; `average` for a model that the paper does not have."""
+    name = _normalise(read_label(model.split("@")[0])[0].split("/")[-1]).removeprefix("meta")
+    return next((printed for printed in tables()["models"] if _normalise(printed) == name), AVERAGE)
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def faithfulness(kind: str, method: str, model: str) -> str:
-    """Table 1's cell, as it is to be shown; empty where there is none."""
+    """The cell of table 1 as text; empty if there is none."""
     return _cell("table1_faithfulness", tables()["table1_faithfulness"].get(kind, {}).get(method, {}).get(model), kind, method, model)
 
 
 def bound(name: str, model: str) -> str:
-    """Table 2's cell."""
+    """The cell of table 2 as text; empty if there is none."""
     return _cell("table2_bounds_known", tables()["table2_bounds_known"].get(name, {}).get(model), "known", name, model)
 
 
-def part(kind: str, method: str, metric: str, model: str) -> str:
-    """Table 5's cell for `soft_ns` or `soft_nc`. The paper prints no averages there: those of its six models are taken."""
-    own = tables()["table5_soft_ns_nc"].get(kind, {}).get(method, {})
+def soft(kind: str, method: str, metric: str, model: str) -> str:
+    """The cell of table 5 for `soft_ns` or `soft_nc`. The paper prints no averages there: we average its six models."""
+    by_model = tables()["table5_soft_ns_nc"].get(kind, {}).get(method, {})
     if model == AVERAGE:
-        found = [each[metric] for each in own.values()]
-        return _cell("table5_soft_ns_nc", sum(found) / len(found) if found else None, kind, method, model)
-    return _cell("table5_soft_ns_nc", own.get(model, {}).get(metric), kind, method, model)
+        values = [values[metric] for values in by_model.values()]
+        return _cell("table5_soft_ns_nc", sum(values) / len(values) if values else None, kind, method, model)
+    return _cell("table5_soft_ns_nc", by_model.get(model, {}).get(metric), kind, method, model)
 
 
 def answerability(form: str, method: str, model: str) -> tuple[str, str]:
-    """Table 3's cell for `top1`, table 6's for `top5`: rate and score, the latter a mean over all samples. All are of Known."""
+    """Rate and score in table 3 for `top1`, in table 6 for `top5`; empty texts if there are none.
+
+    The score is a mean over all samples. Both tables are of Known.
+    """
     table = {"top1": "table3_answerability_top1_known", "top5": "table6_answerability_top5_known"}[form]
-    found = tables()[table].get(method, {}).get(model)
-    return (f"{found['rate']:.2f}", f"{found['score']:.3f}") if found else ("", "")
+    cell = tables()[table].get(method, {}).get(model)
+    return (f"{cell['rate']:.2f}", f"{cell['score']:.3f}") if cell else ("", "")
 
 
 def ceiling(form: str) -> str:
@@ -63,7 +66,7 @@ def ceiling(form: str) -> str:
 
 
 def count(kind: str, model: str) -> int | None:
-    """Table 7's cell: how many prompts the model answers."""
+    """The cell of table 7: how many prompts the model answers."""
     return tables()["table7_counts"].get(kind, {}).get(model)
 
 
@@ -74,9 +77,9 @@ def _cell(table: str, value: float | None, kind: str, method: str, model: str) -
 
 
 def suspicion(table: str, kind: str, method: str, model: str) -> str:
-    """Why a cell cannot be right; empty where nothing is known against it. An average is suspect where one of its cells is."""
-    for each in tables()["suspect"]:
-        models = (*each["models"], AVERAGE)
-        if table in each["tables"] and kind == each["data"] and model in models and each.get("method", method) == method:
-            return each["why"]
+    """Why a cell cannot be right; empty if nothing speaks against it. An average is suspect if one of its cells is."""
+    for suspect in tables()["suspect"]:
+        models = (*suspect["models"], AVERAGE)
+        if table in suspect["tables"] and kind == suspect["data"] and model in models and suspect.get("method", method) == method:
+            return suspect["why"]
     return ""

@@ -6,45 +6,44 @@ from typing import Any
 
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.report import longra
-from noiser.experiments.report.answer_tables import answerability, keep_answerers
+from noiser.experiments.report.answer_tables import answerability_sections, keep_answerers
 from noiser.experiments.report.differences import differences
-from noiser.experiments.report.samples import keep_noted, samples
-from noiser.experiments.report.tables import PartResult, bounds_table, counts_table, metric_tables, number
-from noiser.experiments.run import outcome
-from noiser.experiments.trials import ATTRIBUTION, GridCell, Work
+from noiser.experiments.report.samples import keep_noted, sample_sections
+from noiser.experiments.report.tables import CellResult, bounds_tables, counts_table, format_number, metric_tables
+from noiser.experiments.run import run_status
+from noiser.experiments.trials import ATTRIBUTION, GridCell, RunContents
 from noiser.results.tables import FAITHFULNESS
+from noiser.storage import slug
 from noiser.views.documents import Document, Figure, Form, Section, Table
 from noiser.views.plots import cost_plot, forest_plot, share_plot
 
-LARGE = ("steps", "trace", "notes")
-"""What a record has for other readers."""
+UNUSED_FIELDS = ("steps", "trace", "notes")
+"""Fields of records that only other readers need."""
 SECTIONS = ("metrics", "bounds", "answerability", "longra", "samples", "prompts", "cost")
-"""What a report can be limited to; the run itself and what differs are always there."""
+"""The optional sections. The run itself and the differences from the paper are always there."""
+ALL_METRICS = "all metrics"
 
 
 def report(folder: RunFolder, *, timings: bool = True, only: Sequence[str] = SECTIONS, examples: int = 0) -> Document:
-    """The sections wanted, as far as there is anything in them; without `timings` only what no clock has a say in.
-    `examples`: how many samples of each part a page shows with the viewer.
+    """The report of a run.
 
-    Raises RunError where records contradict each other.
+    Args:
+        folder: the run.
+        timings: False leaves out everything that depends on a clock.
+        only: the optional sections that are wanted. Sections without content are left out.
+        examples: how many samples of each cell an HTML page shows in the viewer.
+
+    Raises RunError if records contradict each other.
     """
-    found, work = RecordIndex(folder, without=LARGE, digest=_digest), Work(folder)
-    results = [PartResult(part, folder, found) for part in work.parts if part.samples]
-    measured = folder.identity["metrics"]
-    made: dict[str, Iterator[Section]] = {
-        "metrics": (_metrics(results, folder) for _ in (1,) if measured),
-        "bounds": (Section("Noiser's bounds", tables=tuple(table for each in results for table in bounds_table(each))) for _ in (1,)),
-        "answerability": answerability(results),
-        "longra": (_mass(each) for each in results if each.kind == "longra"),
-        "samples": samples(results, examples if timings else 0),
-        "prompts": (Section("Prompts", tables=(counts_table(work.parts, folder.identity),)) for _ in (1,)),
-        "cost": (_costs(results) for _ in (1,) if timings),
-    }
-    sections = [section for name in SECTIONS if name in only for section in made[name]]
-    sections = [_overview(folder, found, work), *sections]
-    sections.append(Section("What differs from the paper and why", paragraphs=tuple(differences(folder))))
-    models = ", ".join(folder.identity["models"])
-    return Document(f"{models} on {', '.join(folder.identity['data'])}", tuple(each for each in sections if each.tables or each.paragraphs))
+    index, contents = RecordIndex(folder, without=UNUSED_FIELDS, digest=_digest), RunContents(folder)
+    results = [CellResult(cell, folder, index) for cell in contents.cells if cell.samples]
+    sections = [
+        _overview(folder, index, contents),
+        *(section for name in SECTIONS if name in only for section in _sections(name, results, contents, timings, examples)),
+        Section("What differs from the paper and why", paragraphs=tuple(differences(folder))),
+    ]
+    title = f"{', '.join(folder.fingerprint['models'])} on {', '.join(folder.fingerprint['data'])}"
+    return Document(title, tuple(section for section in sections if section.tables or section.paragraphs))
 
 
 def _digest(record: dict[str, Any]) -> None:
@@ -52,108 +51,137 @@ def _digest(record: dict[str, Any]) -> None:
     keep_noted(record)
 
 
-def _metrics(results: Sequence[PartResult], folder: RunFolder) -> Section:
-    tables = tuple(metric_tables(results, folder.identity))
-    return Section("Faithfulness and other metrics", tables=tables, figures=tuple(_forests(results)))
+def _sections(name: str, results: Sequence[CellResult], contents: RunContents, timings: bool, examples: int) -> list[Section]:
+    """The sections of one name of SECTIONS."""
+    fingerprint = contents.fingerprint
+    match name:
+        case "metrics":
+            return [_metrics(results, fingerprint)] if fingerprint["metrics"] else []
+        case "bounds":
+            return [Section("Noiser's bounds", tables=tuple(table for result in results for table in bounds_tables(result)))]
+        case "answerability":
+            return answerability_sections(results)
+        case "longra":
+            return [_score_shares(result) for result in results if result.kind == "longra"]
+        case "samples":
+            return list(sample_sections(results, examples if timings else 0))
+        case "prompts":
+            return [Section("Prompts", tables=(counts_table(contents.cells, fingerprint),))]
+        case _:
+            return [_costs(results)] if timings else []
 
 
-def _overview(folder: RunFolder, found: RecordIndex, work: Work) -> Section:
-    stands = outcome(folder, found, work)
-    sums = " + ".join(f"{count:,} {status}" for status, count in sorted(stands.statuses.items(), key=lambda item: (-item[1], item[0])))
-    said = [f"{stands.done:,} of {stands.samples:,} samples are done{'' if stands.complete else ': the run is not complete'}."]
-    said.append(f"Every planned trial has one status: {stands.planned:,} = {sums or 0}.")
-    said += [f"Damaged, left out and named: {each}." for each in stands.damaged]
-    known = folder.identity["models"].items(), folder.identity["data"].items()
-    models = [(label, *(str(each[name] or "default") for name in ("revision", "dtype", "attention"))) for label, each in known[0]]
-    data = [(label, f"{each['rows']:,}", each["match"], *_limits(each), each["sha256"][:16]) for label, each in known[1]]
+def _metrics(results: Sequence[CellResult], fingerprint: Mapping[str, Any]) -> Section:
+    tables = tuple(metric_tables(results, fingerprint))
+    return Section("Faithfulness and other metrics", tables=tables, figures=tuple(_forest_plots(results)))
+
+
+def _overview(folder: RunFolder, index: RecordIndex, contents: RunContents) -> Section:
+    status, fingerprint = run_status(folder, index, contents), folder.fingerprint
+    counts = sorted(status.statuses.items(), key=lambda item: (-item[1], item[0]))
+    sums = " + ".join(f"{count:,} {name}" for name, count in counts)
+    paragraphs = [
+        f"{status.done:,} of {status.samples:,} samples are done{'' if status.complete else ': the run is not complete'}.",
+        f"Every planned trial has one status: {status.planned:,} = {sums or 0}.",
+        *(f"Damaged, left out and named: {line}." for line in status.damaged),
+        f"Seed {fingerprint['seed']}. Intervals are 95 %, by cluster bootstrap over samples.",
+    ]
+    models = [
+        (label, *(str(facts[name] or "default") for name in ("revision", "dtype", "attention")))
+        for label, facts in fingerprint["models"].items()
+    ]
+    data = [
+        (label, f"{facts['rows']:,}", facts["match"], *_usage(facts), facts["sha256"][:16]) for label, facts in fingerprint["data"].items()
+    ]
     tables = (
         Table("Models", ("model", "revision", "dtype", "attention"), tuple(models)),
         Table("Data", ("data", "rows", "kept by", "explained", "limit", "SHA-256 begins"), tuple(data)),
     )
-    return Section("The run", (*said, f"Seed {folder.identity['seed']}. Intervals are 95 %, by cluster bootstrap over samples."), tables)
+    return Section("The run", tuple(paragraphs), tables)
 
 
-def _limits(data: Mapping[str, Any]) -> tuple[str, str]:
+def _usage(data: Mapping[str, Any]) -> tuple[str, str]:
     return f"{data['generate']} tokens" if data["generate"] else "next token", f"{data['limit']:,}" if data["limit"] else "none"
 
 
-def _forests(results: Sequence[PartResult]) -> Iterator[Figure]:
-    for place, each in enumerate(results):
-        for number_, (name, summary) in enumerate(each.summaries.items()):
+def _forest_plots(results: Sequence[CellResult]) -> Iterator[Figure]:
+    for index, result in enumerate(results):
+        for number, (name, summary) in enumerate(result.summaries.items()):
 
-            def draw(form: Form, summary: Any = summary, model: str = each.part.model) -> bytes:
+            def draw(form: Form, summary: Any = summary, model: str = result.cell.model) -> bytes:
                 return forest_plot(summary, model, form)
 
-            yield Figure(f"metric-{place}-{number_}", f"{name} of {each.part.model} on {each.part.data}, 95 % intervals", draw)
+            caption = f"{name} of {result.cell.model} on {result.cell.data}, 95 % intervals"
+            yield Figure(f"metric-{index}-{number}", caption, draw)
 
 
-def _mass(result: PartResult) -> Section:
-    """Figure 2."""
-    found = longra.by_type(result.part, result.found, result.identity["seed"])
+def _score_shares(result: CellResult) -> Section:
+    """Figure 2 of the paper."""
+    shares_by_type = longra.by_type(result.cell, result.index, result.fingerprint["seed"])
     tables, figures = [], []
-    for place, (kind, rows) in enumerate(sorted(found.items(), key=lambda item: (item[0] != "all", item[0]))):
-        where = f"{result.part.model} on {result.part.data}, {kind}"
-        columns = ("method", *longra.PARTS, "samples")
-        cells = [
-            (method, *(number(own.parts[part], signed=False) for part in longra.PARTS), f"{own.samples:,}") for method, own in rows.items()
+    for index, (kind, shares) in enumerate(sorted(shares_by_type.items(), key=lambda item: (item[0] != "all", item[0]))):
+        where = f"{result.cell.model} on {result.cell.data}, {kind}"
+        rows = [
+            (method, *(format_number(mean.parts[part], signed=False) for part in longra.PARTS), f"{mean.samples:,}")
+            for method, mean in shares.items()
         ]
-        tables.append(Table(f"Shares of the positive scores: {where}", columns, tuple(cells)))
+        tables.append(Table(f"Shares of the positive scores: {where}", ("method", *longra.PARTS, "samples"), tuple(rows)))
 
-        def draw(form: Form, rows: Mapping[str, longra.Mass] = rows, where: str = where) -> bytes:
-            return share_plot({method: own.parts for method, own in rows.items()}, where, form)
+        def draw(form: Form, shares: Mapping[str, longra.MeanShares] = shares, where: str = where) -> bytes:
+            return share_plot({method: mean.parts for method, mean in shares.items()}, where, form)
 
-        figures.append(Figure(f"longra-{place}-{_slug(kind)}", f"Figure 2: where the positive scores lie, {where}", draw))
-    said = (
-        "relative: the word that the answer goes with (of the capital types the country), where it stands outside of the parentheses; "
-        "capital: that word; distractor: the sentence in parentheses; main part: all else. A token that reaches over an edge is divided "
-        "by its characters, one without text is left out. Rows about the same word are resampled together."
+        figures.append(Figure(f"longra-{index}-{slug(kind, keep='') or 'none'}", f"Figure 2: where the positive scores lie, {where}", draw))
+    explanation = (
+        "relative: the word that the answer goes with (in the capital types it is the country), outside the parentheses; "
+        "capital: that word; distractor: the sentence in parentheses; main part: everything else. A token that reaches over an edge is "
+        "divided by its characters. A token without text is left out. Rows about the same word are resampled together."
     )
-    return Section(f"Figure 2: where the scores lie on {result.part.data}", (said,), tuple(tables), tuple(figures))
+    return Section(f"Figure 2: where the scores lie on {result.cell.data}", (explanation,), tuple(tables), tuple(figures))
 
 
-def _costs(results: Sequence[PartResult]) -> Section:
+def _costs(results: Sequence[CellResult]) -> Section:
     tables, figures = [], []
-    for place, each in enumerate(results):
-        spent = costs(each.part, each.found)
-        cells = [
-            (label, f"{own['seconds']:.3f}", f"{own['forward_tokens']:,.0f}", f"{own['backward_tokens']:,.0f}", f"{own['samples']:,}")
-            for label, own in spent.items()
-        ]
-        columns = ("method", "seconds (median)", "tokens forward", "tokens backward", "samples")
-        note = "Tokens: mean of a sample. The first method that needs a clean run pays for it; others reuse it."
-        tables.append(Table(f"Cost of a sample: {each.part.model} on {each.part.data}", columns, tuple(cells), (note,)))
-        name = next((name for name in each.summaries if name.startswith(FAITHFULNESS)), None)
+    for index, result in enumerate(results):
+        cell_costs, where = costs(result.cell, result.index), f"{result.cell.model} on {result.cell.data}"
+        tables.append(_cost_table(cell_costs, where))
+        name = next((name for name in result.summaries if name.startswith(FAITHFULNESS)), None)
         if name is None:
             continue
-        rows = [row for row in each.summaries[name].rows if row.log_ratio and row.log_ratio.value is not None and not row.control]
-        points = [(row.method, spent[row.method]["seconds"], row.log_ratio) for row in rows if row.method in spent]
+        rows = [row for row in result.summaries[name].rows if row.log_ratio and row.log_ratio.value is not None and not row.control]
+        points = [(row.method, cell_costs[row.method]["seconds"], row.log_ratio) for row in rows if row.method in cell_costs]
 
-        def draw(form: Form, points: Any = points, title: str = f"{name}: {each.part.model} on {each.part.data}") -> bytes:
+        def draw(form: Form, points: Any = points, title: str = f"{name}: {where}") -> bytes:
             return cost_plot(points, title, form)
 
-        figures.append(Figure(f"cost-{place}", f"Faithfulness against seconds: {each.part.model} on {each.part.data}", draw))
+        figures.append(Figure(f"cost-{index}", f"Faithfulness against seconds: {where}", draw))
     return Section("Cost", (), tuple(tables), tuple(figures))
 
 
-def costs(part: GridCell, found: RecordIndex) -> dict[str, dict[str, float]]:
-    """What a sample takes, by method and for all metrics together: median seconds, mean tokens."""
-    spent: dict[str, list[Mapping[str, Any]]] = {}
-    for sample in part.samples:
-        records = [(trial.method, found.records.get(trial.key)) for trial in sample.trials if trial.kind == ATTRIBUTION]
-        for label, record in [*records, ("all metrics", found.records.get(sample.key))]:
+def _cost_table(cell_costs: Mapping[str, Mapping[str, float]], where: str) -> Table:
+    rows = [
+        (label, f"{cost['seconds']:.3f}", f"{cost['forward_tokens']:,.0f}", f"{cost['backward_tokens']:,.0f}", f"{cost['samples']:,}")
+        for label, cost in cell_costs.items()
+    ]
+    columns = ("method", "seconds (median)", "tokens forward", "tokens backward", "samples")
+    note = "Tokens: mean of a sample. The first method that needs a clean run pays for it; others reuse it."
+    return Table(f"Cost of a sample: {where}", columns, tuple(rows), (note,))
+
+
+def costs(cell: GridCell, index: RecordIndex) -> dict[str, dict[str, float]]:
+    """The cost of a sample, for each method and for all metrics together: median seconds, mean tokens."""
+    records: dict[str, list[Mapping[str, Any]]] = {}
+    for sample in cell.samples:
+        by_method = [(trial.method, index.records.get(trial.key)) for trial in sample.trials if trial.kind == ATTRIBUTION]
+        for label, record in [*by_method, (ALL_METRICS, index.records.get(sample.key))]:
             if record is not None and record.get("cost"):
-                spent.setdefault(label, []).append(record["cost"])
-    if "all metrics" in spent:
-        spent["all metrics"] = spent.pop("all metrics")
+                records.setdefault(label, []).append(record["cost"])
+    if ALL_METRICS in records:
+        records[ALL_METRICS] = records.pop(ALL_METRICS)  # the last row
     return {
         label: {
-            "seconds": median(each["seconds"] for each in own),
-            **{name: sum(each[name] for each in own) / len(own) for name in ("forward_tokens", "backward_tokens")},
-            "samples": len(own),
+            "seconds": median(cost["seconds"] for cost in sample_costs),
+            **{name: sum(cost[name] for cost in sample_costs) / len(sample_costs) for name in ("forward_tokens", "backward_tokens")},
+            "samples": len(sample_costs),
         }
-        for label, own in spent.items()
+        for label, sample_costs in records.items()
     }
-
-
-def _slug(text: str) -> str:
-    return "".join(character if character.isascii() and character.isalnum() else "-" for character in text) or "none"

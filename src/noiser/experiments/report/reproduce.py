@@ -7,6 +7,7 @@ from typing import Any
 from noiser.data import read
 from noiser.errors import OptionError
 from noiser.experiments.plan import Plan, make_plan
+from noiser.registry import read_label
 
 METHODS = (
     "last_attention", "attention_rollout", "gradient_shap", "input_x_gradient", "integrated_gradients", "deeplift",
@@ -15,10 +16,8 @@ METHODS = (
 """The paper's ten. Sequential integrated gradients takes a fixed number of points, because its adaptive ones can take minutes."""
 BOUNDS = ("random", "none", "l2", "linf", "k_max_per_token", "k_max", "k_min")
 FAITHFULNESS = ("soft_ns:protocol=official", "soft_nc:protocol=official", "soft_ns:protocol=matched", "soft_nc:protocol=matched")
-"""As the released code has it, which the printed numbers are nearest to; and as it can be believed."""
-
-ASKING = ("answerability", "minimum_top_p")
-"""Metrics that ask a judge."""
+"""`official` is nearest to the printed numbers; `matched` can be believed."""
+JUDGED_METRICS = ("answerability", "minimum_top_p")
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,12 @@ class Published:
     sections: tuple[str, ...] = ()
     """The report's sections that show it."""
     folder: str = ""
-    """What its run's folder begins with, where another table has the same plan and so shares the run; empty: its own name."""
+    """The start of its run folder's name if another table has the same plan and shares the run. Empty: its own name."""
 
     @property
     def judged(self) -> bool:
-        """Whether a judge is asked."""
-        return any(metric.split(":")[0] in ASKING for metric in self.metrics)
+        """True if a metric asks a judge."""
+        return any(read_label(metric)[0] in JUDGED_METRICS for metric in self.metrics)
 
 
 SETS = ("known", "longra", "wikibio")
@@ -47,7 +46,7 @@ ANSWERS = Published("answerability on Known, top-1", SETS[:1], metrics=("answera
 PUBLISHED = {
     "table1": Published("faithfulness of ten methods on three data sets", SETS, sections=("metrics", "cost")),
     "table2": Published("Noiser's bounds, and 10 against 5 steps", SETS[:1],
-                        (*(f"noiser:bound={each}" for each in BOUNDS), "noiser:steps=5"),
+                        (*(f"noiser:bound={bound}" for bound in BOUNDS), "noiser:steps=5"),
                         controls=("random", "constant"), sections=("bounds", "metrics")),
     "table3": ANSWERS,
     "table5": Published("Soft-NS and Soft-NC apart", SETS, sections=("metrics",)),
@@ -61,32 +60,34 @@ PUBLISHED = {
 
 
 def published(name: str) -> Published:
-    """The table or figure of that name. Raises OptionError with what there is."""
+    """The table or figure of that name. Raises OptionError with all names for an unknown one."""
     if name not in PUBLISHED:
         raise OptionError(f"there is no {name!r} to reproduce; there are {', '.join(PUBLISHED)}")
     return PUBLISHED[name]
 
 
 def reproduction(name: str, models: Sequence[Any], data: Sequence[Any], limit: int | None, seed: int, judges: Sequence[str] = ()) -> Plan:
-    """The plan for it; `data` as `present_sets` finds it. Without `judges` the plan's own default is asked where one is needed.
-    Raises OptionError for judges where none is asked."""
-    wanted = published(name)
-    if judges and not wanted.judged:
-        asking = [each for each, own in PUBLISHED.items() if own.judged]
-        raise OptionError(f"{name} asks no judge: leave out {', '.join(judges)}. Judges are for {', '.join(asking)}")
-    lists = {"methods": list(wanted.methods), "metrics": list(wanted.metrics), "controls": list(wanted.controls)}
-    asked = {"judges": list(judges)} if judges else {}
-    return make_plan({"models": list(models), "data": list(data), **lists, **asked, "limit": limit, "seed": seed})
+    """The plan for a table or figure, on `data` as `present_sets` finds it. Without `judges` it asks the default judge if it needs one.
+
+    Raises OptionError for judges if no metric asks one.
+    """
+    target = published(name)
+    if judges and not target.judged:
+        judged = [other for other, entry in PUBLISHED.items() if entry.judged]
+        raise OptionError(f"{name} asks no judge: leave out {', '.join(judges)}. Judges are for {', '.join(judged)}")
+    settings = {"methods": list(target.methods), "metrics": list(target.metrics), "controls": list(target.controls)}
+    settings |= {"judges": list(judges)} if judges else {}
+    return make_plan({"models": list(models), "data": list(data), **settings, "limit": limit, "seed": seed})
 
 
-def present_sets(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The published sets where they can be had, the shipped ones of the same kind where not; and a sentence for each of those."""
-    found, said = [], []
-    for name in wanted:
+def present_sets(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The published sets that can be read, and for each other one the shipped set of its kind and a sentence that says so."""
+    present, sentences = [], []
+    for name in names:
         try:
             read(name)
-            found.append(name)
+            present.append(name)
         except OptionError as error:
-            found.append(f"{name}-mini")
-            said.append(f"{name} is not here, {name}-mini stands in for it: {error}")
-    return found, said
+            present.append(f"{name}-mini")
+            sentences.append(f"{name} is not here, {name}-mini stands in for it: {error}")
+    return present, sentences

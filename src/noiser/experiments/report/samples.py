@@ -1,4 +1,4 @@
-"""Single samples of a run, to be looked at: all methods' scores on the same tokens, and what the metrics made of them."""
+"""Single samples of a run in the viewer: all methods' scores on the same tokens, and every metric's value."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from noiser.experiments.folder import RecordIndex
-from noiser.experiments.report.tables import PartResult
+from noiser.experiments.report.tables import CellResult
 from noiser.experiments.trials import ATTRIBUTION, VALUE, Sample
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
 from noiser.results.records import OK
@@ -17,82 +17,82 @@ from noiser.views.escape import visible
 from noiser.views.viewer.data import View, view
 
 NOTED = "noted"
-"""The field of a record that keeps what the page shows of a method's notes, once these are dropped."""
-SHOWN = ("k", "k_status", "warnings")
+"""The field of a record that keeps the notes that a page shows."""
+SHOWN_NOTES = ("k", "k_status", "warnings")
+RecordMap = Mapping[str, Any]
 
 
 def keep_noted(record: dict[str, Any]) -> None:
-    """Put the notes that a page shows into a field of their own."""
+    """Copy the notes that a page shows into a field of their own, before all notes are dropped."""
     notes = record.get("notes") if record.get("kind") == ATTRIBUTION else None
     if isinstance(notes, Mapping):
-        record[NOTED] = {name: notes[name] for name in SHOWN if name in notes}
+        record[NOTED] = {name: notes[name] for name in SHOWN_NOTES if name in notes}
 
 
-def samples(results: Sequence[PartResult], count: int) -> Iterator[Section]:
-    """The first so many samples of each model and data set; no section where none has scores."""
+def sample_sections(results: Sequence[CellResult], count: int) -> Iterator[Section]:
+    """The first `count` samples of each model and data set. No section for a cell without scores."""
     for result in results:
-        there = (_view(result, sample) for sample in result.part.samples)
-        views = tuple(islice((each for each in there if each is not None), count))
-        if views:
-            said = f"The first {len(views)} of {len(result.part.samples):,} samples: choose one, point at a token for its score."
-            yield Section(f"Samples: {result.part.model} on {result.part.data}", (said,), views=views)
+        views = (_view(result, sample) for sample in result.cell.samples)
+        shown = tuple(islice((each for each in views if each is not None), count))
+        if shown:
+            text = f"The first {len(shown)} of {len(result.cell.samples):,} samples. Choose one; point at a token to see its score."
+            yield Section(f"Samples: {result.cell.model} on {result.cell.data}", (text,), views=shown)
 
 
-def _view(result: PartResult, sample: Sample) -> View | None:
-    """One sample as a page shows it; None where no method has scores for it."""
-    found, methods = result.found, result.identity["methods"]
-    said = found.records.get(sample.key)
-    records = {trial.method: found.records.get(trial.key) for trial in sample.trials if trial.kind == ATTRIBUTION}
-    good = {label: record for label, record in records.items() if record is not None and record["status"] == OK}
-    if not good or said is None or "tokens" not in said:
+def _view(result: CellResult, sample: Sample) -> View | None:
+    """One sample as a page shows it; None if no method has scores for it."""
+    description = result.index.records.get(sample.key)
+    trials = {trial.method: result.index.records.get(trial.key) for trial in sample.trials if trial.kind == ATTRIBUTION}
+    records = {label: record for label, record in trials.items() if record is not None}
+    scored = {label: record for label, record in records.items() if record["status"] == OK}
+    if not scored or description is None or "tokens" not in description:
         return None
-    prompt = _prompt(said)
-    about = {"model": result.part.model, "revision": str(result.identity["models"][result.part.model]["revision"])}
-    each = tuple(_attribution(label, record, prompt, methods[label], about) for label, record in good.items())
-    bad = {label: record for label, record in records.items() if record is not None and label not in good}
-    failures = {label: f"{record['status']} {record['message']}".strip() for label, record in bad.items()}
-    drawn = view(Comparison(each, failures))
-    return drawn | {"title": f"{visible(sample.id)}: {drawn['title']}", "evaluation": _values(sample, found)}
+    prompt = _prompt(description)
+    attributions = tuple(_attribution(label, record, prompt, result) for label, record in scored.items())
+    failures = {label: f"{record['status']} {record['message']}".strip() for label, record in records.items() if label not in scored}
+    page = view(Comparison(attributions, failures))
+    return page | {"title": f"{visible(sample.id)}: {page['title']}", "evaluation": _metric_values(sample, result.index)}
 
 
-def _prompt(said: Mapping[str, Any]) -> Prompt:
-    tokens, ids = tuple(said["tokens"]), tuple(said["input_ids"])
-    special = tuple(map(bool, said.get("special") or [False] * len(ids)))
-    return Prompt(said["text"], ids, tokens, special, tuple((first, last) for first, last in said.get("offsets", ())))
+def _prompt(description: RecordMap) -> Prompt:
+    tokens, ids = tuple(description["tokens"]), tuple(description["input_ids"])
+    special = tuple(map(bool, description.get("special") or [False] * len(ids)))
+    return Prompt(description["text"], ids, tokens, special, tuple((start, stop) for start, stop in description.get("offsets", ())))
 
 
-def _attribution(label: str, record: Mapping[str, Any], prompt: Prompt, method: Mapping[str, Any], about: Mapping[str, str]) -> Attribution:
+def _attribution(label: str, record: RecordMap, prompt: Prompt, result: CellResult) -> Attribution:
     targets = tuple(map(_target, record["targets"]))
-    given = targets[0].context if len(targets) > 1 else None
+    options = result.fingerprint["methods"][label]["options"]
+    model = result.cell.model
     return Attribution(
         scores=np.array(record["scores"], dtype=np.float64),
         prompt=prompt,
         targets=targets,
         method=label,
-        options={name: value for name, value in method["options"].items() if name != "seed"},
-        model=about["model"],
-        revision=about["revision"],
-        seed=method["options"].get("seed"),
+        options={name: value for name, value in options.items() if name != "seed"},
+        model=model,
+        revision=str(result.fingerprint["models"][model]["revision"]),
+        seed=options.get("seed"),
         cost=Cost(**record["cost"]),
         notes={"warnings": [], **record.get(NOTED, {})},
         unit=record["unit"],
-        given=given,
+        given=targets[0].context if len(targets) > 1 else None,
     )
 
 
-def _target(plain: Mapping[str, Any]) -> Target:
+def _target(plain: RecordMap) -> Target:
     foil = plain.get("foil")
-    lists = {name: tuple(plain[name]) for name in ("token_ids", "tokens")}
-    return Target(**{**plain, **lists, "foil": _target(foil) if foil else None})
+    tuples = {name: tuple(plain[name]) for name in ("token_ids", "tokens")}
+    return Target(**{**plain, **tuples, "foil": _target(foil) if foil else None})
 
 
-def _values(sample: Sample, found: RecordIndex) -> dict[str, Any] | None:
-    """What every metric gave for this sample, methods down."""
+def _metric_values(sample: Sample, index: RecordIndex) -> dict[str, Any] | None:
+    """The value of every metric for this sample, one row a method."""
     trials = [trial for trial in sample.trials if trial.kind == VALUE]
     metrics = list(dict.fromkeys(trial.metric for trial in trials))
     if not metrics:
         return None
-    cells = {(trial.method, trial.metric): _cell(found.records.get(trial.key)) for trial in trials}
+    cells = {(trial.method, trial.metric): _cell(index.records.get(trial.key)) for trial in trials}
     methods = dict.fromkeys(trial.method for trial in trials)
     rows = [[visible(method), *(cells.get((method, metric), "") for metric in metrics)] for method in methods]
     columns = ["method", *map(visible, metrics)]
@@ -100,7 +100,7 @@ def _values(sample: Sample, found: RecordIndex) -> dict[str, Any] | None:
     return {"title": "This sample alone: no intervals; see the tables of the report", "tables": [table], "remarks": []}
 
 
-def _cell(record: Mapping[str, Any] | None) -> str:
+def _cell(record: RecordMap | None) -> str:
     if record is None:
         return "missing"
     value = record.get("value")

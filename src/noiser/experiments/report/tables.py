@@ -1,4 +1,4 @@
-"""The tables of a run, each beside the paper's where it prints one."""
+"""The tables of a run, each beside the paper's if the paper prints one."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,228 +8,234 @@ from typing import Any
 
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.report import paper
-from noiser.experiments.trials import GridCell, row_status, values
+from noiser.experiments.trials import GridCell, row_status, value_records
 from noiser.registry import read_label
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
 from noiser.results.statistics import wilson
 from noiser.results.tables import FAITHFULNESS, summarise
 from noiser.views.documents import Table
 
-KINDS = {"known": "Known", "longra": "LongRA", "wikibio": "WikiBio", "jsonl": "your own data"}
-Identity = Mapping[str, Any]
+KIND_NAMES = {"known": "Known", "longra": "LongRA", "wikibio": "WikiBio", "jsonl": "your own data"}
+TITLES = {FAITHFULNESS: "Table 1: faithfulness", "soft_ns": "Table 5: Soft-NS", "soft_nc": "Table 5: Soft-NC"}
+DASH = "\u2013"
+Fingerprint = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class PartResult:
+class CellResult:
     """One model on one data set, with its summaries."""
 
-    part: GridCell
+    cell: GridCell
     folder: RunFolder
-    found: RecordIndex
+    index: RecordIndex
 
     @property
-    def identity(self) -> Identity:
-        """Of the run."""
-        return self.folder.identity
+    def fingerprint(self) -> Fingerprint:
+        """The run's fingerprint."""
+        return self.folder.fingerprint
 
     @property
     def kind(self) -> str:
-        """What the data is: known, longra, wikibio, jsonl."""
-        return self.identity["data"][self.part.data]["kind"]
+        """The kind of data: known, longra, wikibio or jsonl."""
+        return self.fingerprint["data"][self.cell.data]["kind"]
 
     @property
-    def column(self) -> str:
-        """The paper's column that belongs beside it."""
-        return paper.column(self.part.model)
+    def paper_column(self) -> str:
+        """The paper's column for this model."""
+        return paper.column(self.cell.model)
 
     @cached_property
-    def methods(self) -> list[MethodRow]:
-        """The run's rows."""
+    def method_rows(self) -> list[MethodRow]:
+        """The run's methods and controls."""
         return method_rows(self.folder)
 
     @cached_property
-    def metrics(self) -> list[MetricColumn]:
-        """The run's columns."""
+    def metric_columns(self) -> list[MetricColumn]:
+        """The run's metrics."""
         return metric_columns(self.folder)
 
     @cached_property
     def records(self) -> list[Record]:
-        """Its values."""
-        return values(self.part, self.found)
+        """The values of the metrics."""
+        return value_records(self.cell, self.index)
 
     @cached_property
     def summaries(self) -> Mapping[str, Summary]:
-        """By metric, `faithfulness:...` among them."""
-        found = summarise(self.records, self.methods, self.metrics, self.identity["seed"])
-        return {each.metric: each for each in found}
+        """By metric, `faithfulness:...` included."""
+        summaries = summarise(self.records, self.method_rows, self.metric_columns, self.fingerprint["seed"])
+        return {summary.metric: summary for summary in summaries}
 
 
 def method_rows(folder: RunFolder) -> list[MethodRow]:
-    """The rows that a run has, from what is written of it."""
-    rows, controls = folder.identity["methods"].items(), folder.shown["controls"]
-    return [MethodRow(label, each["method"], each.get("options", {}), label in controls) for label, each in rows]
+    """A run's methods and controls, read from its fingerprint."""
+    methods, controls = folder.fingerprint["methods"].items(), folder.display["controls"]
+    return [MethodRow(label, method["method"], method.get("options", {}), label in controls) for label, method in methods]
 
 
 def metric_columns(folder: RunFolder) -> list[MetricColumn]:
-    """The columns that a run has."""
-    columns, shown = folder.identity["metrics"].items(), folder.shown["metrics"]
-    return [MetricColumn(label, each["metric"], each["options"], **shown[label]) for label, each in columns]
+    """A run's metrics, read from its fingerprint."""
+    metrics, display = folder.fingerprint["metrics"].items(), folder.display["metrics"]
+    return [MetricColumn(label, metric["metric"], metric["options"], **display[label]) for label, metric in metrics]
 
 
-def number(found: Number | None, *, signed: bool) -> str:
-    """A value and its interval: `+0.41 [+0.30, +0.52]`; a dash where there is none."""
-    if found is None or found.value is None:
-        return "\u2013"
+def format_number(number: Number | None, *, signed: bool) -> str:
+    """A value and its interval: `+0.41 [+0.30, +0.52]`; a dash if there is no value."""
+    if number is None or number.value is None:
+        return DASH
     form = "+.2f" if signed else ".3f"
-    ends = "" if found.low is None or found.high is None else f" [{found.low:{form}}, {found.high:{form}}]"
-    return f"{found.value:{form}}{ends}"
+    interval = "" if number.low is None or number.high is None else f" [{number.low:{form}}, {number.high:{form}}]"
+    return f"{number.value:{form}}{interval}"
 
 
-def metric_tables(results: Sequence[PartResult], identity: Identity) -> Iterator[Table]:
-    """Table 1 for each way of measuring faithfulness and each data set, the models side by side; then every metric by itself,
-    Soft-NS and Soft-NC as table 5 has them."""
-    names = list(dict.fromkeys(name for each in results for name in each.summaries))
+def row_name(method: str, *, control: bool) -> str:
+    """A method's name in a table."""
+    return f"{method} (control)" if control else method
+
+
+def metric_tables(results: Sequence[CellResult], fingerprint: Fingerprint) -> Iterator[Table]:
+    """A table for each metric and data set, models side by side: first faithfulness (table 1), then every metric by itself.
+
+    Soft-NS and Soft-NC stand apart, as in table 5.
+    """
+    names = list(dict.fromkeys(name for result in results for name in result.summaries))
     names.sort(key=lambda name: not name.startswith(FAITHFULNESS))
     for name in names:
-        for data in identity["data"]:
-            own = [each for each in results if each.part.data == data and name in each.summaries]
-            if own and any(row.mean.value is not None or row.log_ratio for each in own for row in each.summaries[name].rows):
-                yield _metric_table(name, data, own)
+        for data in fingerprint["data"]:
+            cells = [result for result in results if result.cell.data == data and name in result.summaries]
+            if any(row.mean.value is not None or row.log_ratio for result in cells for row in result.summaries[name].rows):
+                yield _MetricTable(name, data, cells).table()
 
 
-def _metric_table(name: str, data: str, own: Sequence[PartResult]) -> Table:
-    metric, options = read_label(name)
-    first = next((each for each in own if each.summaries[name].samples), own[0])
-    relative = any(row.log_ratio for each in own for row in each.summaries[name].rows)
-    printed = [_printed(metric, each) for each in own]
-    columns = ["method"]
-    for each in own:
-        columns.append(f"{each.part.model}{' log-ratio to random' if relative else ''} [95 %]")
-        columns += [f"{each.part.model} mean [95 %]"] if relative and metric != FAITHFULNESS else []
-        columns += [f"paper, {each.column}"] if printed[own.index(each)] else []
-    rows = []
-    for label in [row.method for row in first.summaries[name].rows]:
-        cells = [f"{label} (control)" if _row(first, name, label).control else label]
-        for each, paper_says in zip(own, printed, strict=True):
-            row = _row(each, name, label)
+class _MetricTable:
+    """One metric on one data set; each model has one to three columns."""
+
+    def __init__(self, name: str, data: str, results: Sequence[CellResult]) -> None:
+        self.name, self.data, self.results = name, data, results
+        self.metric, self.options = read_label(name)
+        self.relative = any(row.log_ratio for result in results for row in result.summaries[name].rows)
+        self.shows_mean = self.relative and self.metric != FAITHFULNESS
+        self.printed = [_printed(self.metric, result) for result in results]
+
+    def table(self) -> Table:
+        first = next((result for result in self.results if result.summaries[self.name].samples), self.results[0])
+        rows = tuple(self._row(row) for row in first.summaries[self.name].rows)
+        protocol = self.options.get("protocol", _protocol(self.results[0].fingerprint, self.name))
+        title = f"{TITLES.get(self.metric, self.metric)} on {self.data}{f', protocol {protocol}' if protocol else ''}"
+        return Table(title, self._columns(), rows, tuple(_notes(self.name, self.results, any(self.printed))))
+
+    def _columns(self) -> tuple[str, ...]:
+        columns = ["method"]
+        for result, printed in zip(self.results, self.printed, strict=True):
+            model = result.cell.model
+            columns.append(f"{model}{' log-ratio to random' if self.relative else ''} [95 %]")
+            columns += [f"{model} mean [95 %]"] * self.shows_mean + [f"paper, {result.paper_column}"] * bool(printed)
+        return tuple(columns)
+
+    def _row(self, first: Row) -> tuple[str, ...]:
+        cells = [row_name(first.method, control=first.control)]
+        for result, printed in zip(self.results, self.printed, strict=True):
+            row = next(row for row in result.summaries[self.name].rows if row.method == first.method)
             letters = f" {row.group}" if row.group else ""
-            cells.append(number(row.log_ratio if relative else row.mean, signed=relative) + letters)
-            cells += [number(row.mean, signed=False)] if relative and metric != FAITHFULNESS else []
-            cells += [paper_says.get(label, "")] if paper_says else []
-        rows.append(tuple(cells))
-    protocol = options.get("protocol", _protocol(own[0].identity, name))
-    title = f"{'Table 1: f' if metric == FAITHFULNESS else ''}{_spoken(metric)} on {data}{f', protocol {protocol}' if protocol else ''}"
-    return Table(title, tuple(columns), tuple(rows), tuple(_notes(name, own, any(printed))))
+            cells.append(format_number(row.log_ratio if self.relative else row.mean, signed=self.relative) + letters)
+            cells += [format_number(row.mean, signed=False)] * self.shows_mean
+            cells += [printed.get(first.method, "")] * bool(printed)
+        return tuple(cells)
 
 
-def _spoken(metric: str) -> str:
-    names = {FAITHFULNESS: "aithfulness", "soft_ns": "Table 5: Soft-NS", "soft_nc": "Table 5: Soft-NC"}
-    return names.get(metric, metric)
-
-
-def _protocol(identity: Identity, name: str) -> str:
+def _protocol(fingerprint: Fingerprint, name: str) -> str:
     label = name.replace(FAITHFULNESS, "soft_ns", 1)
-    return identity["metrics"].get(label, {}).get("options", {}).get("protocol", "")
+    return fingerprint["metrics"].get(label, {}).get("options", {}).get("protocol", "")
 
 
-def _row(result: PartResult, name: str, label: str) -> Row:
-    return next(row for row in result.summaries[name].rows if row.method == label)
-
-
-def _printed(metric: str, result: PartResult) -> dict[str, str]:
-    """What the paper prints, by our labels; a method under more than one label stands beside each, Noiser beside its bound."""
-    found = {}
-    for each in method_rows(result.folder):
-        bound = str(each.options.get("bound", "k_min"))
-        if each.method == "noiser" and bound != "k_min":
-            found[each.label] = paper.bound(bound, result.column) if metric == FAITHFULNESS and result.kind == "known" else ""
+def _printed(metric: str, result: CellResult) -> dict[str, str]:
+    """The paper's cells by our labels. A method under several labels stands beside each; Noiser stands beside its bound."""
+    cells = {}
+    for row in result.method_rows:
+        bound = str(row.options.get("bound", "k_min"))
+        if row.method == "noiser" and bound != "k_min":
+            cells[row.label] = paper.bound(bound, result.paper_column) if metric == FAITHFULNESS and result.kind == "known" else ""
         elif metric == FAITHFULNESS:
-            found[each.label] = paper.faithfulness(result.kind, each.method, result.column)
+            cells[row.label] = paper.faithfulness(result.kind, row.method, result.paper_column)
         elif metric in ("soft_ns", "soft_nc"):
-            found[each.label] = paper.part(result.kind, each.method, metric, result.column)
-    return {label: said for label, said in found.items() if said}
+            cells[row.label] = paper.soft(result.kind, row.method, metric, result.paper_column)
+    return {label: cell for label, cell in cells.items() if cell}
 
 
-def _notes(name: str, own: Sequence[PartResult], printed: bool) -> Iterator[str]:
-    for each in own:
-        summary = each.summaries[name]
-        said = f"{each.part.model}: {summary.samples} samples that every row has, {summary.clusters} clusters; {summary.better} is better."
-        yield f"{said} {accounting(name, each)}"
-        yield from (f"{each.part.model}: {remark}." for remark in summary.remarks)
-    if any(row.group for each in own for row in each.summaries[name].rows):
+def _notes(name: str, results: Sequence[CellResult], printed: bool) -> Iterator[str]:
+    for result in results:
+        summary, model = result.summaries[name], result.cell.model
+        counts = f"{summary.samples} samples that every row has, {summary.clusters} clusters; {summary.better} is better."
+        yield f"{model}: {counts} {accounting(name, result)}"
+        yield from (f"{model}: {remark}." for remark in summary.remarks)
+    if any(row.group for result in results for row in result.summaries[name].rows):
         yield "Methods that share a letter were not told apart (paired test, 5 %, Holm)."
     if printed:
-        kind = KINDS[own[0].kind]
+        kind = KIND_NAMES[results[0].kind]
         yield f"Paper: as printed for {kind}, computed with the released code, so protocol=official is nearest to it. {paper.SOURCE}."
-        if any(paper.SUSPECT in cell for each in own for cell in _printed(read_label(name)[0], each).values()):
-            yield f"{paper.SUSPECT} The printed cell cannot be right, see what differs from the paper."
+        if any(paper.SUSPECT in cell for result in results for cell in _printed(read_label(name)[0], result).values()):
+            yield f"{paper.SUSPECT} The printed cell cannot be right, see the differences from the paper."
 
 
-def accounting(name: str, result: PartResult) -> str:
-    """How all planned trials behind a table ended, missing ones and those of rows that were not kept among them."""
-    behind = {column.label for column in metric_columns(result.folder) if column.label == name or _sums_up(name, column)}
+def accounting(name: str, result: CellResult) -> str:
+    """How all planned trials of a table ended, including missing ones and those of rows that were not kept."""
+    metrics = {column.label for column in result.metric_columns if column.label == name or _is_part_of(name, column)}
     counts: Counter[str] = Counter()
-    for sample in result.part.samples:
-        records = [result.found.records.get(trial.key) for trial in sample.trials if trial.metric in behind]
+    for sample in result.cell.samples:
+        records = [result.index.records.get(trial.key) for trial in sample.trials if trial.metric in metrics]
         counts.update("missing" if record is None else record["status"] for record in records)
-    each = len(method_rows(result.folder)) * len(behind)
-    for row in result.part.rows or ():
-        if not row["kept"]:
-            counts[row_status(row)] += each
+    for row in result.cell.dropped:
+        counts[row_status(row)] += len(result.method_rows) * len(metrics)
     return f"Trials: {counts.total():,} = {' + '.join(f'{count:,} {status}' for status, count in sorted(counts.items())) or 0}."
 
 
-def _sums_up(name: str, column: MetricColumn) -> bool:
-    """Whether a table of faithfulness adds up this metric."""
+def _is_part_of(name: str, column: MetricColumn) -> bool:
+    """True if the table of faithfulness with this name adds up the metric."""
     return name in (column.label.replace(part, FAITHFULNESS, 1) for part in ("soft_ns", "soft_nc") if column.metric == part)
 
 
-def bounds_table(result: PartResult) -> Iterator[Table]:
-    """Table 2, where the run has Noiser under more than one bound."""
-    own = {each.label: each.options for each in method_rows(result.folder) if each.method == "noiser"}
-    if len({options["bound"] for options in own.values()}) < 2:
+def bounds_tables(result: CellResult) -> Iterator[Table]:
+    """Table 2, if the run has Noiser with several bounds."""
+    bounds = {row.label: str(row.options["bound"]) for row in result.method_rows if row.method == "noiser"}
+    if len(set(bounds.values())) < 2:
         return
     for name, summary in result.summaries.items():
         if not name.startswith(FAITHFULNESS):
             continue
-        protocol = read_label(name)[1].get("protocol", _protocol(result.identity, name))
+        protocol = read_label(name)[1].get("protocol", _protocol(result.fingerprint, name))
         rows = [
-            (str(own[row.method]["bound"]), row.method, number(row.log_ratio, signed=True) + f" {row.group}",
-             paper.bound(str(own[row.method]["bound"]), result.column))
-            for row in summary.rows if row.method in own
+            (bounds[row.method], row.method, format_number(row.log_ratio, signed=True) + f" {row.group}",
+             paper.bound(bounds[row.method], result.paper_column))
+            for row in summary.rows if row.method in bounds
         ]  # fmt: skip
-        columns = ("bound", "row", f"{result.part.model} [95 %]", f"paper, {result.column}")
-        title = f"Table 2: Noiser's bounds on {result.part.data}, protocol {protocol}"
+        columns = ("bound", "row", f"{result.cell.model} [95 %]", f"paper, {result.paper_column}")
+        title = f"Table 2: Noiser's bounds on {result.cell.data}, protocol {protocol}"
         yield Table(title, columns, tuple(rows), tuple(_notes(name, [result], True)))
 
 
-def counts_table(parts: Sequence[GridCell], identity: Identity) -> Table:
+def counts_table(cells: Sequence[GridCell], fingerprint: Fingerprint) -> Table:
     """Table 7: how many prompts each model answers."""
-    rows = []
-    for part in parts:
-        data = identity["data"][part.data]
-        if part.rows is None:
-            rows.append((part.data, part.model, f"{data['rows']:,}", "not screened yet", "", "", ""))
-            continue
-        reasons: dict[str, int] = {}
-        for row in part.rows:
-            if not row["kept"]:
-                reasons[row_status(row)] = reasons.get(row_status(row), 0) + 1
-        share = _rate(len(part.samples), len(part.rows))
-        printed = paper.count(data["kind"], paper.column(part.model))
-        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-        looked = f"{len(part.rows):,}" + ("" if len(part.rows) == data["rows"] else f" of {data['rows']:,}")
-        rows.append((part.data, part.model, looked, f"{len(part.samples):,}", share, said, f"{printed:,}" if printed else "\u2013"))
     columns = ("data", "model", "rows looked at", "kept", "share [95 %]", "the others", "paper")
-    notes = [
-        "Wilson's intervals. Screening stops at the limit asked for.",
+    notes = (
+        "Wilson's intervals. Screening stops at the limit.",
         "The paper's counts are of all 1,209 rows of Known and all 573 of LongRA.",
-    ]
-    return Table("Table 7: prompts that the model answers", columns, tuple(rows), tuple(notes))
+    )
+    rows = tuple(_counts_row(cell, fingerprint["data"][cell.data]) for cell in cells)
+    return Table("Table 7: prompts that the model answers", columns, rows, notes)
 
 
-def _rate(count: int, of: int) -> str:
-    if not of:
-        return "\u2013"
-    low, high = wilson(count, of)
-    return f"{count / of:.1%} [{low:.1%}, {high:.1%}]"
+def _counts_row(cell: GridCell, data: Mapping[str, Any]) -> tuple[str, ...]:
+    if cell.rows is None:
+        return (cell.data, cell.model, f"{data['rows']:,}", "not screened yet", "", "", "")
+    reasons = Counter(row_status(row) for row in cell.dropped)
+    screened = f"{len(cell.rows):,}" + ("" if len(cell.rows) == data["rows"] else f" of {data['rows']:,}")
+    others = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    printed = paper.count(data["kind"], paper.column(cell.model))
+    share = _share(len(cell.samples), len(cell.rows))
+    return (cell.data, cell.model, screened, f"{len(cell.samples):,}", share, others, f"{printed:,}" if printed else DASH)
+
+
+def _share(count: int, total: int) -> str:
+    if not total:
+        return DASH
+    low, high = wilson(count, total)
+    return f"{count / total:.1%} [{low:.1%}, {high:.1%}]"
