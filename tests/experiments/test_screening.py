@@ -163,7 +163,7 @@ def test_what_is_wrong_with_the_model_is_no_rows_fault(lm, monkeypatch):
     def refuse(runs):
         raise ModelError("it cannot be explained")
 
-    monkeypatch.setattr(lm, "beginnings", refuse)
+    monkeypatch.setattr(lm, "forward", refuse)
     with pytest.raises(ModelError, match="it cannot be explained"):
         list(screen(lm, rows("a", "b", "c", "d", "e"), "token"))
 
