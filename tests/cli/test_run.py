@@ -94,7 +94,7 @@ def test_another_run_in_the_folder_is_refused_with_what_differs(run, small, tmp_
     before = keys(tmp_path / "r")
     code, _, err = run(*small, "--seed", "1", "--limit", "2", "--out", "r")
     assert code == 1
-    assert "Error: r holds another run. What differs, there and now:" in err
+    assert "Error: r holds another run. The differences, there and now:" in err
     assert "seed: 0 -> 1" in err
     assert "data.few.limit: 3 -> 2" in err
     assert "Traceback" not in err
