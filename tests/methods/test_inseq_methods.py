@@ -73,7 +73,7 @@ def test_scores_are_inseqs_own_for_a_target_that_is_not_the_prediction(name, opt
 def test_value_zeroing_runs_where_inseq_runs_it_and_fails_in_inseqs_words_where_not():
     found = noiser.attribute(noiser.LanguageModel(tiny("bloom"), byte_tokenizer()), PROMPT, "inseq:value_zeroing")
     assert found.scores.sum() == pytest.approx(1, abs=1e-5)
-    assert "does not look at the target" in found.notes["warnings"][0]
+    assert "does not depend on the target" in found.notes["warnings"][0]
     with pytest.raises(NoiserError, match=r"Inseq's value_zeroing fails on LlamaForCausalLM: \w+Error: .*"):
         noiser.attribute(noiser.LanguageModel(tiny("llama"), byte_tokenizer()), PROMPT, "inseq:value_zeroing")
 

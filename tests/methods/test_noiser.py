@@ -197,7 +197,7 @@ def test_half_precision_agrees_with_single_in_rank(tokenizer, dtype):
         ({"steps": True}, "noiser: steps wants int; got True"),
         ({"bound": "k_mean"}, "noiser: bound must be one of k_min, k_max"),
         ({"norm": "l2"}, "in the paper a norm is a bound: bound=l2"),
-        ({"variant": "official", "unit": "word"}, "disturbs single tokens; got unit=word"),
+        ({"variant": "official", "unit": "word"}, "perturbs single tokens; got unit=word"),
         ({"variant": "official", "bound": "none"}, "knows only bound=k_min; got bound=none"),
         ({"variant": "official", "bracket": "expand"}, "searches \\[0, 1\\] only"),
         ({"bound": "l2", "bracket": "expand"}, "widens a search, and bound=l2 has none"),

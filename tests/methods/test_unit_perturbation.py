@@ -123,7 +123,7 @@ def test_fewer_units_cost_less(llama):
 
 
 def test_official_disturbs_tokens_only(llama):
-    with pytest.raises(OptionError, match="disturbs single tokens"):
+    with pytest.raises(OptionError, match="perturbs single tokens"):
         noiser.attribute(llama, WORDS, variant="official", unit="word")
 
 

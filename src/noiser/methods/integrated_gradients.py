@@ -35,7 +35,7 @@ MAX_TOKEN_GAP = 0.2
     "integrated_gradients",
     family="gradient",
     source="Sundararajan et al. 2017, arXiv:1703.01365",
-    cost="steps + 1 rows of T tokens, forward and backward; adaptive: 9 for each stretch",
+    cost="steps + 1 rows of T tokens, forward and backward; adaptive: 9 for each segment",
 )
 def integrated_gradients(
     lm: LanguageModel,
@@ -75,7 +75,7 @@ def integrated_gradients(
     "sequential_integrated_gradients",
     family="gradient",
     source="Enguehard 2023, arXiv:2305.15853",
-    cost="T x (steps + 1) rows of T/2 tokens, forward and backward; adaptive: 9 for each stretch",
+    cost="T x (steps + 1) rows of T/2 tokens, forward and backward; adaptive: 9 for each segment",
 )
 def sequential_integrated_gradients(
     lm: LanguageModel,
