@@ -3,12 +3,13 @@
 import json
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers.utils.hub import cached_file
 
-from noiser.errors import ModelError
+from noiser.errors import ModelError, NoiserError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*vocab*", "*merges*", "*.codes", *PICKLED)
@@ -22,6 +23,26 @@ SMALL = (
 LARGE = ("tokenizer.json", "vocab.json", "added_tokens.json", INDEX, "pytorch_model.bin.index.json", "adapter_model.safetensors.index.json")
 LIMITS = {**dict.fromkeys(SMALL, 16_000_000), **dict.fromkeys(LARGE, 90_000_000), "chat_template.jinja": 1_000_000}
 """The largest size in bytes of a file that is read whole."""
+
+
+@contextmanager
+def unify_model_errors(problem: str) -> Iterator[None]:
+    """Turn any exception inside the block into a ModelError that says the problem and its cause. NoiserErrors pass through."""
+    try:
+        yield
+    except NoiserError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # what Rust code raises in place of an error
+            raise
+        raise ModelError(f"{problem}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, and its type if the text does not say enough."""
+    lines = str(error).strip().splitlines()
+    kind = "" if isinstance(error, OSError | ValueError) and lines else f"{type(error).__name__}: "
+    return (kind + lines[0] if lines else type(error).__name__)[:400]
 
 
 def model_files(folder: Path, *, code: bool = False) -> list[Path]:

@@ -2,19 +2,21 @@
 
 import os
 import shutil
-import struct
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from noiser.errors import ModelError
+from noiser.lm.checkpoint import unify_model_errors
+from noiser.lm.completeness import check_elements, check_loaded
+from noiser.lm.gguf_header import read_header
 from noiser.lm.revision import file_digest
 from noiser.storage import cache_folder
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the conversion changes, so that an old result is not used for a new one."""
 
 
@@ -57,18 +59,23 @@ def _move(partial: Path, folder: Path) -> None:
 
 
 def _write_safetensors(gguf: Path, folder: Path) -> None:
-    """Copy the weights into a fresh model, because transformers refuses to save one that was loaded from GGUF."""
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # A damaged file can claim any length and type, and the reader then fails in any of these ways.
-    except (OSError, ValueError, LookupError, ArithmeticError, NotImplementedError, MemoryError, struct.error) as error:
-        raise ModelError(f"cannot read {gguf} as a GGUF model: {error}") from error
-    config = loaded.config
-    vars(config).pop("quantization_config", None)
-    fresh = type(loaded)(config)
-    missing = set(fresh.state_dict()) - set(loaded.state_dict())
-    assert not missing, f"the conversion of {gguf} lacks {sorted(missing)}"
-    fresh.load_state_dict(loaded.state_dict())
-    fresh.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Copy the weights into a fresh model, because transformers refuses to save one that was loaded from GGUF.
+
+    Raises ModelError before anything is written if the file is damaged or not complete.
+    """
+    shapes = read_header(gguf).tensors
+    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    with unify_model_errors(f"cannot read {gguf} as a GGUF model"):
+        check_elements(AutoConfig.from_pretrained(gguf.parent, **options), shapes, str(gguf))
+        from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+        loaded, loading = from_pretrained(
+            gguf.parent, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        check_loaded(loading, str(gguf))
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        config = loaded.config
+        vars(config).pop("quantization_config", None)
+        fresh = type(loaded)(config)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

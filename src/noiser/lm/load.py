@@ -15,8 +15,9 @@ from huggingface_hub.constants import ENDPOINT
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from noiser.errors import ModelError, NoiserError
-from noiser.lm.checkpoint import check_hub_model, weight_files
+from noiser.errors import ModelError
+from noiser.lm.checkpoint import check_hub_model, first_line, unify_model_errors, weight_files
+from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
 from noiser.lm.revision import folder_revision
@@ -70,21 +71,28 @@ def load(
     if revision is not None and Path(path).exists():
         raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
     if Path(path).is_dir():
-        weight_files(Path(path), allow_pickle=allow_pickle)
+        files = weight_files(Path(path), allow_pickle=allow_pickle)
+        if files and Path(model).expanduser().is_dir():
+            with readable_errors(name, path, trust_remote_code):
+                check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
     offline = not Path(path).exists() and not hub_answers()
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
-    with hide_progress_bars(), readable_errors(name, trust_remote_code):
+    with hide_progress_bars(), readable_errors(name, path, trust_remote_code):
         if not Path(path).exists() and not allow_pickle:
             check_hub_model(path, revision=revision, local_files_only=offline)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
-        loaded = AutoModelForCausalLM.from_pretrained(
+        from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+        loaded, loading = from_pretrained(
             path,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             dtype=pick_dtype(dtype, device_found),
             use_safetensors=None if allow_pickle else True,
             **({} if attention is None else {"attn_implementation": attention}),
             **({} if device_map is None else {"device_map": device_map}),
             **options,
         )
+        check_loaded(loading, name, quantized=is_quantized(loaded.config))
     loaded.eval()
     if device_map is None:
         loaded.to(device=device_found)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
@@ -160,25 +168,23 @@ def hub_answers() -> bool:
 
 
 @contextmanager
-def readable_errors(name: str, trusted: bool) -> Iterator[None]:
-    """Turn what transformers raises into a ModelError of one sentence that says what to do next."""
-    try:
-        yield
-    except NoiserError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        text = str(error)
-        if not trusted and "trust_remote_code" in text:
-            raise ModelError(
-                f"{name} comes with Python code of its own, which would run here. Read it, then pass --trust-remote-code "
-                "(trust_remote_code=True)"
-            ) from error
-        if isinstance(error, OSError) and not Path(name).is_dir():
-            raise ModelError(
-                f"cannot find or reach the model {name!r}. Offline? Fetch it where there is a network (hf download {name}) and give "
-                f"the folder; or type --model {DEFAULT}, which needs no hub; also possible: a GGUF file. ({text.splitlines()[0]})"
-            ) from error
-        raise ModelError(f"cannot load {name}: {text.splitlines()[0] if text else type(error).__name__}") from error
+def readable_errors(name: str, path: str, trusted: bool) -> Iterator[None]:
+    """Turn whatever is raised while a model is read into a ModelError of one sentence that says what to do next."""
+    with unify_model_errors(f"cannot load {name}"):
+        try:
+            yield
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            if not trusted and "trust_remote_code" in str(error):
+                raise ModelError(
+                    f"{name} comes with Python code of its own, which would run here. Read it, then pass --trust-remote-code "
+                    "(trust_remote_code=True)"
+                ) from error
+            if isinstance(error, OSError) and not Path(path).is_dir():
+                raise ModelError(
+                    f"cannot find or reach the model {name!r}. Offline? Fetch it where there is a network (hf download {name}) and give "
+                    f"the folder; or type --model {DEFAULT}, which needs no hub; also possible: a GGUF file. ({first_line(error)})"
+                ) from error
+            raise
 
 
 @contextmanager
@@ -212,7 +218,7 @@ def identify(
     with hide_progress_bars():
         path, name, revision_found = locate(model, code=trust_remote_code)
     offline = not Path(path).exists() and not hub_answers()
-    with readable_errors(name, trust_remote_code):
+    with readable_errors(name, path, trust_remote_code):
         config: Any = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=offline)
     dtype_found = pick_dtype(dtype, pick_device(device))
     if dtype_found == "auto":
