@@ -37,7 +37,8 @@ METHODS = {
 ROWS = ["noiser:steps=5", "occlusion", "lime:samples=50", "input_x_gradient", "gradient_shap:samples=4", "integrated_gradients:steps=4",
         "sequential_integrated_gradients:steps=2", "deeplift", "last_attention", "attention_rollout"]  # fmt: skip
 COLUMNS = ["soft_ns", "soft_nc", "soft_ns:protocol=paper+masks=4", "soft_nc:protocol=official+masks=4",
-           "soft_nc:protocol=proportional+masks=4", "soft_nc:distance=probability+masks=4", "sufficiency", "comprehensiveness", "comprehensiveness:operator=delete",
+           "soft_nc:protocol=proportional+masks=4", "soft_nc:distance=probability+masks=4", "sufficiency", "comprehensiveness",
+           "comprehensiveness:operator=delete",
            "comprehensiveness:operator=resample+draws=2", "aopc", "naopc", "log_odds", "deletion", "insertion"]  # fmt: skip
 RUN = ["run", "--data", "known-mini", "--limit", "2", "--methods", "noiser:steps=5,occlusion,lime:samples=50",
        "--metrics", "soft_ns:masks=4,soft_nc:masks=4,aopc,answerability,minimum_top_p"]  # fmt: skip

@@ -2,8 +2,8 @@
 
 `stored/` was written there by `record.py`. If this machine computes the same logits to the last bit, all numbers must be equal to the
 last bit. On another processor they agree within 1e-4: the arithmetic differs, not the algorithm.
-Mutants caught: noise drawn with another key (scores), one more perturbed row (cost), a renamed key of a record (the run counts as unfinished),
-a changed fingerprint (the run is refused), a changed reply key (the judge is asked again).
+Mutants caught: noise drawn with another key (scores), one more perturbed row (cost), a renamed key of a record (the run counts as
+unfinished), a changed fingerprint (the run is refused), a changed reply key (the judge is asked again).
 """
 
 import json

@@ -59,8 +59,7 @@ def metric_fingerprint(column: EvaluatedMetric) -> dict[str, Any]:
 def display_settings(plan: Plan) -> dict[str, Any]:
     """What tables need and no number depends on: which rows are controls, and how to read each metric."""
     metrics = {
-        column.label: {"better": column.better, "relative": column.relative}
-        | ({"judge": column.judge} if column.judge else {})
+        column.label: {"better": column.better, "relative": column.relative} | ({"judge": column.judge} if column.judge else {})
         for column in plan.columns()
     }
     return {"controls": [row.label for row in plan.rows if row.control], "metrics": metrics}

@@ -24,16 +24,13 @@ class ReducedAttention:
 
 
 @contextmanager
-def reduce_attention(model: Any, seq: int, reducer: AttentionReducer | None) -> Iterator[ReducedAttention]:
+def reduce_attention(model: Any, seq: int, reducer: AttentionReducer) -> Iterator[ReducedAttention]:
     """Reduce the attention weights of one sequence of `seq` tokens that is run inside the block.
 
-    The weights of each layer are freed before the next layer runs. Without a reducer nothing is done. Raises ModelError at
-    the end of the block if the model did not return the weights of every layer.
+    The weights of each layer are freed before the next layer runs. Raises ModelError at the end of the block if the model did
+    not return the weights of every layer.
     """
     reduced = ReducedAttention()
-    if reducer is None:
-        yield reduced
-        return
 
     def take_weights(_module: Any, _arguments: Any, output: Any) -> Any:
         attended, weights, *rest = output if isinstance(output, tuple) and len(output) > 1 else (None, None)

@@ -1,7 +1,7 @@
 """The engine: the only code with device state."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,14 +235,18 @@ class LanguageModel:
         ids = [torch.tensor(request.prompt.input_ids, device=self.device) for request in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(tensor).detach().requires_grad_(gradient) for tensor in ids]
-            with reduce_attention(self.model, len(embeds[0]), group[0].attention_reducer) as attention:
+            reducer = group[0].attention_reducer
+            with reduce_attention(self.model, len(embeds[0]), reducer) if reducer else nullcontext() as attention:
                 kept, cache = self._end_logits(embeds, [request.ends for request in group])
             logits = kept.float().split([len(request.ends) for request in group])
             gradients = self._gradients(group, logits, embeds) if gradient else [{} for _ in group]
         self.token_counter.forward_tokens += sum(map(len, ids))
         layers = split_layers(read_cache(cache), [len(tensor) for tensor in ids])
         parts = zip(group, embeds, logits, layers, gradients, strict=True)
-        return [_ForwardResult(request, e.detach(), at_ends.detach(), kv, g, attention.value) for request, e, at_ends, kv, g in parts]
+        return [
+            _ForwardResult(request, e.detach(), at_ends.detach(), kv, g, attention and attention.value)
+            for request, e, at_ends, kv, g in parts
+        ]
 
     def _end_logits(self, embeds: list[Tensor], ends: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "kept vocab"], DynamicCache]:
         """The logits at each prompt's ends, and the cache."""

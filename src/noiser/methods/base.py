@@ -6,16 +6,20 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from noiser.errors import OptionError
+from noiser.lm.kv_cache import CleanRun
+from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps, ask
 from noiser.lm.target import Measurement, measure
 from noiser.text.prompt import Prompt
 from noiser.text.units import Units, units
 
-__all__ = ["Measurement", "MethodOutput", "Steps", "Unit", "ask", "measure", "units_to_perturb"]
+__all__ = ["Baseline", "Measurement", "MethodOutput", "Steps", "Unit", "ask", "baseline_embeds", "measure", "units_to_perturb"]
 
 Unit = Literal["token", "word", "sentence", "line", "turn"]
+Baseline = Literal["zero", "unk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,3 +36,10 @@ def units_to_perturb(prompt: Prompt, unit: Unit) -> Units:
     if not found.texts:
         raise OptionError(f"this prompt has no {unit}s to perturb: use unit=token")
     return found
+
+
+def baseline_embeds(lm: LanguageModel, clean: CleanRun, baseline: Baseline) -> Float[Tensor, "seq dim"] | None:
+    """The embedding of an absent token at each position. None: zeros; `unk`: that of the unknown token (as in Inseq)."""
+    if baseline == "zero":
+        return None
+    return lm.embeddings([lm.tokens.unknown]).expand(len(clean.prompt), -1)

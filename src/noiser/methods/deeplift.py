@@ -14,8 +14,8 @@ from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
-from noiser.methods.base import MethodOutput, Steps, measure
-from noiser.methods.gradients import Aggregation, Baseline, aggregate, baseline_embeds, broadcast_shares, clean_gradient, distance
+from noiser.methods.base import Baseline, MethodOutput, Steps, baseline_embeds, measure
+from noiser.methods.gradients import Aggregation, aggregate, broadcast_shares, clean_gradient, distance
 from noiser.registry import method
 
 CAPTUM = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus)

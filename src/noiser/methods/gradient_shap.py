@@ -8,8 +8,8 @@ from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
-from noiser.methods.base import MethodOutput, Steps, measure
-from noiser.methods.gradients import Aggregation, Baseline, aggregate, baseline_embeds, broadcast_shares, distance
+from noiser.methods.base import Baseline, MethodOutput, Steps, baseline_embeds, measure
+from noiser.methods.gradients import Aggregation, aggregate, broadcast_shares, distance
 from noiser.registry import Range, method
 from noiser.rng import generator
 

@@ -15,7 +15,6 @@ from noiser.methods.base import MethodOutput, Steps, measure
 from noiser.registry import method
 
 Aggregation = Literal["l2", "sum"]
-Baseline = Literal["zero", "unk"]
 
 
 @method(
@@ -46,13 +45,6 @@ def input_x_gradient(
         assert measurement.gradient is not None
         gradient = measurement.gradient
     return MethodOutput(aggregate(gradient * distance(clean, None), aggregation))
-
-
-def baseline_embeds(lm: LanguageModel, clean: CleanRun, baseline: Baseline) -> Float[Tensor, "seq dim"] | None:
-    """The embedding of an absent token at each position. None: zeros; `unk`: that of the unknown token (as in Inseq)."""
-    if baseline == "zero":
-        return None
-    return lm.embeddings([lm.tokens.unknown]).expand(len(clean.prompt), -1)
 
 
 def distance(clean: CleanRun, baseline: Float[Tensor, "seq dim"] | None) -> Float[np.ndarray, "seq dim"]:

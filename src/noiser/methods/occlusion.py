@@ -7,8 +7,7 @@ from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
-from noiser.methods.base import MethodOutput, Steps, Unit, measure, units_to_perturb
-from noiser.methods.gradients import Baseline, baseline_embeds
+from noiser.methods.base import Baseline, MethodOutput, Steps, Unit, baseline_embeds, measure, units_to_perturb
 from noiser.registry import method
 
 

@@ -131,7 +131,7 @@ class Attribution(Showable):
 
     def normalized(self, how: str) -> Float[np.ndarray, "targets seq"]:
         """The scores on a common scale; see `noiser.results.scores.normalize` for the ways."""
-        return normalize(self.scores, how)
+        return self.scores if how == "none" else normalize(self.scores, how)
 
     def by(self, unit: str) -> "UnitScores":
         """The scores summed over words, sentences, lines or the turns of a chat; see `noiser.text.units.units`."""

@@ -43,7 +43,8 @@ def labelled_scores(attribution: Attribution, by: str | None = None, normalizati
         texts = [f"{visible(role)}: {text}" for role, text in zip(roles, texts, strict=True)]
     labels = tuple(text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "\u2026" for text in texts)
     rest = sums.rest if normalization == "none" else None
-    return LabelledScores(labels, normalize(sums.scores, normalization), (False,) * len(labels), sums.units.of, rest)
+    scores = sums.scores if normalization == "none" else normalize(sums.scores, normalization)
+    return LabelledScores(labels, scores, (False,) * len(labels), sums.units.of, rest)
 
 
 def strongest(scores: np.ndarray, count: int) -> Sequence[int]:

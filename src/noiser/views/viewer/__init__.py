@@ -31,9 +31,7 @@ class PageParts:
 @cache
 def page_parts(more_scripts: tuple[str, ...] = ()) -> PageParts:
     """The viewer's style and script. `more_scripts` join its scope at the end."""
-    js = "\n".join([*map(_read, SCRIPTS), *more_scripts]).replace(
-        "</script", r"<\/script"
-    )  # cannot end the element
+    js = "\n".join([*map(_read, SCRIPTS), *more_scripts]).replace("</script", r"<\/script")  # cannot end the element
     return PageParts("\n".join(map(_read, STYLES)), f'(() => {{\n"use strict";\n{js}\n}})();')
 
 
