@@ -1,9 +1,8 @@
-"""Our methods against Inseq's, on the default model, same prompt, same run: python -m benchmarks.baselines [method ...].
+"""noiser's methods against Inseq's, on the default model in the same run: python -m benchmarks.baselines [method ...].
 
-Both sides hold a copy of the model of their own in one process and take turns, ours first, then Inseq's, on each prompt;
-the settings (steps, samples, baseline) are equal. Peak memory is that of a process that does only the one call, above what
-it held once the model was loaded. `--occlusion` times occlusion against T batched forward passes, `--continuation` counts
-what ten generated tokens cost against the last of them alone.
+Each side has its own copy of the model in one process. They take turns on each prompt, with equal settings (steps, samples,
+baseline). Peak memory is that of a process with only the one call, above its memory after loading. `--occlusion` compares
+occlusion with T batched forward passes. `--continuation` compares ten generated tokens with the last of them alone.
 """
 
 import argparse
@@ -36,7 +35,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "attention": ({}, {}),
 }
 OUR_NAME = {"attention": "last_attention"}
-"""Where the names differ. What follows a comma in a name is another setting of the same method."""
+"""Names that differ. A name with a comma is another setting of the same method."""
 MIB = 1 << 20
 
 
@@ -50,20 +49,20 @@ def main() -> None:
     parser.add_argument("--memory", choices=["ours", "inseq"], help="only print the peak memory of one call of one method, in MiB")
     parser.add_argument("--occlusion", action="store_true", help="occlusion against T batched forward passes")
     parser.add_argument("--continuation", action="store_true", help="ten generated tokens against the last alone")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    prompts = list(BY_LENGTH[chosen.length][: chosen.prompts])
-    if chosen.memory:
-        print(peak(chosen.memory, chosen.methods[0], prompts[0]))
+    prompts = list(BY_LENGTH[options.length][: options.prompts])
+    if options.memory:
+        print(peak(options.memory, options.methods[0], prompts[0]))
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, T about {chosen.length}, {len(prompts)} prompts\n")
-    if chosen.occlusion:
-        occlusion(prompts, chosen.repeats)
-    elif chosen.continuation:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, T about {options.length}, {len(prompts)} prompts\n")
+    if options.occlusion:
+        occlusion(prompts, options.repeats)
+    elif options.continuation:
         continuation(prompts)
     else:
-        table(chosen.methods, prompts, chosen.repeats, chosen.length)
+        table(options.methods, prompts, options.repeats, options.length)
 
 
 def table(methods: list[str], prompts: list[str], repeats: int, length: str) -> None:
@@ -114,19 +113,19 @@ def seconds_inseq(lm: noiser.LanguageModel, method: str, prompt: str) -> float:
 
 
 def in_a_process(side: str, method: str, length: str) -> str:
-    """The peak memory of one call, measured in a process of its own."""
+    """The peak memory of one call, measured in a separate process."""
     command = [sys.executable, "-m", "benchmarks.baselines", method, "--memory", side, "--length", length]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
 def peak(side: str, method: str, prompt: str) -> int:
-    """MiB that the process held at most during the call, above what it held before it; imports and a first run come before."""
+    """The peak memory during the call, in MiB above the memory before it. Imports and a first run come before."""
     lm = noiser.load()
     other = SETTINGS["input_x_gradient"]
     noiser.attribute(lm, prompt, "input_x_gradient", **other[0])
     seconds_inseq(lm, "input_x_gradient", prompt)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: restart the peak from the memory in use now
     before = psutil.Process().memory_info().rss
     if side == "ours":
         run_ours(lm, method, prompt)
@@ -137,7 +136,7 @@ def peak(side: str, method: str, prompt: str) -> int:
 
 
 def occlusion(prompts: list[str], repeats: int) -> None:
-    """Ours over T whole rows in one batch, logits of the last position only."""
+    """Our occlusion against T whole rows in one batch, with logits of the last position only."""
     lm, ratios = noiser.load(), []
     for turn in range(-1, repeats):
         for prompt in prompts:
@@ -153,7 +152,7 @@ def occlusion(prompts: list[str], repeats: int) -> None:
 
 
 def continuation(prompts: list[str], tokens: int = 10) -> None:
-    """Token-forwards of a continuation's rows over those of its last row alone."""
+    """Token-forwards of all rows of a continuation, divided by those of its last row alone."""
     lm = noiser.load()
     print("| prompt | tokens | k | token-forwards of all rows | of the last alone | ratio | ratio of the floors | ratio in seconds |")
     print("|---|---|---|---|---|---|---|---|")

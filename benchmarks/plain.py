@@ -1,7 +1,7 @@
-"""Noiser, plainly: full forwards, one token at a time, no cache, no sharing. The yardstick of tests and benchmarks.
+"""A plain Noiser for tests and benchmarks: whole forward passes, one token at a time, no cache and no sharing.
 
-`released_loop` does what the authors' released code does (its cost included: 11 rows, logits at every position); and
-`separate_bisections` what the paper says, as obviously as it can be written.
+`released_loop` computes what the authors' released code computes, at the same cost (11 rows, logits at every position).
+`separate_bisections` is the paper's algorithm in its simplest form.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Plain:
-    """Scores with what they came from."""
+    """Scores, their noise scale, and their cost."""
 
     k: float
     scores: np.ndarray
@@ -28,7 +28,7 @@ def embed(model: Any, ids: tuple[int, ...]) -> Tensor:
 
 
 def perturbed(embeds: Tensor, token: int, k: float, noise: Tensor) -> Tensor:
-    """One row per noise vector, each with `k` times it added to one token."""
+    """One row for each noise vector, with `k` times the vector added to one token."""
     rows = embeds.repeat(len(noise), 1, 1).to(noise.dtype)
     rows[:, token] += k * noise
     return rows.to(embeds.dtype)
@@ -36,7 +36,7 @@ def perturbed(embeds: Tensor, token: int, k: float, noise: Tensor) -> Tensor:
 
 @torch.no_grad()
 def released_evaluation(model: Any, embeds: Tensor, token: int, k: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The clean distribution and the mean noisy one, as the released code gets them: the clean row is an 11th copy."""
+    """The clean distribution and the mean noisy one, as in the released code: the clean row is an 11th row."""
     rows = torch.cat([embeds, perturbed(embeds, token, k, noise)])
     probs = model(inputs_embeds=rows).logits[:, -1].float().softmax(-1)
     return probs[0], probs[1:].mean(0)
@@ -60,7 +60,7 @@ def released_loop(model: Any, ids: tuple[int, ...], noise: Tensor, steps: int = 
 
 
 def bisected(flips: Callable[[float], bool], steps: int) -> float:
-    """The largest k tried in a bisection of [0, 1] that did not flip; 0 if all did."""
+    """The largest k that a bisection of [0, 1] tries without a flip; 0 if every k flips."""
     low, high = 0.0, 1.0
     for _ in range(steps):
         middle = (low + high) / 2
@@ -70,7 +70,7 @@ def bisected(flips: Callable[[float], bool], steps: int) -> float:
 
 @torch.no_grad()
 def separate_bisections(model: Any, ids: tuple[int, ...], noise: Tensor, steps: int = 10, target: int | None = None) -> Plain:
-    """The paper's algorithm: a bisection of its own for each token, then every token scored at the smallest result."""
+    """The paper's algorithm: a separate bisection for each token, then scores for all tokens at the smallest result."""
     embeds = embed(model, ids)
     clean = model(inputs_embeds=embeds).logits[0, -1].float().softmax(-1)
     prediction = clean.argmax()

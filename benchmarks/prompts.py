@@ -1,4 +1,4 @@
-"""Prompts of our own, in three lengths (counted in tokens of the default model)."""
+"""Prompts written for the benchmarks, in three lengths (in tokens of the default model)."""
 
 ABOUT_10 = (
     "The Eiffel Tower is located in the city of",

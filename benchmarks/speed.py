@@ -1,8 +1,8 @@
-"""How much cheaper than the released loop, on the default model, in the same run: python -m benchmarks.speed [10 20 42].
+"""Noiser against the released loop, on the default model in the same run: python -m benchmarks.speed [10 20 42].
 
-The released loop (`plain.released_loop`: 11 rows of equal length, logits at all positions, T x 11 evaluations) takes the
-same time for every evaluation, so it is timed by evaluations, three before and three after ours on each prompt, and its
-median times T x 11 is its time. `--whole` also runs it to its end once per length, to show that this is what it takes.
+Every evaluation of the released loop takes the same time (`plain.released_loop`: 11 rows of equal length, logits at all
+positions, T x 11 evaluations). So three evaluations are timed before and three after our run on each prompt, and their median
+times T x 11 is the loop's time. `--whole` also runs the loop to its end, once for each length, as a check.
 """
 
 import argparse
@@ -35,27 +35,27 @@ def main() -> None:
     """Print one table, in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lengths", nargs="*", default=list(BY_LENGTH), help=f"of {', '.join(BY_LENGTH)}")
-    parser.add_argument("--prompts", type=int, default=8, help="how many of each length")
-    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="which of ours to run")
+    parser.add_argument("--prompts", type=int, default=8, help="number of prompts of each length")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="which of our variants to run")
     parser.add_argument("--whole", action="store_true", help="run the released loop to its end once per length")
     parser.add_argument("--memory", choices=["plain", *WAYS], help="only print the peak memory of one prompt, in MB")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     lm = noiser.load()
-    if chosen.memory:
-        print(peak_memory(lm, chosen.memory, BY_LENGTH[chosen.lengths[0]][0]))
+    if options.memory:
+        print(peak_memory(lm, options.memory, BY_LENGTH[options.lengths[0]][0]))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {lm!r}\n")
     check(lm, BY_LENGTH["10"][0])
     print("\n| T about | way | x faster than the released loop | token-forwards / floor | forward passes | seconds | peak MB |")
     print("|---|---|---|---|---|---|---|")
-    for length in chosen.lengths:
-        measure(lm, length, BY_LENGTH[length][: chosen.prompts], chosen.ways, chosen.whole)
-    if "10" in chosen.lengths:
-        together(lm)
+    for length in options.lengths:
+        measure(lm, length, BY_LENGTH[length][: options.prompts], options.ways, options.whole)
+    if "10" in options.lengths:
+        compare_batching(lm)
 
 
 def check(lm: noiser.LanguageModel, text: str) -> None:
-    """The yardstick and ours must agree before either is timed."""
+    """Check that the reference and our method agree before either is timed."""
     ids, noise = lm.prompt(text).input_ids, official_noise(SAMPLES, lm.model.config.hidden_size, None)
     plain, ours = released_loop(lm.model, ids, noise, STEPS), noiser.attribute(lm, text, **WAYS["official, exact"])
     worst = np.abs(plain.scores - ours.scores[0]).max()
@@ -65,7 +65,7 @@ def check(lm: noiser.LanguageModel, text: str) -> None:
 
 
 def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], ways: Sequence[str], whole: bool) -> None:
-    """One row for each way, over these prompts."""
+    """Print one row for each way, over these prompts."""
     ratios: dict[str, list[float]] = {way: [] for way in ways}
     results: dict[str, list[Attribution]] = {way: [] for way in ways}
     passes: dict[str, list[int]] = {way: [] for way in ways}
@@ -97,13 +97,13 @@ def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], ways: S
     if {"paper, exact", "paper, fast"} <= set(ways):
         same = sum(a.notes["k"] == b.notes["k"] for a, b in zip(results["paper, exact"], results["paper, fast"], strict=True))
         seen = sum(r.notes["non_monotone"] > 0 for r in results["paper, fast"])
-        print(f"| {length} | fast = exact | k equal on {same} of {len(texts)}; flips seen not monotone on {seen} | | | | |", flush=True)
+        print(f"| {length} | fast = exact | k equal on {same} of {len(texts)}; non-monotone flips on {seen} | | | | |", flush=True)
     if whole:
         run_whole(lm, length, texts[0], loop[0])
 
 
 def run_whole(lm: noiser.LanguageModel, length: str, text: str, expected: float) -> None:
-    """The released loop to its end."""
+    """Run the released loop to its end and print its time."""
     begin = time.perf_counter()
     released_loop(lm.model, lm.prompt(text).input_ids, official_noise(SAMPLES, lm.model.config.hidden_size, None), STEPS)
     print(
@@ -123,7 +123,7 @@ def evaluation_times(lm: noiser.LanguageModel, text: str, count: int = 3) -> lis
 
 
 def counted(lm: noiser.LanguageModel, text: str, options: dict[str, Any]) -> tuple[Attribution, int]:
-    """The result, and how many forward passes it took."""
+    """The result, and the number of forward passes."""
     passes: list[int] = []
     handle = lm.model.register_forward_hook(lambda *_: passes.append(1))
     try:
@@ -139,7 +139,7 @@ def memory(way: str, length: str) -> str:
 
 
 def peak_memory(lm: noiser.LanguageModel, way: str, text: str) -> str:
-    """This process's, after the work."""
+    """The peak memory of this process after the work, and after loading."""
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if way == "plain":
         evaluation_times(lm, text)
@@ -149,8 +149,8 @@ def peak_memory(lm: noiser.LanguageModel, way: str, text: str) -> str:
     return f"{peak / 1024:.0f} ({loaded / 1024:.0f} once loaded)"
 
 
-def together(lm: noiser.LanguageModel) -> None:
-    """Prompts that share batches against the same prompts one after the other."""
+def compare_batching(lm: noiser.LanguageModel) -> None:
+    """Compare prompts that share batches with the same prompts one by one."""
     texts = BY_LENGTH["10"]
     ratios = []
     for _ in range(3):
@@ -160,14 +160,14 @@ def together(lm: noiser.LanguageModel) -> None:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds it takes."""
+    """The seconds that the work takes."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median, and from where to where."""
+    """Median, smallest and largest value."""
     return f"**{statistics.median(values):{form}}** ({min(values):{form}} to {max(values):{form}})"
 
 

@@ -1,4 +1,4 @@
-"""Models to test on: the real default model, and tiny random ones of many families, built from their configurations."""
+"""Models for the tests: the real default model, and tiny random models of many families, built from their configurations."""
 
 import os
 
@@ -37,7 +37,7 @@ COMMON = {
 
 
 def tiny(family: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model of that family with weights such that noise of the size of an embedding matters; under 200,000 parameters."""
+    """A random model of a family with fewer than 200,000 parameters. Noise of the size of an embedding changes its output."""
     config = CONFIG_MAPPING[family](**{**COMMON, **TINY[family], **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -52,7 +52,7 @@ def tiny(family: str, seed: int = 0, **changes: Any) -> Any:
 
 
 def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """Bytes as tokens, GPT-2's way, from id 3 on; 0, 1, 2 are special."""
+    """One token for each byte, as in GPT-2, from id 3. The ids 0, 1 and 2 are special."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{piece: 3 + rank for rank, piece in enumerate(alphabet)}}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=None))
@@ -63,7 +63,7 @@ def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(autouse=True)
 def _same_global_random_state() -> Any:
-    """Nothing in the library may draw from the global generators."""
+    """The library must not draw from the global generators."""
     torch.manual_seed(0)
     return
 

@@ -1,4 +1,4 @@
-"""One tokenizer of each kind, built on the spot; ids 0, 1, 2 are special."""
+"""One small tokenizer of each kind. The ids 0, 1 and 2 are special."""
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, PythonBackend
@@ -10,7 +10,7 @@ CORPUS = ["the cat sat on the mat", "the theatre, the other, and then (the) cat!
 
 
 def byte_level(trim=True):
-    """GPT-2's way, with merges; offsets with or without the leading space."""
+    """As in GPT-2, with merges. Offsets are with or without the leading space."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -22,7 +22,7 @@ def byte_level(trim=True):
 
 
 def metaspace():
-    """SentencePiece's way: U+2581 for a space, one put in front, and bytes for unknown characters; `<s>` in front."""
+    """As in SentencePiece: U+2581 for a space and one in front, bytes for unknown characters, `<s>` in front."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     pieces = [*SPECIAL.values(), "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -39,7 +39,7 @@ def metaspace():
 
 
 def word_piece():
-    """BERT's way: lower case, `##` for what continues a word, and no token for a space; `<s>` in front, `</s>` behind."""
+    """As in BERT: lower case, `##` inside a word, no token for a space, `<s>` in front, `</s>` behind."""
     letters = sorted({character for character in "".join(CORPUS) + "0123456789.!?-" if character != " "})
     pieces = [*SPECIAL.values(), "<unk>", *letters, *(f"##{letter}" for letter in letters), "the", "##at", "##re", "cat"]
     backend = Tokenizer(models.WordPiece({piece: rank for rank, piece in enumerate(pieces)}, unk_token="<unk>"))
@@ -50,7 +50,7 @@ def word_piece():
 
 
 class Characters(PythonBackend):
-    """A slow tokenizer: one token for each character, and no offsets of its own."""
+    """A slow tokenizer: one token for each character, without offsets."""
 
     def __init__(self, lose="", **options):
         self.pieces = [*SPECIAL.values(), "<unk>", *map(chr, range(32, 127)), "\n"]

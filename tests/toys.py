@@ -1,4 +1,4 @@
-"""Models whose answer is known: no weights, no surprises, and the interface of a Hugging Face decoder."""
+"""Toy models with known answers and the interface of a Hugging Face decoder."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ DIM = 16
 
 
 class ToyLM(nn.Module):
-    """Two tokens. Token 0's logit is 1 - sum_i w_i |x_i|, token 1's is 0; every embedding is zero, so only noise counts.
+    """Two tokens. Token 0's logit is 1 - sum_i w_i |x_i|, token 1's is 0; every embedding is zero, so only noise matters.
 
     With one noise vector n, token i flips the prediction at k = 1 / (w_i |n|): the heaviest first, at 1 / (w_max |n|),
     where token i's score is sigmoid(1) - sigmoid(1 - w_i / w_max), whatever n is.
@@ -38,7 +38,7 @@ class ToyLM(nn.Module):
 
 
 class BrokenLM(ToyLM):
-    """Answers NaN: always, or to noise only."""
+    """Returns NaN: always, or for noisy rows only."""
 
     def __init__(self, weight: list[float], *, when_clean: bool) -> None:
         super().__init__(weight)
@@ -50,21 +50,21 @@ class BrokenLM(ToyLM):
 
 
 class EmbeddedLM(ToyLM):
-    """A toy whose tokens have random embeddings; what it makes of them is the subclass's."""
+    """A toy whose tokens have random embeddings. Subclasses define the logits."""
 
     def __init__(self, seq: int, seed: int = 0) -> None:
         super().__init__([0.0] * seq)
-        self.drawn = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            self.embedding.weight.normal_(generator=self.drawn)
+            self.embedding.weight.normal_(generator=self.generator)
 
 
 class LinearLM(EmbeddedLM):
-    """Token 0's logit is sum_i w_i . x_i: what token i contributes is w_i . x_i, whoever asks."""
+    """Token 0's logit is sum_i w_i . x_i: the contribution of token i is w_i . x_i."""
 
     def __init__(self, seq: int, seed: int = 0) -> None:
         super().__init__(seq, seed)
-        self.slope = torch.randn(seq, DIM, generator=self.drawn)
+        self.slope = torch.randn(seq, DIM, generator=self.generator)
 
     def answer(self, embeds: Tensor) -> Tensor:
         first = (embeds * self.slope).sum((-2, -1))
@@ -72,7 +72,7 @@ class LinearLM(EmbeddedLM):
 
 
 class PairLM(LinearLM):
-    """Token 0's logit is the product of what the first two tokens contribute: neither counts without the other."""
+    """Token 0's logit is the product of the contributions of the first two tokens: neither matters without the other."""
 
     def answer(self, embeds: Tensor) -> Tensor:
         parts = (embeds * self.slope).sum(-1)
@@ -86,8 +86,8 @@ class ActivationLM(LinearLM):
     def __init__(self, seq: int, activation: nn.Module, hidden: int = 6) -> None:
         super().__init__(seq)
         self.activation = activation
-        self.inward = torch.randn(hidden, seq, DIM, generator=self.drawn) / 4
-        self.outward, self.offset = torch.randn(2, hidden, generator=self.drawn)
+        self.inward = torch.randn(hidden, seq, DIM, generator=self.generator) / 4
+        self.outward, self.offset = torch.randn(2, hidden, generator=self.generator)
 
     def hidden(self, embeds: Tensor) -> Tensor:
         return torch.einsum("rsd,hsd->rh", embeds, self.inward) + self.offset
