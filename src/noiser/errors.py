@@ -16,6 +16,9 @@ NoiserError
 Stopped                  not an error: the user stops the computation
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 
 EXTRAS = {
@@ -79,7 +82,30 @@ class ForeignError(NoiserError):
 
 
 class Stopped(Exception):  # noqa: N818  (it is no error: the user wants the computation to end)
-    """Raised by a progress callback of the engine, to end the computation after the current batch."""
+    """Raised by a progress callback of the engine, to end the computation after the current batch, or by `checkpoint`."""
+
+
+_check: ContextVar[Callable[[], None] | None] = ContextVar("noiser_check", default=None)
+
+
+@contextmanager
+def cancellable(check: Callable[[], None]) -> Iterator[None]:
+    """Inside, every `checkpoint()` in this thread calls `check`, which raises Stopped to end the computation."""
+    previous = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(previous)
+
+
+def checkpoint() -> None:
+    """Raises Stopped if the computation was cancelled.
+
+    Every loop that runs for more than a moment without the model calls it. Outside `cancellable` it does nothing.
+    """
+    check = _check.get()
+    if check is not None:
+        check()
 
 
 def require_extra(extra: str, feature: str) -> None:

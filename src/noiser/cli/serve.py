@@ -53,6 +53,7 @@ class ServeOptions:
     queue: Annotated[
         int, typer.Option(min=1, help="The most requests that wait. The app answers one at a time.", rich_help_panel=ADVANCED)
     ] = 16
+    time_limit: Annotated[int, typer.Option(min=1, help="The most seconds that one request may run.", rich_help_panel=ADVANCED)] = 600
 
 
 @expand_options
@@ -74,7 +75,11 @@ def run(model: ModelOptions, options: ServeOptions) -> NoReturn:
     token, is_generated = _token(is_loopback)
     if not is_loopback:
         names |= {parse_allowed_host(options.host), parse_allowed_host(socket.gethostname())}
-    app = create_app(model.load, Limits(max_tokens=options.max_tokens, queue=options.queue), Access(frozenset(names), token))
+    app = create_app(
+        model.load,
+        Limits(max_tokens=options.max_tokens, queue=options.queue, time_limit=options.time_limit),
+        Access(frozenset(names), token),
+    )
     _log_to_stderr()
     fragment = f"#token={token}" if is_generated else ""
     print(f"noiser: {_url(options.host, listening)}{fragment}   Ctrl-C ends it", flush=True)  # noqa: T201  (the output of the command)

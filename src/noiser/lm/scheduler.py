@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, TimeLimitError
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, TimeLimitError, checkpoint
 from noiser.lm.devices import TOO_LARGE, peak_bytes, reset_peak
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import PerturbedRows, Readout
@@ -42,6 +42,7 @@ class Job(Generic[R]):
 
     def resume(self, answer: Answer | NoiserError | None) -> None:
         """Send an answer, or raise an error at the request, and take the next request or the result."""
+        checkpoint()
         self.request = None
         begin = time.perf_counter()
         try:

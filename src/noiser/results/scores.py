@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from noiser.errors import OptionError
+from noiser.errors import OptionError, checkpoint
 
 Scores = Float[np.ndarray, "targets seq"]
 
@@ -71,6 +71,7 @@ def spearman(one: agreement_Scores, other: agreement_Scores, lengths: list[int])
 
     found = []
     for a, b, length in zip(one, other, lengths, strict=True):
+        checkpoint()
         ranks = [rankdata(row[:length]) for row in (a, b)]
         if length < 2 or any(np.ptp(rank) == 0 for rank in ranks):
             return None

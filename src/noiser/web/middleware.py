@@ -32,6 +32,8 @@ BODY_TIMEOUT = 10.0
 """Seconds in which a body has to arrive."""
 MAX_LOGGED_PATH = 100
 """Characters of a path in the log."""
+FRAMING = "FramingError"
+"""The class of the error for a body whose end is not certain."""
 SECURITY_HEADERS = {
     b"content-security-policy": b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox",
     b"x-content-type-options": b"nosniff",
@@ -61,6 +63,7 @@ class SecurityMiddleware:
             return
         response = _Response(send)
         try:
+            _check_framing(scope["headers"])
             self._access.check(dict(scope))
             if scope["method"] == "POST" and scope["path"].startswith("/api/"):
                 receive = _replay(await read_body(scope, receive), receive)
@@ -103,10 +106,17 @@ async def send_error(error: HttpError, send: Send) -> None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413):
+    if error.status in (408, 413) or error.kind == FRAMING:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _check_framing(headers: Headers) -> None:
+    """Refuse a body with two lengths: servers disagree about where it ends, and the rest may be read as another request."""
+    names = {name.lower() for name, _ in headers}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        raise HttpError(400, FRAMING, "a request has both Content-Length and Transfer-Encoding: send one of them")
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:

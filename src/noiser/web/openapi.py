@@ -192,6 +192,7 @@ ERRORS = {
     "429": "Too many requests are waiting.",
     "500": "An unexpected error.",
     "503": "The model is still being loaded, or could not be loaded.",
+    "504": "The request took longer than the server's time limit.",
     "507": "There is not enough memory.",
 }
 RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}

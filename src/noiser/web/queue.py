@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -10,12 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from noiser.errors import NoiserError, Stopped
+from noiser.errors import NoiserError, Stopped, cancellable
 from noiser.web.errors import HttpError, to_http_error
 
 logger = logging.getLogger("noiser.web")
 Status = Literal["loading", "ready", "failed"]
 State = Literal["waiting", "running", "done"]
+
+
+class JobTimeout(Stopped):
+    """A job ran longer than the time limit."""
+
+
 CANCELLED = HttpError(499, "Stopped", "the client left, or the server is closing")
 
 
@@ -39,22 +46,27 @@ class Job:
     cached: bool = False
     error: HttpError | None = None
     cancelled: bool = False
+    deadline: float = math.inf
+    """When the job is stopped, by `time.perf_counter`."""
 
     def check(self) -> None:
-        """Raises Stopped if nobody waits for the answer any more."""
+        """Raises Stopped if nobody waits for the answer any more, and JobTimeout after the deadline."""
         if self.cancelled:
             raise Stopped
+        if time.perf_counter() > self.deadline:
+            raise JobTimeout
 
 
 class JobQueue:
     """Loads a model in its own thread, then answers jobs in the order in which they arrive."""
 
-    def __init__(self, max_waiting: int, cache: "AnswerCache") -> None:
+    def __init__(self, max_waiting: int, cache: "AnswerCache", time_limit: float = math.inf) -> None:
         self.status: Status = "loading"
         self.message = ""
         """Why the model could not be loaded."""
         self.cache = cache
         self._max_waiting = max_waiting
+        self._time_limit = time_limit
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._closed = False
@@ -153,6 +165,7 @@ class JobQueue:
                 return None
             self._running = self._waiting.popleft()
             self._running.state, self._running.started_at = "running", time.perf_counter()
+            self._running.deadline = self._running.started_at + self._time_limit
             return self._running
 
     def _execute(self, job: Job) -> None:
@@ -160,8 +173,12 @@ class JobQueue:
             job.check()
             cached = self.cache.get(job.key)
             job.cached = cached is not None
-            answer = job.function(job) if cached is None else cached
+            with cancellable(job.check):
+                answer = job.function(job) if cached is None else cached
             self.cache.put(job.key, answer)
+        except JobTimeout:
+            message = f"stopped after {self._time_limit:g} s, the time limit of this server (--time-limit): ask for less"
+            self._finish(job, error=HttpError(504, "TimeLimitError", message))
         except Stopped:
             self._finish(job, error=CANCELLED)
         except Exception as error:  # noqa: BLE001  (one client's failure must not reach another client)

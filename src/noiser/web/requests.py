@@ -36,7 +36,9 @@ class Limits:
     max_generate: int = 64
     """Tokens of a continuation or target, given or generated."""
     max_draws: int = 500_000
-    """`samples` of a method times tokens of the prompt. A method holds all of its draws in memory."""
+    """Any whole number among a method's options (`samples`, `steps`) times tokens of the prompt. It bounds memory."""
+    time_limit: int = 600
+    """Seconds for which one request may run."""
     queue: int = 16
     """Requests that may wait. A further request gets status 429."""
 

@@ -27,7 +27,7 @@ class Session:
 
     def __init__(self, load: "Callable[[], LanguageModel]", limits: Limits, *, warm: bool) -> None:
         self.limits = limits
-        self.queue = JobQueue(limits.queue, AnswerCache(CACHE_BYTES))
+        self.queue = JobQueue(limits.queue, AnswerCache(CACHE_BYTES), float(limits.time_limit))
         self._load_model = load
         self._warm = warm
         self._lm: LanguageModel | None = None

@@ -149,11 +149,17 @@ def _checked_size(lm: LanguageModel, request: AttributionRequest, limits: Limits
     if length > limits.max_tokens:
         raise prompt_too_long(f"the prompt has {length:,} tokens", limits)
     for spec in request.methods:
-        samples = spec.options.get("samples", 0)
-        if isinstance(samples, int) and samples * length > limits.max_draws:
-            raise OptionError(f"{spec.label}: at most {limits.max_draws // length:,} samples for {length:,} tokens here; got {samples:,}")
+        _check_options(spec, length, limits)
     several = question.target is None and question.span is None
     return length, max(1, following) if several else 1
+
+
+def _check_options(spec: MethodSpec, length: int, limits: Limits) -> None:
+    """Every whole number among the options multiplies rows of `length` tokens, draws or nodes; only the seed does not."""
+    most = limits.max_draws // length
+    for name, value in spec.options.items():
+        if name != "seed" and type(value) is int and value > most:
+            raise OptionError(f"{spec.label}: at most {most:,} {name} for {length:,} tokens here; got {value:,}")
 
 
 def _explain(lm: LanguageModel, request: AttributionRequest, progress: ProgressReporter) -> Attribution | Comparison:
