@@ -3,6 +3,8 @@
 The model is a tiny random one. With NOISER_SCREENSHOTS=FOLDER it is the default model, and the screenshots stay there.
 """
 
+import base64
+import json
 import os
 import re
 import threading
@@ -237,9 +239,9 @@ def test_a_long_job_is_cancelled_and_the_next_one_asked(visit: Visit, site: Serv
 
 
 def test_a_link_shows_the_same_again(visit: Visit):
-    """Opened in another tab, and reloaded there, a link gives the same map by the same units, and no token or other page is in it.
+    """Opened in another tab, and reloaded there, a link gives the same map by the same units as soon as Ask is pressed.
 
-    Mutants caught: the viewer's state left out of the link; `targetForm.fill` left out of `fill`.
+    Mutants caught: the viewer's state left out of the link; `targetForm.fill` left out of `fillForm`; `linked.fragment` not handed on.
     """
     page = visit.page
     choose(page, "occlusion", "recency")
@@ -257,6 +259,9 @@ def test_a_link_shows_the_same_again(visit: Visit):
     other = visit.open()
     other.goto(link)
     for _ in range(2):
+        says(other, "#app-words", "Press Ask")
+        assert other.evaluate("document.activeElement.id") == "app-ask"
+        other.keyboard.press("Enter")
         other.wait_for_selector(DONE)
         assert texts(other) == texts(page)
         assert other.input_value("#app-prompt") == PROMPT
@@ -264,6 +269,61 @@ def test_a_link_shows_the_same_again(visit: Visit):
         other.get_by_role("radio", name="Token", exact=True).check()
         other.get_by_role("radio", name="Word", exact=True).check()
         other.reload()
+
+
+def test_a_foreign_page_starts_no_job_by_opening_a_link(visit: Visit, site: Served):
+    """It navigates a tab to the app, and changes the fragment of one that is open: the form is filled in, and nothing is asked.
+
+    Mutant caught: `ask(request, location.hash)` in `openLink`.
+    """
+    spent = site.lm.token_counter.forward_tokens
+    request = base64.urlsafe_b64encode(json.dumps({"prompt": "not mine", "methods": {"noiser": {"samples": 9}}}).encode()).decode()
+    page = visit.open()
+    page.goto(f"{visit.url}#ask={request.rstrip('=')}")
+    says(page, "#app-words", "Press Ask")
+    assert page.input_value("#app-prompt") == "not mine"
+    visit.page.evaluate(f"location.hash = '#ask={request.rstrip('=')}'")
+    says(visit.page, "#app-words", "Press Ask")
+    page.wait_for_timeout(500)
+    assert not [url for url in visit.requests if "explain" in url] and site.lm.token_counter.forward_tokens == spent
+    visit.page.click("#app-ask")
+    visit.page.wait_for_selector(DONE)
+    assert "1 option changed" in visit.page.text_content("#app-chosen")
+
+
+def test_a_method_is_compared_with_itself(visit: Visit):
+    """Two rows of one method with other options; the link and the history bring both back.
+
+    Mutants caught: `label` is always the name; a further row left out of `fill`.
+    """
+    page = visit.page
+    choose(page, "noiser")
+    first = options_of(page, "noiser")
+    first.get_by_label("samples").fill("3")
+    first.get_by_role("button", name="Compare with other options").click()
+    second = page.locator("#app-options > li").nth(1)
+    ask(page)
+    page.wait_for_selector(DONE)
+    assert len(texts(page)) == 2, "defaults are options as well"
+    second.get_by_label("samples").fill("4")
+    second.get_by_label("bound").select_option(label="none")
+    ask(page, "another prompt")
+    page.locator(".app-again").nth(1).wait_for()
+    names = page.eval_on_selector_all(".noiser-row", "rows => rows.map(row => row.getAttribute('aria-label'))")
+    assert names == ["noiser:samples=3", "noiser:samples=4+bound=none"]
+    page.locator(".app-again").nth(1).click()
+    page.locator(".app-again").nth(0).click()
+    assert [box.input_value() for box in page.locator("#app-options").get_by_label("samples").all()] == ["3", "4"]
+    assert page.locator("#app-options > li").nth(1).get_by_label("bound").evaluate("box => box.selectedOptions[0].text") == "none"
+    second = page.locator("#app-options > li").nth(1)
+    second.get_by_role("button", name="Remove this row").click()
+    assert page.locator("#app-options > li").count() == 1
+    first.get_by_role("button", name="Compare with other options").click()
+    page.locator("#app-options").get_by_label("samples").nth(1).fill("3")
+    page.locator("#app-options > li").nth(0).get_by_role("button", name="Reset").click()
+    page.locator("#app-options > li").nth(1).get_by_role("button", name="Reset").click()
+    ask(page)
+    says(page, "#app-error", "same options")
 
 
 @pytest.mark.parametrize("fragment", ["ask=%%%", "ask=e30", "ask=eyJwcm9tcHQiOiAxfQ", "ask=eyJwcm9tcHQiOiJhIiwidGFyZ2V0IjpbXX0"])
@@ -278,7 +338,7 @@ def test_a_damaged_link_is_said_to_be_one(visit: Visit, fragment: str):
 def test_what_was_asked_is_shown_again_without_asking(visit: Visit):
     """Two questions; the first again, as it was left and with its form; then forgotten.
 
-    Mutant caught: `fill(entry.request);` left out of `reopen`.
+    Mutant caught: `fillForm(entry.request);` left out of `reopen`.
     """
     page = visit.page
     choose(page, "occlusion")
@@ -385,7 +445,7 @@ def test_a_chat_is_asked_as_messages(visit: Visit):
 def test_a_token_is_kept_for_the_tab_and_leaves_the_address(browser: Any):
     """From the address, or from the form that asks for it.
 
-    Mutant caught: `address(` left out of `takeToken`.
+    Mutant caught: `setAddress(` left out of `takeToken`.
     """
     with serving(small, access=Access(token=TOKEN)) as served:
         visit = Visit(browser, served.url)
@@ -411,6 +471,29 @@ def test_a_token_is_kept_for_the_tab_and_leaves_the_address(browser: Any):
         ask(page)
         page.wait_for_selector(DONE)
         assert TOKEN not in page.content()
+        visit.close()
+
+
+def test_a_token_in_a_link_never_replaces_one_that_works(browser: Any):
+    """A foreign page opens the app with a token of its own: the tab keeps its token. A token that is refused makes way.
+
+    Mutant caught: `useOfferedToken()` without `if (!server.hasToken())`.
+    """
+    with serving(small, access=Access(token=TOKEN)) as served:
+        visit = Visit(browser, served.url)
+        visit.allowed = ("401",)
+        page = visit.page
+        page.goto(f"{served.url}/#token={TOKEN}")
+        page.wait_for_selector("#app-dot[data-status=ready]")
+        page.evaluate("location.hash = '#token=a-token-of-another-page'")
+        page.wait_for_function("location.hash === ''")
+        page.reload()
+        page.wait_for_selector("#app-dot[data-status=ready]")
+        assert page.evaluate("sessionStorage.getItem('noiser-token')") == TOKEN
+        page.evaluate("sessionStorage.setItem('noiser-token', 'an-old-token-of-ours')")
+        page.goto(f"{served.url}/?again#token={TOKEN}")
+        page.wait_for_selector("#app-dot[data-status=ready]")
+        assert page.evaluate("sessionStorage.getItem('noiser-token')") == TOKEN
         visit.close()
 
 

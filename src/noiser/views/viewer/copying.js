@@ -89,18 +89,18 @@ function latexPiece({ share, role, special, bold }, text) {
 
 // What the command line prints for the same result with --format json, in one line.
 function toJson(view) {
-  const each = view.rows.map((row) => attributionJson(view, row));
-  if (!view.comparison) return JSON.stringify(each[0]);
+  const attributions = view.rows.map((row) => attributionJson(view, row));
+  if (!view.comparison) return JSON.stringify(attributions[0]);
   const { spearman, top3_overlap } = view.agreement;
-  const methods = view.rows.map((row) => row.method);
-  return JSON.stringify({ schema: 1, methods, attributions: each, agreement: { spearman, top3_overlap }, failures: view.failures });
+  const methods = view.rows.map((row) => row.label ?? row.method);
+  return JSON.stringify({ schema: 1, methods, attributions, agreement: { spearman, top3_overlap }, failures: view.failures });
 }
 
 function attributionJson(view, row) {
-  const { method, options, seed, unit, scores, notes, cost, curves } = row;
+  const { method, label, options, seed, unit, scores, notes, cost, curves } = row;
   const targets = view.targets.map(targetJson);
   return {
-    schema: 1, model: view.model, revision: view.revision, method, options, seed, prompt: view.prompt,
+    schema: 1, model: view.model, revision: view.revision, method, ...(label ? { label } : {}), options, seed, prompt: view.prompt,
     target: targets[0], targets, unit, scores, notes, cost, ...(curves && curves.length ? { curves } : {}),
   };
 }

@@ -33,16 +33,17 @@ function preparedRow(row, view) {
   return { method: "method", options: {}, seed: null, unit: "token", notes: {}, cost: null, curves: [], ...row, scores };
 }
 
-// The name of a row, unlike every other row's: its method, and where a method comes twice what sets its options apart.
+// The name of a row, unlike every other row's: its label. Older results have no labels: where a method comes twice, its name is followed
+// by the options that differ.
 function rowName(view, row) {
-  const own = view.rows[row];
-  const same = view.rows.filter((other) => other.method === own.method);
-  if (same.length === 1) return visible(own.method);
-  const differs = Object.keys(own.options).filter((key) =>
-    same.some((other) => JSON.stringify(other.options[key]) !== JSON.stringify(own.options[key])),
+  const { method, label = method, options } = view.rows[row];
+  const equal = view.rows.filter((other) => (other.label ?? other.method) === label);
+  if (equal.length === 1) return visible(label).replace(/,/g, ";");
+  const differs = Object.keys(options).filter((key) =>
+    equal.some((other) => JSON.stringify(other.options[key]) !== JSON.stringify(options[key])),
   );
-  const said = differs.map((key) => `${key}=${own.options[key]}`).join(" ") || `${same.indexOf(own) + 1}`;
-  return visible(`${own.method} (${clipped(said, 24)})`).replace(/,/g, ";");
+  const suffix = differs.map((key) => `${key}=${options[key]}`).join(" ") || `${equal.indexOf(view.rows[row]) + 1}`;
+  return visible(`${label} (${clipped(suffix, 24)})`).replace(/,/g, ";");
 }
 
 const COLUMNS = new WeakMap();

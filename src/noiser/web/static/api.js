@@ -1,6 +1,6 @@
-// The server: its addresses, the token that some servers want, answers that come piece by piece, and how far one is.
+// The server: its addresses, its token, answers that arrive as a stream of lines, and the progress line.
 
-// What went wrong, in words; `status` is the server's (0: none came), `retry` the seconds after which to ask again, or null.
+// An error of the server, or no answer. `status` is the HTTP status (0: no answer), `retry` the seconds to wait, or null.
 class ServerError extends Error {
   constructor(message, status, retry = null) {
     super(message);
@@ -10,84 +10,84 @@ class ServerError extends Error {
 }
 
 const server = (() => {
-  const GONE = "The server does not answer. Is noiser serve still running?";
-  const PLACE = "noiser-token";
-  let held = null;
+  const NO_ANSWER = "The server does not answer. Is noiser serve still running?";
+  const STORAGE_KEY = "noiser-token";
+  let kept = null;
 
-  // Keeps a token for this tab; where storage is forbidden, for as long as the page stays open.
+  // Keeps a token for this tab, or until the page is closed if the browser forbids storage.
   function keepToken(token) {
-    held = token;
+    kept = token;
     try {
-      sessionStorage.setItem(PLACE, token);
+      sessionStorage.setItem(STORAGE_KEY, token);
     } catch {
       // The page asks for it again after a reload.
     }
   }
 
   function token() {
-    if (held !== null) return held;
+    if (kept !== null) return kept;
     try {
-      return sessionStorage.getItem(PLACE);
+      return sessionStorage.getItem(STORAGE_KEY);
     } catch {
       return null;
     }
   }
 
-  // One request; a `body` makes it a POST. Raises ServerError, or the AbortError of `signal`.
+  // One request. With a `body` it is a POST. Raises ServerError, or the AbortError of `signal`.
   async function call(path, { body, signal } = {}) {
     const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
-    const given = { headers, signal, cache: "no-store", credentials: "omit" };
+    const options = { headers, signal, cache: "no-store", credentials: "omit" };
     if (body !== undefined) {
       headers["Content-Type"] = "application/json";
-      Object.assign(given, { method: "POST", body: JSON.stringify(body) });
+      Object.assign(options, { method: "POST", body: JSON.stringify(body) });
     }
-    const answer = await connected(fetch(path, given));
-    if (!answer.ok) throw await refusal(answer);
-    return answer;
+    const response = await describeFailure(fetch(path, options));
+    if (!response.ok) throw await errorOf(response);
+    return response;
   }
 
-  // The promise, a lost connection said in words.
-  async function connected(promise) {
+  // The promise, with a sentence for a lost connection.
+  async function describeFailure(promise) {
     try {
       return await promise;
     } catch (error) {
-      throw error.name === "AbortError" ? error : new ServerError(GONE, 0);
+      throw error.name === "AbortError" ? error : new ServerError(NO_ANSWER, 0);
     }
   }
 
-  async function refusal(answer) {
-    const seconds = Number.parseInt(answer.headers.get("Retry-After") || "", 10);
-    const said = await answer.json().catch(() => null);
-    const message = said && said.error && said.error.message;
-    const words = typeof message === "string" && message ? message : `the server answered with status ${answer.status}`;
-    return new ServerError(sentence(words), answer.status, Number.isFinite(seconds) ? seconds : null);
+  async function errorOf(response) {
+    const seconds = Number.parseInt(response.headers.get("Retry-After") || "", 10);
+    const body = await response.json().catch(() => null);
+    const message = body && body.error && body.error.message;
+    const words = typeof message === "string" && message ? message : `the server answered with status ${response.status}`;
+    return new ServerError(sentence(words), response.status, Number.isFinite(seconds) ? seconds : null);
   }
 
-  // The server's words as a sentence; what begins with a name stays as it is.
+  // The server's message as a sentence. A message that begins with a name keeps its first letter.
   function sentence(words) {
     const text = /^[a-z]+[ ,]/.test(words) ? words[0].toUpperCase() + words.slice(1) : words;
     return /[.!?\u2026]$/.test(text) ? text : `${text}.`;
   }
 
-  // Asks, and hands every event to `heard` as it comes; the result's event in the end.
-  async function explain(request, signal, heard) {
-    const answer = await call("/api/explain", { body: request, signal });
-    for await (const event of eventsOf(answer.body)) {
+  // Asks, calls `onEvent` with every event as it arrives, and returns the event of the result.
+  async function explain(request, signal, onEvent) {
+    const response = await call("/api/explain", { body: request, signal });
+    for await (const event of eventsOf(response.body)) {
       if (event.event === "result") return event;
       if (event.event === "error") throw new ServerError(sentence(String(event.message)), 200);
-      heard(event);
+      onEvent(event);
     }
     throw new ServerError("The server stopped before it had an answer. Ask again.", 0);
   }
 
-  // The JSON lines of a body. The pieces of a line are joined once, so that a large view costs no more than its length.
+  // The JSON lines of a body. The pieces of a line are joined once, so a large view is read in linear time.
   async function* eventsOf(body) {
     const reader = body.getReader();
     const decoder = new TextDecoder();
     let pieces = [];
     try {
       for (;;) {
-        const { done, value } = await connected(reader.read());
+        const { done, value } = await describeFailure(reader.read());
         const lines = done ? ["", ""] : decoder.decode(value, { stream: true }).split("\n");
         pieces.push(lines[0]);
         for (const next of lines.slice(1)) {
@@ -105,21 +105,22 @@ const server = (() => {
   return {
     explain,
     keepToken,
+    hasToken: () => token() !== null,
     // What the server offers: model, limits, methods, examples.
     about: async () => (await call("/api/about")).json(),
-    // The page of one file that a view is put into.
+    // The page that `sharing.page` puts a view into.
     template: async () => (await call("/template.html")).text(),
   };
 })();
 
-// How far a job is: the bar, and words for those who look and for those who listen.
+// The progress of a job: a bar, a line of text, and announcements for screen readers.
 const progressLine = (() => {
-  const SAID_EVERY = 3000;
+  const ANNOUNCE_INTERVAL = 3000;
   const part = (name) => document.getElementById(`app-${name}`);
-  let lastSaid = 0;
+  let lastAnnounced = 0;
 
-  // One event of a job under way.
-  function heard(event) {
+  // One event of a running job.
+  function onEvent(event) {
     if (event.event === "queued") {
       const ahead = event.ahead === 1 ? "1 question is" : `${event.ahead} questions are`;
       return show(null, event.ahead ? `Waiting: ${ahead} ahead.` : "It is next.", true);
@@ -139,7 +140,7 @@ const progressLine = (() => {
     return seconds < 100 ? `${Math.ceil(seconds)} s` : `${thousands(Math.ceil(seconds / 60))} min`;
   }
 
-  // The bar (null: no end is known; undefined: none) and what is said beside it; a bar never goes back.
+  // The bar and the text beside it. `share` is null if no end is known, and undefined if there is no bar. A bar never goes back.
   function show(share, words, atOnce) {
     const bar = part("progress");
     bar.hidden = share === undefined;
@@ -149,12 +150,12 @@ const progressLine = (() => {
     if (words) say(words, atOnce);
   }
 
-  // For those who listen: not more often than they can follow.
+  // Announces text to screen readers, not more often than they can follow.
   function say(words, atOnce) {
-    if (!atOnce && performance.now() - lastSaid < SAID_EVERY) return;
-    lastSaid = performance.now();
+    if (!atOnce && performance.now() - lastAnnounced < ANNOUNCE_INTERVAL) return;
+    lastAnnounced = performance.now();
     part("said").textContent = words;
   }
 
-  return { heard, show, say };
+  return { onEvent, show, say };
 })();

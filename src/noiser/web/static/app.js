@@ -1,23 +1,26 @@
-// The app: asks, shows how far it is, and mounts the viewer.
+// The app: asks the server, shows the progress, and mounts the viewer.
 
 const app = (() => {
   const part = (name) => document.getElementById(`app-${name}`);
-  let about = null;
-  let failed = null;
-  let running = null;
-  let waiting = null;
-  let shown = null;
-  let mounted = null;
+  let about = null; // the server's last answer to /api/about
+  let failure = null; // why there is no model
+  let running = null; // the AbortController of the question under way
+  let waiting = null; // a question that waits for the token
+  let linked = null; // the question of a link, {request, fragment}, until it is asked
+  let offeredToken = null; // a token from the address, used only if the server refuses the one that is kept
+  let shown = null; // the entry of the visit that is on show
+  let mounted = null; // its viewer
   let theme = "auto";
+  const LINK_HINT = "The question of this link is in the form. Press Ask to ask it.";
 
   function start() {
     takeToken();
     targetForm.start();
-    promptBox.start(() => targetForm.follow(promptBox.spaceNext()));
+    promptBox.start(() => targetForm.setSpace(promptBox.spaceNext()));
     visit.start(reopen);
-    part("form").addEventListener("submit", submitted);
+    part("form").addEventListener("submit", onSubmit);
     part("form").addEventListener("invalid", (event) => {
-      part("error").textContent = ""; // the browser says what is wrong now
+      part("error").textContent = ""; // the browser shows its own message now
       reveal(event.target);
     }, true);
     part("form").addEventListener("keydown", (event) => {
@@ -29,77 +32,89 @@ const app = (() => {
       if (event.key === "Escape" && running && !part("view").contains(event.target)) cancel();
     });
     part("cancel").addEventListener("click", cancel);
-    part("token").addEventListener("submit", tokenGiven);
+    part("token").addEventListener("submit", onToken);
     part("skip").addEventListener("click", skip);
     part("save").addEventListener("click", save);
     part("link").addEventListener("click", copyLink);
-    addEventListener("hashchange", () => (takeToken() ? meet() : about && openLink()));
+    addEventListener("hashchange", () => (takeToken() ? connect() : about && openLink()));
     promptBox.focus();
-    meet();
+    connect();
   }
 
-  // A token in the address is kept, and taken out of the address at once.
+  // Takes a token out of the address at once. A token that works is never replaced: another page may have made this address.
   function takeToken() {
-    const found = /[#&]token=([^&]*)/.exec(location.hash);
-    if (!found) return false;
+    const match = /[#&]token=([^&]*)/.exec(location.hash);
+    if (!match) return false;
     try {
-      server.keepToken(decodeURIComponent(found[1]));
+      offeredToken = decodeURIComponent(match[1]);
+      if (!server.hasToken()) useOfferedToken();
     } catch (error) {
       if (!(error instanceof URIError)) throw error;
     }
     const rest = location.hash.slice(1).split("&").filter((piece) => !piece.startsWith("token="));
-    address(rest.length ? `#${rest.join("&")}` : "");
+    setAddress(rest.length ? `#${rest.join("&")}` : "");
     return true;
   }
 
-  function address(fragment) {
+  function useOfferedToken() {
+    server.keepToken(offeredToken);
+    offeredToken = null;
+  }
+
+  function setAddress(fragment) {
     history.replaceState(null, "", location.pathname + fragment);
   }
 
-  // Asks the server what it offers until its model is there.
-  async function meet() {
+  // Asks the server what it offers, again and again until its model is loaded.
+  async function connect() {
     try {
       const now = await server.about();
-      failed = now.status === "failed" ? now.message || "The model could not be loaded." : null;
+      offeredToken = null;
+      failure = now.status === "failed" ? now.message || "The model could not be loaded." : null;
       part("token").hidden = true;
       part("form").hidden = false;
-      if (!about) ready(now);
+      const first = !about;
       about = now;
+      if (first) prepareForm();
       showModel(now);
-      offer(now);
-      if (now.status === "loading") setTimeout(meet, 1000);
+      offerChats(now);
+      if (now.status === "loading") setTimeout(connect, 1000);
       if (waiting) ask(waiting, "");
       waiting = null;
     } catch (error) {
-      if (error.status === 401) return wantToken();
+      if (error.status === 401 && offeredToken !== null) {
+        useOfferedToken();
+        return connect();
+      }
+      if (error.status === 401) return askForToken();
       if (!(error instanceof ServerError)) throw error;
-      model("failed", error.message);
-      setTimeout(meet, 3000);
+      setModelLine("failed", error.message);
+      setTimeout(connect, 3000);
     }
   }
 
   function showModel(now) {
-    const words = { loading: "The model is being loaded\u2026", failed: `No model: ${visible(failed)}` };
-    model(now.status, words[now.status] || visible(now.model));
+    const words = { loading: "The model is being loaded\u2026", failed: `No model: ${visible(failure)}` };
+    setModelLine(now.status, words[now.status] || visible(now.model));
   }
 
-  function model(status, words) {
+  function setModelLine(status, words) {
     part("dot").dataset.status = status;
     if (part("model").textContent !== words) part("model").textContent = words;
   }
 
   // The parts of the form that depend on the server, once.
-  function ready(now) {
-    methodsForm.start(now);
-    targetForm.limit(now.limits.max_generate);
+  function prepareForm() {
+    methodsForm.start(about);
+    targetForm.limit(about.limits.max_generate);
     openLink();
   }
 
-  // Chats and examples of chats, once the model is there and is known to take them.
-  function offer(now) {
-    const chats = now.chat || now.status !== "ready";
-    promptBox.offerChat(now.chat, chats);
-    const examples = now.examples.filter((example) => chats || !example.messages);
+  // Chats, and examples of chats, once the model is loaded and takes them.
+  function offerChats(now) {
+    const possible = now.chat || now.status !== "ready";
+    promptBox.offerChat(now.chat, possible);
+    const examples = now.examples.filter((example) => possible || !example.messages);
     if (part("examples").childElementCount === examples.length) return;
     part("examples").hidden = !examples.length;
     const button = (example) => h("button", { type: "button", text: example.title, on: { click: () => tryExample(example) } });
@@ -107,58 +122,70 @@ const app = (() => {
   }
 
   function tryExample(example) {
-    fill(example);
+    fillForm(example);
     part("form").requestSubmit();
   }
 
-  function fill(request) {
+  function fillForm(request) {
+    linked = null;
     promptBox.fill(request);
     targetForm.fill(request);
     methodsForm.fill(request);
   }
 
-  // A link asks its question as soon as the page is open.
+  function readForm() {
+    return { ...promptBox.read(), ...methodsForm.read(), ...targetForm.read() };
+  }
+
+  // A link fills the form. It asks nothing by itself: any page can open a link, and a question costs the server work.
   function openLink() {
     try {
       const request = links.read(location.hash);
       if (!request) return;
-      fill(request);
-      ask(request, location.hash);
+      stop();
+      fillForm(request);
+      linked = { key: JSON.stringify(readForm()), fragment: location.hash };
+      part("words").textContent = LINK_HINT;
+      progressLine.say(LINK_HINT, true);
+      part("ask").focus();
     } catch (error) {
-      complain(error);
+      showError(error);
     }
   }
 
-  function wantToken() {
-    model("failed", "waiting for the token");
+  function askForToken() {
+    setModelLine("failed", "waiting for the token");
     part("form").hidden = true;
     part("token").hidden = false;
     part("token-text").focus();
   }
 
-  function tokenGiven(event) {
+  function onToken(event) {
     event.preventDefault();
     server.keepToken(part("token-text").value.trim());
     part("token-text").value = "";
-    meet();
+    connect();
   }
 
-  function submitted(event) {
+  function onSubmit(event) {
     event.preventDefault();
     try {
       if (!about) throw new FormProblem("The server has not answered yet.", null);
-      ask({ ...promptBox.read(), ...methodsForm.read(), ...targetForm.read() }, "");
+      const request = readForm();
+      const same = linked && linked.key === JSON.stringify(request);
+      ask(request, same ? linked.fragment : "");
+      linked = null;
     } catch (error) {
-      complain(error);
+      showError(error);
     }
   }
 
-  // Opens what hides a field.
+  // Opens everything that hides a field.
   function reveal(field) {
     for (let box = field.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
   }
 
-  function complain(error) {
+  function showError(error) {
     if (!(error instanceof FormProblem || error instanceof ServerError)) throw error;
     const hint = error.retry && error.status === 429 ? ` Ask again in about ${error.retry} s.` : "";
     part("error").textContent = error.message + hint;
@@ -167,38 +194,38 @@ const app = (() => {
     error.field.focus();
   }
 
-  // Puts one question; a question that is still under way is given up. `fragment` holds a viewer's state, from a link.
+  // Asks one question, and gives up the one under way. `fragment` is that of a link, with the viewer's state, or empty.
   async function ask(request, fragment) {
     stop();
     const control = new AbortController();
     running = control;
     part("error").textContent = "";
-    busy(true);
+    setBusy(true);
     progressLine.show(null, "Asking\u2026", true);
     try {
-      const { view } = await answered(request, control.signal);
+      const { view } = await answer(request, control.signal);
       if (running !== control) return;
       stop();
       show({ request, view, state: fragment ? fromFragment(fragment, view) : {}, linked: Boolean(fragment) });
       visit.add(shown);
-      bringUp();
+      scrollToResult();
     } catch (error) {
       if (running !== control || error.name === "AbortError") return;
       stop();
       if (error.status === 401) {
         waiting = request;
-        wantToken();
+        askForToken();
       }
-      complain(error);
+      showError(error);
     }
   }
 
-  // The result; while the model is being loaded the question waits for it.
-  async function answered(request, signal) {
+  // The result. While the model is being loaded, the question waits for it.
+  async function answer(request, signal) {
     for (;;) {
-      if (failed) throw new ServerError(`No model: ${failed}`, 503);
+      if (failure) throw new ServerError(`No model: ${failure}`, 503);
       try {
-        return await server.explain(request, signal, progressLine.heard);
+        return await server.explain(request, signal, progressLine.onEvent);
       } catch (error) {
         if (error.status !== 503 || error.retry === null) throw error;
         progressLine.show(null, "The model is still being loaded; the question is asked as soon as it is there.", true);
@@ -222,7 +249,7 @@ const app = (() => {
     const control = running;
     running = null;
     control.abort();
-    busy(false);
+    setBusy(false);
     progressLine.show(undefined, "", false);
   }
 
@@ -233,46 +260,46 @@ const app = (() => {
     part("ask").focus();
   }
 
-  function busy(now) {
-    part("cancel").hidden = !now;
-    part("result").setAttribute("aria-busy", String(now));
-    document.body.classList.toggle("app-busy", now);
+  function setBusy(busy) {
+    part("cancel").hidden = !busy;
+    part("result").setAttribute("aria-busy", String(busy));
+    document.body.classList.toggle("app-busy", busy);
   }
 
   function show(entry) {
     if (mounted) mounted.destroy();
     shown = entry;
     part("view").replaceChildren();
-    mounted = mount(part("view"), entry.view, { fragment: false, level: 3, state: { ...entry.state, theme }, onState: changed });
+    mounted = mount(part("view"), entry.view, { fragment: false, level: 3, state: { ...entry.state, theme }, onState });
     entry.state = mounted.store.get();
-    if (entry.linked || location.hash) address(entry.linked ? links.write(entry.request, toFragment(entry.state, entry.view)) : "");
+    if (entry.linked || location.hash) setAddress(entry.linked ? links.write(entry.request, toFragment(entry.state, entry.view)) : "");
     part("share").hidden = false;
     part("shared").textContent = "";
     document.title = `${entry.view.title} \u00b7 noiser`;
   }
 
-  // The viewer's state belongs to the entry, its theme to the page; where a link opened the page, the state stands in the address as well.
-  function changed(state, fragment) {
+  // The viewer's state belongs to the entry, the theme to the page. If a link opened the page, its address holds the state too.
+  function onState(state, fragment) {
     shown.state = state;
     theme = document.body.dataset.theme = state.theme;
-    if (shown.linked) address(links.write(shown.request, fragment));
+    if (shown.linked) setAddress(links.write(shown.request, fragment));
   }
 
   function reopen(entry) {
     stop();
     part("error").textContent = "";
-    fill(entry.request);
+    fillForm(entry.request);
     show(entry);
     visit.show(entry);
     progressLine.say(`Shown again: ${entry.view.title}`, true);
   }
 
-  // A new result is brought into sight, and said.
-  function bringUp() {
+  // Scrolls to a new result, and announces it.
+  function scrollToResult() {
     progressLine.say(`Result: ${shown.view.title}`, true);
-    const quiet = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (part("result").getBoundingClientRect().top < innerHeight * 0.6) return;
-    part("result").scrollIntoView({ behavior: quiet ? "auto" : "smooth", block: "start" });
+    part("result").scrollIntoView({ behavior: reduced ? "auto" : "smooth", block: "start" });
   }
 
   function skip(event) {
@@ -283,12 +310,12 @@ const app = (() => {
 
   async function save() {
     try {
-      const seen = { ...shown.view, state: toFragment(shown.state, shown.view) }; // the file opens as it was left
-      const page = sharing.page(await server.template(), seen);
+      const view = { ...shown.view, state: toFragment(shown.state, shown.view) }; // the file opens as it was left
+      const page = sharing.page(await server.template(), view);
       download(new Blob([page], { type: "text/html" }), fileName(shown.view, "html"));
       part("shared").textContent = "Saved.";
     } catch (error) {
-      complain(error);
+      showError(error);
     }
   }
 

@@ -1,4 +1,4 @@
-// The prompt: a text, or the messages of a chat; what is typed in one stays there while the other is shown.
+// The prompt: a text, or the messages of a chat. Each keeps what was typed while the other is shown.
 
 const promptBox = (() => {
   const ROLES = ["system", "user", "assistant"];
@@ -7,9 +7,9 @@ const promptBox = (() => {
 
   const kind = () => document.querySelector('input[name="kind"]:checked').value;
 
-  // `told` is called whenever what is asked about changes.
-  function start(told) {
-    changed = told;
+  // `onChange` is called whenever the prompt changes.
+  function start(onChange) {
+    changed = onChange;
     part("prompt").addEventListener("input", count);
     part("kind").addEventListener("change", show);
     part("add-message").addEventListener("click", () => {
@@ -20,7 +20,7 @@ const promptBox = (() => {
     count();
   }
 
-  // Chats are offered where the tokenizer has a template for them; until that is known one may stay open.
+  // Chats are offered if the tokenizer has a chat template. A chat may stay open until that is known.
   function offerChat(offered, possible) {
     part("kind").hidden = !offered;
     if (!possible) choose("text");
@@ -37,7 +37,7 @@ const promptBox = (() => {
     changed();
   }
 
-  // How long the text is, and what is easily overlooked at its end.
+  // The length of the text, and a hint if it ends with a space.
   function count() {
     const text = part("prompt").value;
     const letters = text.length > 100000 ? text.length : Array.from(text).length;
@@ -46,7 +46,7 @@ const promptBox = (() => {
     changed();
   }
 
-  // Whether what comes next usually begins with a space.
+  // Whether the next word usually begins with a space.
   function spaceNext() {
     return kind() === "text" && !/\s$/.test(part("prompt").value);
   }
@@ -59,13 +59,13 @@ const promptBox = (() => {
   function addMessage(role, content) {
     const roles = ROLES.includes(role) ? ROLES : [...ROLES, role];
     const label = "Remove this message";
-    const forget = { type: "button", class: "app-remove", "aria-label": label, text: "\u00d7", on: { click: () => remove(row) } };
+    const removeButton = { type: "button", class: "app-remove", "aria-label": label, text: "\u00d7", on: { click: () => remove(row) } };
     const row = h(
       "li",
       { class: "app-message" },
       h("select", { "aria-label": "Role" }, roles.map((name) => h("option", { value: name, text: visible(name) }))),
       h("textarea", { rows: 2, spellcheck: "false", "aria-label": "Message", on: { input: () => changed() } }),
-      h("button", forget),
+      h("button", removeButton),
     );
     row.querySelector("select").value = role;
     row.querySelector("textarea").value = content;
@@ -74,9 +74,9 @@ const promptBox = (() => {
   }
 
   function remove(row) {
-    const beside = row.nextElementSibling || row.previousElementSibling;
+    const neighbour = row.nextElementSibling || row.previousElementSibling;
     row.remove();
-    (beside ? beside.querySelector("textarea") : part("add-message")).focus();
+    (neighbour ? neighbour.querySelector("textarea") : part("add-message")).focus();
     changed();
   }
 
@@ -87,7 +87,7 @@ const promptBox = (() => {
     }));
   }
 
-  // The prompt's part of a request. Raises FormProblem where nothing is written.
+  // The prompt's part of a request. Raises FormProblem if the prompt is empty.
   function read() {
     if (kind() === "text") {
       if (!part("prompt").value) throw new FormProblem("Write a prompt first.", part("prompt"));
@@ -100,7 +100,7 @@ const promptBox = (() => {
     return { messages };
   }
 
-  // Shows the prompt of a request.
+  // Fills in the prompt of a request.
   function fill(request) {
     if (request.messages) {
       part("messages").replaceChildren();

@@ -1,6 +1,6 @@
-// What was asked in this visit, in memory only; links that ask it again; results as a file.
+// Links to questions, the questions of this visit (in memory only), and results as files.
 
-// A question as a link's fragment, and back.
+// A question as the fragment of a link, and back.
 const links = (() => {
   const TEXTS = ["prompt", "target", "foil", "continuation", "quantity"];
 
@@ -11,12 +11,12 @@ const links = (() => {
     return `#ask=${btoa(letters).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "")}${state ? `&${state}` : ""}`;
   }
 
-  // The request in a fragment; null where there is none. Raises FormProblem for one that is not whole.
+  // The request in a fragment, or null. Raises FormProblem for a damaged one.
   function read(fragment) {
-    const found = /[#&]ask=([^&]*)/.exec(fragment);
-    if (!found) return null;
+    const match = /[#&]ask=([^&]*)/.exec(fragment);
+    if (!match) return null;
     try {
-      const letters = atob(found[1].replace(/-/g, "+").replace(/_/g, "/"));
+      const letters = atob(match[1].replace(/-/g, "+").replace(/_/g, "/"));
       const text = new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(letters, (letter) => letter.charCodeAt(0)));
       return checked(JSON.parse(text));
     } catch (error) {
@@ -26,8 +26,8 @@ const links = (() => {
 
   const problem = () => new FormProblem("The question in this link is damaged; perhaps a part of the link was lost.", null);
 
-  // Only what a form can hold: the server checks the rest.
-  function checked(given) {
+  // The request, if a form can hold it. The server checks the rest.
+  function checked(value) {
     const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
     const isMessage = (value) => isObject(value) && typeof value.role === "string" && typeof value.content === "string";
     const isWhole = (value) => Number.isSafeInteger(value) && value >= 0;
@@ -39,11 +39,11 @@ const links = (() => {
       curves: (value) => typeof value === "boolean",
     };
     TEXTS.forEach((name) => (fits[name] = (value) => typeof value === "string"));
-    if (!isObject(given) || (given.prompt === undefined) === (given.messages === undefined)) throw problem();
+    if (!isObject(value) || (value.prompt === undefined) === (value.messages === undefined)) throw problem();
     const request = {};
-    for (const [name, value] of Object.entries(given)) {
-      if (!Object.hasOwn(fits, name) || !fits[name](value)) throw problem();
-      request[name] = value;
+    for (const [name, content] of Object.entries(value)) {
+      if (!Object.hasOwn(fits, name) || !fits[name](content)) throw problem();
+      request[name] = content;
     }
     return request;
   }
@@ -51,27 +51,27 @@ const links = (() => {
   return { write, read };
 })();
 
-// What was asked so far, the newest first.
+// The questions of this visit, the newest first.
 const visit = (() => {
-  const MOST = 30;
+  const MAX_ENTRIES = 30;
   const part = (name) => document.getElementById(`app-${name}`);
   let entries = [];
   let current = null;
   let open = () => {};
 
-  // `opened` is called with the entry that a reader wants to see again.
-  function start(opened) {
-    open = opened;
+  // `onOpen` is called with the entry that a reader opens again.
+  function start(onOpen) {
+    open = onOpen;
   }
 
-  // Keeps a result: {request, view, state}; asked before with the same answer, it moves to the front.
+  // Keeps a result, {request, view, state}. An equal request replaces the older one.
   function add(entry) {
     const same = JSON.stringify(entry.request);
-    entries = [entry, ...entries.filter((other) => JSON.stringify(other.request) !== same)].slice(0, MOST);
+    entries = [entry, ...entries.filter((other) => JSON.stringify(other.request) !== same)].slice(0, MAX_ENTRIES);
     show(entry);
   }
 
-  // Marks the entry that is on show.
+  // Marks the entry that is shown.
   function show(entry) {
     current = entry;
     part("visit").hidden = !entries.length;
@@ -79,7 +79,7 @@ const visit = (() => {
   }
 
   function item(entry) {
-    const methods = entry.view.rows.map((row) => visible(row.method).replaceAll("_", " ")).join(", ");
+    const methods = entry.view.rows.map((row) => visible(row.label || row.method).replaceAll("_", " ")).join(", ");
     const here = entry === current ? "true" : null;
     const again = h(
       "button",
@@ -88,11 +88,11 @@ const visit = (() => {
       h("span", { class: "app-hint", text: methods }),
     );
     const label = `Forget ${entry.view.title}`;
-    const forget = { type: "button", class: "app-remove", "aria-label": label, text: "\u00d7", on: { click: () => remove(entry) } };
-    return h("li", {}, again, h("button", forget));
+    const removeButton = { type: "button", class: "app-remove", "aria-label": label, text: "\u00d7", on: { click: () => remove(entry) } };
+    return h("li", {}, again, h("button", removeButton));
   }
 
-  // A long prompt is cut before the answer, so that both stay in sight.
+  // The prompt and the answer of a title. CSS cuts a long prompt, so that the answer stays visible.
   function titleParts(title) {
     const at = title.lastIndexOf(" \u2192 ");
     return at < 0 ? h("span", { text: title }) : [h("span", { text: title.slice(0, at) }), h("b", { text: title.slice(at) })];
@@ -109,16 +109,16 @@ const visit = (() => {
   return { start, add, show };
 })();
 
-// A view as a file of its own: the viewer's page with the view in it.
+// A view as a file: the viewer's page with the view in it.
 const sharing = (() => {
   const EMPTY = '<script type="application/json" class="noiser-data">[]<\/script>';
 
-  // JSON that may stand in a script element: nothing in it can end the element or begin a comment.
+  // JSON inside a script element. Nothing in it can end the element or start a comment.
   function inScript(value) {
     return JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
   }
 
-  // The whole page of one view.
+  // The page of one view.
   function page(template, view) {
     if (!template.includes(EMPTY)) throw new ServerError("The server\u2019s page has no place for a result.", 0);
     const title = view.title.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
