@@ -8,6 +8,7 @@ top of the JSON; the address repeated in its error.
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
@@ -287,6 +288,7 @@ def test_a_file_gets_it_instead(run, tmp_path):
     ],
 )
 def test_what_does_not_exist_or_fit_is_said_before_weights_are_read(run, monkeypatch, wrong, said):
+    import_module("noiser.judges.local")  # it would keep the patched name
     monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: pytest.fail("weights were read"))
     code, out, err = run(PROMPT, *wrong, judges=())
     assert (code, out) == (2, "")
