@@ -24,6 +24,7 @@ from noiser.text.prompt import Turn
 from noiser.views.terminal.answer_case import render_case, to_text
 from tests.conftest import byte_tokenizer, tiny
 
+import_module("noiser.judges.local")  # imported under a patched loader, it would keep the patch
 PROMPT = "The king of the city of"
 FAST = ("--method", "input_x_gradient", "--target", "Paris")
 EVIL = "\x1b[31mParis [bold]x[/bold]\x07"
@@ -288,7 +289,6 @@ def test_a_file_gets_it_instead(run, tmp_path):
     ],
 )
 def test_what_does_not_exist_or_fit_is_said_before_weights_are_read(run, monkeypatch, wrong, said):
-    import_module("noiser.judges.local")  # it would keep the patched name
     monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: pytest.fail("weights were read"))
     code, out, err = run(PROMPT, *wrong, judges=())
     assert (code, out) == (2, "")
