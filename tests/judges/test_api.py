@@ -305,9 +305,9 @@ def test_half_a_surrogate_pair_cannot_be_sent_and_fails_alone():
 def test_many_given_up_in_a_row_end_it(connections, lost):
     calls = [ask(str(number)) for number in range(60)]
     heard = {}
-    with FaultServer(reply, lambda request: refusal(500, "down") if request.number > 20 else None) as server:
-        backend = backend_at(server, max_connections=connections, total_timeout=0.2)
-        with pytest.raises(RunError, match=f"{lost} questions in a row were lost.*500: down.*the same command goes on from there"):
+    with FaultServer(reply, lambda request: refusal(400, "down") if request.number > 20 else None) as server:
+        backend = backend_at(server, max_connections=connections)
+        with pytest.raises(RunError, match=f"{lost} questions in a row were lost.*400: down.*the same command goes on from there"):
             backend.complete(calls, heard.__setitem__)
     kinds = Counter(type(each) for each in heard.values())
     assert kinds == {Completion: 20, JudgeError: kinds[JudgeError]}
@@ -317,8 +317,8 @@ def test_many_given_up_in_a_row_end_it(connections, lost):
 
 def test_given_up_now_and_then_does_not_end_it():
     calls = [ask(str(number)) for number in range(60)]
-    with FaultServer(reply, lambda request: refusal(500) if request.last.isdigit() and int(request.last) % 7 else None) as server:
-        found = heard_from(backend_at(server, max_connections=1, total_timeout=0.03), calls)
+    with FaultServer(reply, lambda request: refusal(400) if request.last.isdigit() and int(request.last) % 7 else None) as server:
+        found = heard_from(backend_at(server, max_connections=1), calls)
     assert Counter(map(type, found)) == {JudgeError: 51, Completion: 9}
 
 

@@ -50,7 +50,9 @@ _EDGES = (
     " \t\r\n\"'`*_.,;:!?()[]{}<>\u00ab\u00bb\u2018\u2019\u201c\u201d\u201e\u2026\u2039\u203a\u060c\u061f"
     "\u3001\u3002\u300c\u300d\u300e\u300f\uff01\uff0c\uff1f\ufeff"
 )
-_FINISHED_STRING = re.compile(r'("(?:[^"\\]|\\.)*")\s*(?=[,\]])', re.DOTALL)
+_BLANKS = re.compile(r"\s+")
+_FINISHED_STRING = re.compile(r'("(?:[^"\\]|\\.)*+")\s*+(?=[,\]])|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+"""Strings of a JSON array. The group holds a finished one; any other is passed over as a whole, so that the time is linear."""
 
 
 def parse_reply(text: str, finish: str, prompt: JudgePrompt, structured: bool) -> tuple[ReplyStatus, tuple[str, ...]]:
@@ -172,7 +174,7 @@ def _list_items(text: str) -> list[str] | None:
 
 def _without_remark(item: str) -> str:
     bold = _BOLD.match(item)
-    return bold[2] if bold else _REMARK.sub("", item)
+    return bold[2] if bold else _REMARK.sub("", _BLANKS.sub(" ", item))  # on long blanks the remark takes quadratic time
 
 
 def _without_and(items: list[str]) -> list[str]:

@@ -108,6 +108,6 @@ def _number(text: str) -> float | None:
 def _seconds_until(text: str) -> float | None:
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+        return max((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, IndexError, OverflowError):  # a server may send any text
         return None
-    return max((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time(), 0.0)
