@@ -116,7 +116,7 @@ def main() -> None:
     seconds = round(time.perf_counter() - start, 1)
     print(json.dumps({"seconds": seconds, "judge": dict(judge.counts), **compare_searches(evaluation)}))
     if arguments.json:
-        summaries = answer_summaries(evaluation.records, evaluation.methods, evaluation.metrics, evaluation.seed)
+        summaries = answer_summaries(evaluation.records, evaluation.methods, evaluation.metrics)
         Path(arguments.json).write_text(json.dumps([summary.to_dict() for summary in summaries]))
 
 

@@ -62,11 +62,20 @@ def test_the_table_has_methods_metrics_intervals_groups_controls_and_accounting(
         assert wanted in out
     assert "permuted:occlusion" in out
     assert "63 planned = 63 ok" in out
-    assert "only 3 clusters: the intervals are rough" in out
+    assert "3 clusters: too few for an interval; at least 5 are needed" in out
     line = next(line for line in out.splitlines() if line.startswith("occlusion"))
-    assert "[" in line
+    assert "[" not in line
     assert " a" in line
     assert "token" in out.splitlines()[-1]
+
+
+def test_five_prompts_are_enough_for_intervals(run, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("The sky is\nGrass is so\nSnow is [bold]\nA cat is\nThe sea is\n")
+    code, out, _ = run("evaluate", "--prompts", file, *FAST, "--metrics", "soft_ns,aopc")
+    assert code == 0
+    assert "only 5 clusters: the intervals are rough" in out
+    assert "[" in next(line for line in out.splitlines() if line.startswith("occlusion"))
 
 
 def test_json_is_strict_and_whole(run, prompts):

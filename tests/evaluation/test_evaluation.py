@@ -387,6 +387,42 @@ def test_pairing_finds_what_the_intervals_of_single_rows_cannot():
     assert difference["p_holm"] < 1e-6
 
 
+def test_below_five_clusters_nothing_has_an_interval_or_a_test():
+    values = np.random.default_rng(3).normal(5, 0.1, 12)
+    for clusters, remark in ((4, "4 clusters: too few for an interval; at least 5 are needed"), (1, "1 cluster: too few for an interval")):
+        groups = [f"g{sample % clusters}" for sample in range(12)]
+        table = made({"a": values, "b": values - 1, "random": values - 2}, groups=groups)
+        assert table.remarks == (table.remarks[0],)
+        assert table.remarks[0].startswith(remark)
+        assert [(row.mean.low, row.mean.high, row.log_ratio.low, row.log_ratio.high) for row in table.rows] == [(None,) * 4] * 3
+        assert [row.group for row in table.rows] == ["a", "a", ""]
+        (difference,) = table.differences
+        assert difference["value"] == pytest.approx(1.0)
+        assert [difference[name] for name in ("low", "high", "p", "p_holm")] == [None] * 4
+    table = made({"a": values, "b": values - 1, "random": values - 2}, groups=[f"g{sample % 5}" for sample in range(12)])
+    assert table.remarks[-1] == "only 5 clusters: the intervals are rough"
+    assert table.rows[0].mean.low < table.rows[0].mean.value < table.rows[0].mean.high
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_a_difference_is_significant_exactly_if_its_interval_excludes_zero(better):
+    rng = np.random.default_rng(4)
+    told = []
+    for _ in range(60):
+        base, step = rng.exponential(size=8) + 1, rng.normal(0.5, 0.7, 8)
+        (difference,) = made({"a": base + step, "b": base}, better=better, controls=()).differences
+        assert difference["low"] < difference["value"] < difference["high"]
+        assert (difference["p"] < 0.05) == (not difference["low"] <= 0 <= difference["high"])
+        told.append(difference["p"] < 0.05)
+    assert 5 < sum(told) < 55
+
+
+def test_an_interval_ends_where_the_quantity_does():
+    values = np.array([0.0, 0.0, 0.0, 0.1, 0.0, 1.0])
+    assert made({"a": values, "random": values + 1}).rows[0].mean.low == 0.0, "soft metrics are not negative"
+    assert made({"a": values, "random": values + 1}, relative=False).rows[0].mean.low < 0.0
+
+
 def test_clusters_widen_intervals():
     rng = np.random.default_rng(2)
     groups = [f"g{sample // 10}" for sample in range(100)]

@@ -126,14 +126,14 @@ def test_the_shares_of_the_report_are_those_of_the_scores(done):
     """Against sums over characters, by hand, for the control that has the same score everywhere."""
     folder = RunFolder.open(done)
     cell = next(each for each in RunContents(folder).cells if each.data == "longra:match=none")
-    found = by_type(cell, RecordIndex(folder), 0)
+    found = by_type(cell, RecordIndex(folder))
     assert set(found) == {"capital-world", "all"}
     text = "In Peru0 (Oh no). The capital,"
     (own,) = {each for each in found["all"] if each.startswith("occl")}
     assert sum(number.value for number in found["all"][own].parts.values()) == pytest.approx(1.0)
     shares = found["all"]["random"].parts
     assert found["all"]["random"].samples == 4
-    assert all(0 < shares[each].value < 1 and shares[each].low < shares[each].value < shares[each].high for each in PARTS)
+    assert all(0 < shares[each].value < 1 and shares[each].low is None for each in PARTS), "too few clusters"
     assert len(text) == 30
 
 

@@ -25,7 +25,7 @@ from noiser.experiments.trials import VALUE, RunContents
 from noiser.results.answer_comparison import faithfulness_correlations, judge_agreements, kappa, minimal_words_summaries, spearman
 from noiser.results.answerability import answer_summaries, answerers
 from noiser.results.evaluation import Evaluation
-from noiser.results.records import MethodRow, MetricColumn, Record
+from noiser.results.records import MethodRow, MetricColumn, Number, Record
 from noiser.results.tables import summarise
 from noiser.storage import create_once, encode, read_created
 from noiser.views.plots import break_name, spread_apart
@@ -69,7 +69,7 @@ def test_rates_and_scores_are_those_by_hand_and_a_refusal_counts_as_wrong():
     assert (good.rate.wilson.low, good.rate.wilson.high) == pytest.approx(by_hand(3, 10))
     assert good.score.value == pytest.approx(1.5 / 10)
     assert good.score_answered.value == pytest.approx(1.5 / 3)
-    assert good.score_answered.low is None, "some resamples have no right answer"
+    assert good.score_answered.low is None, "three clusters with a right answer are too few"
     assert top5.rows[0].score_answered.low < top5.rows[0].score_answered.value < top5.rows[0].score_answered.high
     assert good.mass.value == pytest.approx((1.5 + 7 * 0.7) / 10)
     assert good.rate.clustered.low < 0.3 < good.rate.clustered.high
@@ -80,14 +80,21 @@ def test_rates_and_scores_are_those_by_hand_and_a_refusal_counts_as_wrong():
     json.dumps([top1.to_dict(), top5.to_dict()], allow_nan=False)
 
 
-def test_the_score_over_answered_samples_is_a_ratio_of_sums_in_every_resample():
-    """All right in two clusters of unequal mass and size: each resample's ratio is its sum of masses by its count."""
-    records = [record(n, "good", 1.0, mass=0.2 if n < 6 else 0.8, group="a" if n < 6 else "b") for n in range(8)]
+def test_the_score_over_answered_samples_is_a_ratio_of_sums_without_each_cluster_too():
+    """All right in six clusters of unequal mass and size; then as many clusters again that have no right answer."""
+    records = [record(n, "good", 1.0, mass=0.2 if n < 6 else 0.8, group=str(max(n - 2, 0))) for n in range(8)]
     (found, _) = answer_summaries(records, [GOOD], [GAUGE])
     (row,) = found.rows
     assert row.score_answered == row.score, "with every answer right both are the same mean"
-    assert (row.score.value, row.score.low, row.score.high) == pytest.approx((0.35, 0.2, 0.8))
+    assert row.score.value == pytest.approx(0.35)
+    assert row.score.low == 0.0, "cut at the limit of a share"
+    assert 0.35 < row.score.high < 1.0
     assert (row.rate.clustered.low, row.rate.clustered.high) == (1.0, 1.0)
+    (more, _) = answer_summaries([*records, *(record(n, "good", 0.0) for n in range(8, 14))], [GOOD], [GAUGE])
+    assert (more.clusters, more.rows[0].score_answered) == (12, row.score_answered), "clusters without an answer say nothing about it"
+    (few, _) = answer_summaries([*records[4:], *(record(n, "good", 0.0) for n in range(8, 14))], [GOOD], [GAUGE])
+    assert few.rows[0].score_answered == Number(few.rows[0].score_answered.value), "four clusters are too few"
+    assert few.rows[0].score.low is not None
     mixed = [record(n, "good", 1.0 if n < 4 else 0.25, mass=1.0 if n < 4 else 0.4) for n in range(8)]
     (found, _) = answer_summaries(mixed, [GOOD], [GAUGE])
     assert found.rows[0].score_answered.value == pytest.approx((4 * 1.0 + 4 * 0.25 * 0.4) / 5), "a mean of the ratios would be 0.7"

@@ -76,7 +76,9 @@ def test_a_figure_has_the_form_that_its_name_ends_with(tmp_path, form):
 
 def test_an_evaluations_tables_come_along():
     small = noiser.LanguageModel(tiny("llama"), byte_tokenizer(), name="tiny")
-    found = noiser.evaluate(small, ["grass is", "snow is", "the sky"], ["occlusion"], ["soft_ns"], controls=["random"])
+    found = noiser.evaluate(
+        small, ["grass is", "snow is", "the sky", "a cat is", "the sea"], ["occlusion"], ["soft_ns"], controls=["random"]
+    )
     tables = view(noiser.attribute(small, "grass is", "occlusion"), found)["evaluation"]["tables"]
     assert tables[0]["columns"] == ["method", "log(mean / mean of random)", "mean", "group"]
     summary = found.summaries[0]

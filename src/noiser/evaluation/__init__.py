@@ -87,7 +87,7 @@ def run_evaluation(lm: LanguageModel, spec: EvaluationSpec, on_sample: Callable[
         metrics=metrics,
         samples=len(work),
         records=tuple(records),
-        summaries=summarise(records, methods, metrics, spec.seed),
+        summaries=summarise(records, methods, metrics),
         costs=costs,
         judges={judge.name: dict(judge.counts) for judge in spec.judges},
     )

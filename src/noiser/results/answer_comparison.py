@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from noiser.results.answerability import FORMS, METRIC, share
+from noiser.results.answerability import FORMS, METRIC, SHARE, share
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
-from noiser.results.statistics import ClusterBootstrap
+from noiser.results.statistics import ClusterBootstrap, ClusterJackknife
 from noiser.results.tables import FAITHFULNESS, REFERENCE, compared, few_clusters, log_ratio, number
 
 Verdicts = list[tuple[float, float]]
@@ -29,7 +29,7 @@ class Agreement:
     """Samples times methods and controls that both judges have a verdict on."""
     samples: int
     equal: Number
-    """The share of the cells with equal verdicts, in [0, 1], with its interval by cluster bootstrap over samples."""
+    """The share of the cells with equal verdicts, in [0, 1], with its interval by jackknife over clusters."""
     kappa: float | None
     """Cohen's: by how much they agree more than by chance, 1 at most; None where both always say the same thing, or there is
     nothing to compare."""
@@ -39,20 +39,18 @@ class Agreement:
         return {**vars(self), "judges": list(self.judges), "equal": self.equal.to_dict()}
 
 
-def judge_agreements(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
-) -> tuple[Agreement, ...]:
+def judge_agreements(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]) -> tuple[Agreement, ...]:
     """For each two judges that were asked alike, and each form."""
     known = {each.label for each in contenders}
     found = []
     for one, other in combinations([each for each in gauges if each.metric == METRIC], 2):
         if one.options == other.options and one.judge != other.judge:
             asked = str(one.options.get("forms", "")).split(",")
-            found += [_agreement(records, known, (one, other), form, seed) for form in FORMS if form in asked]
+            found += [_agreement(records, known, (one, other), form) for form in FORMS if form in asked]
     return tuple(found)
 
 
-def _agreement(records: Sequence[Record], known: set[str], pair: tuple[MetricColumn, MetricColumn], form: str, seed: int) -> Agreement:
+def _agreement(records: Sequence[Record], known: set[str], pair: tuple[MetricColumn, MetricColumn], form: str) -> Agreement:
     one, other = pair
     said = {
         (each.sample, each.method, each.metric): float(each.extra[form])
@@ -66,15 +64,15 @@ def _agreement(records: Sequence[Record], known: set[str], pair: tuple[MetricCol
             verdicts.setdefault(sample, []).append((verdict, said[sample, method, other.label]))
     cells = [each for own in verdicts.values() for each in own]
     about = (one.label, other.label, (one.judge, other.judge), form, len(cells), len(verdicts))
-    return Agreement(*about, _equal(verdicts, groups, seed), kappa(cells))
+    return Agreement(*about, _equal(verdicts, groups), kappa(cells))
 
 
-def _equal(verdicts: Mapping[str, Verdicts], groups: Mapping[str, str], seed: int) -> Number:
+def _equal(verdicts: Mapping[str, Verdicts], groups: Mapping[str, str]) -> Number:
     if not verdicts:
         return Number(None)
     equal = np.array([float(sum(one == other for one, other in own)) for own in verdicts.values()])
     cells = np.array([float(len(own)) for own in verdicts.values()])
-    return share(ClusterBootstrap([groups[sample] for sample in verdicts], seed=seed), equal, cells)
+    return share([groups[sample] for sample in verdicts], equal, cells)
 
 
 def kappa(cells: Verdicts) -> float | None:
@@ -131,30 +129,30 @@ class MinimalWordsSummary:
 
 
 def minimal_words_summaries(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]
 ) -> tuple[MinimalWordsSummary, ...]:
     """For every `minimum_top_p` among the gauges."""
-    return tuple(_summary(records, contenders, each, seed) for each in gauges if each.metric == MINIMUM_TOP_P)
+    return tuple(_summary(records, contenders, each) for each in gauges if each.metric == MINIMUM_TOP_P)
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, seed: int) -> MinimalWordsSummary:
+def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn) -> MinimalWordsSummary:
     found = compared(records, contenders, [gauge.label])
-    boot = ClusterBootstrap(found.clusters, seed=seed) if found.values.size else None
-    resampled = boot.means(found.values[..., 0]) if boot is not None else None
+    jackknife = ClusterJackknife(found.clusters) if found.values.size else None
+    left_out = jackknife.means(found.values[..., 0]) if jackknife is not None else None
     rows = []
     for each in contenders:
         mean, shares = Number(None), ()
-        if boot is not None and resampled is not None and each in found.rows:
+        if jackknife is not None and left_out is not None and each in found.rows:
             place = found.rows.index(each)
             values = found.values[:, place, 0]
-            mean, shares = number(boot, float(values.mean()), resampled[:, place]), tuple(sorted(values.tolist()))
+            mean, shares = number(jackknife, float(values.mean()), left_out[:, place], SHARE), tuple(sorted(values.tolist()))
         own = [record for record in records if (record.metric, record.method) == (gauge.label, each.label)]
         counted = [record.extra for record in own if {"calls", "plain_calls"} <= record.extra.keys()]
         calls = (float(sum(also[name] for also in counted)) for name in ("calls", "plain_calls"))
         rows.append(MinimalWordsRow(each.label, each.control, mean, shares, sum(record.status == "undefined" for record in own), *calls))
     rows.sort(key=lambda row: (row.control, row.mean.value is None, row.mean.value))
-    remarks = (*found.remarks, *(few_clusters(boot) if boot is not None else ()))
-    size = (len(found.values), boot.clusters) if boot is not None else (0, 0)
+    remarks = (*found.remarks, *(few_clusters(jackknife) if jackknife is not None else ()))
+    size = (len(found.values), jackknife.clusters) if jackknife is not None else (0, 0)
     form = str(gauge.options.get("form", ""))
     return MinimalWordsSummary(gauge.label, gauge.judge, form, *size, tuple(rows), remarks)
 
@@ -196,7 +194,8 @@ class Correlation:
 def faithfulness_correlations(
     records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[Correlation, ...]:
-    """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row."""
+    """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row. The seed
+    is that of the bootstrap."""
     if not any(each.label == REFERENCE for each in contenders):
         return ()
     answers = [each for each in gauges if each.metric == METRIC]
@@ -218,25 +217,26 @@ def _correlation(
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
     if not found.values.size or reference is None:
         return Correlation(*about, (), Number(None), 0, 0, tuple(found.remarks))
-    boot = ClusterBootstrap(found.clusters, seed=seed)
-    whole, resampled = found.values.mean(0), boot.means(found.values)
-    faithful, faithful_resampled = (log_ratio(each[..., :2], reference) for each in (whole, resampled))
+    jackknife, bootstrap = ClusterJackknife(found.clusters), ClusterBootstrap(found.clusters, seed=seed)
+    whole, left_out, resampled = found.values.mean(0), jackknife.means(found.values), bootstrap.means(found.values)
+    faithful, faithful_left_out, faithful_resampled = (log_ratio(each[..., :2], reference) for each in (whole, left_out, resampled))
     points = [
         Point(
             row.label,
             row.control,
-            number(boot, float(faithful[place]), faithful_resampled[:, place]),
-            number(boot, float(whole[place, 2]), resampled[:, place, 2]),
+            number(jackknife, float(faithful[place]), faithful_left_out[:, place]),
+            number(jackknife, float(whole[place, 2]), left_out[:, place, 2], SHARE),
         )
         for place, row in enumerate(found.rows)
     ]
     methods = [place for place, row in enumerate(found.rows) if not row.control and np.isfinite(faithful[place])]
     rho = Number(None)
     if len(methods) > 2:
-        estimate = spearman(faithful[None, methods], whole[None, methods, 2])[0]
-        rho = number(boot, float(estimate), spearman(faithful_resampled[:, methods], resampled[:, methods, 2]))
+        estimate = float(spearman(faithful[None, methods], whole[None, methods, 2])[0])
+        ends = bootstrap.interval(spearman(faithful_resampled[:, methods], resampled[:, methods, 2]))
+        rho = Number(estimate, *(ends or (None, None))) if np.isfinite(estimate) else rho
     points.sort(key=lambda point: (point.control, -(point.rate.value or 0.0)))
-    return Correlation(*about, tuple(points), rho, len(methods), len(found.samples), (*found.remarks, *few_clusters(boot)))
+    return Correlation(*about, tuple(points), rho, len(methods), len(found.samples), (*found.remarks, *few_clusters(jackknife)))
 
 
 def spearman(one: Float[np.ndarray, "draws methods"], other: Float[np.ndarray, "draws methods"]) -> Float[np.ndarray, " draws"]:

@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
-from noiser.results.statistics import ClusterBootstrap, wilson
+from noiser.results.statistics import ClusterJackknife, wilson
 from noiser.results.tables import Compared, Comparing, compared, few_clusters, number
 
 Form = Literal["top1", "top5"]
 """What a judge is asked for: the most probable word, or the five most probable words."""
 FORMS: tuple[Form, ...] = ("top1", "top5")
 METRIC = "answerability"
+SHARE = (0.0, 1.0)
+"""The limits of a rate, and of a share."""
 CONDITIONS = ("all", "random", "none", "canary")
 """What the judge was shown that no method has a say in: all words; random ones of the same number; none; all words and a hidden
 instruction, where the rate says how often it was obeyed."""
@@ -28,7 +30,7 @@ class Rate:
     """How many; no whole number where a sample is the mean over a continuation."""
     of: int
     clustered: Number
-    """The rate, with its interval by cluster bootstrap."""
+    """The rate, with its interval by jackknife over clusters."""
     wilson: Number
     """The rate, with Wilson's interval, which counts samples as independent; without one where `right` is no whole number."""
 
@@ -52,7 +54,7 @@ class AnswerRow:
     score: Number
     """The kept words' share of the attribution, 0 where the answer is wrong: the mean over all samples, in [0, 1]."""
     score_answered: Number
-    """The mean over the samples whose answer is right. No interval where a resample has none of them."""
+    """The mean over the samples whose answer is right. No interval if they come from fewer than 5 clusters."""
     mass: Number
     """The kept words' share of the attribution, whatever the answer."""
     refused: float
@@ -98,14 +100,14 @@ class AnswerSummary:
 
 
 def answer_summaries(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
+    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]
 ) -> tuple[AnswerSummary, ...]:
-    """For every `answerability` among the gauges and every form that was asked, in this order. The seed is the bootstrap's."""
+    """For every `answerability` among the gauges and every form that was asked, in this order."""
     found = []
     for gauge in gauges:
         if gauge.metric == METRIC:
             asked = str(gauge.options.get("forms", "")).split(",")
-            found += [_summary(records, contenders, gauge, form, seed) for form in FORMS if form in asked]
+            found += [_summary(records, contenders, gauge, form) for form in FORMS if form in asked]
     return tuple(found)
 
 
@@ -115,7 +117,7 @@ def answerers(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(sorted({answer["model"] for answer in answers if isinstance(answer, Mapping) and answer.get("model")}))
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, form: str, seed: int) -> AnswerSummary:
+def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, form: str) -> AnswerSummary:
     derived = [replace(each, value=_of_form(each, form)) if each.metric == gauge.label else each for each in records]
     found = compared(derived, contenders, [gauge.label])
     lost = {each.label: _lost(records, gauge.label, each.label) for each in contenders}
@@ -123,13 +125,13 @@ def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: 
     about = (gauge.label, gauge.judge, form, dict(gauge.options), len(found.values) if found.values.size else 0)
     if not found.values.size:
         return AnswerSummary(*about, 0, tuple(empty), {}, (), tuple(found.remarks))
-    measured = _Measured(records, gauge.label, form, found, seed)
-    comparing = Comparing(found.rows, measured.boot, *measured.of("")[:2], 1.0)
+    measured = _Measured(records, gauge.label, form, found)
+    comparing = Comparing(found.rows, measured.jackknife, *measured.of("")[:2], 1.0)
     letters, differences = comparing.groups()
     rows = [measured.row(place, letters.get(place, ""), lost[found.rows[place].label]) for place in comparing.order()]
     rows = sorted([*rows, *empty], key=lambda row: row.control)
-    remarks = (*comparing.remarks(), *found.remarks, *measured.remarks(), *few_clusters(measured.boot))
-    return AnswerSummary(*about, measured.boot.clusters, tuple(rows), measured.conditions(), tuple(differences), remarks)
+    remarks = (*comparing.remarks(), *found.remarks, *measured.remarks(), *few_clusters(measured.jackknife))
+    return AnswerSummary(*about, measured.jackknife.clusters, tuple(rows), measured.conditions(), tuple(differences), remarks)
 
 
 def _of_form(record: Record, form: str) -> float | None:
@@ -149,15 +151,15 @@ def _without_value(contender: MethodRow, lost: tuple[int, int]) -> AnswerRow:
 
 
 Array = Float[np.ndarray, "samples rows"]
-Resampled = Float[np.ndarray, "resamples rows"]
+LeftOut = Float[np.ndarray, "clusters rows"]
 
 
 class _Measured:
     """The numbers of one form on the samples that every row has."""
 
-    def __init__(self, records: Sequence[Record], label: str, form: str, found: Compared, seed: int) -> None:
+    def __init__(self, records: Sequence[Record], label: str, form: str, found: Compared) -> None:
         self.form, self.found = form, found
-        self.boot = ClusterBootstrap(found.clusters, seed=seed)
+        self.jackknife = ClusterJackknife(found.clusters)
         also = {(each.sample, each.method): each.extra for each in records if each.metric == label}
         self._also = [[also[sample, row.label] for row in found.rows] for sample in found.samples]
         self._arrays: dict[str, Array] = {}
@@ -168,17 +170,17 @@ class _Measured:
             self._arrays[name] = np.array([[row.get(name, np.nan) for row in sample] for sample in self._also], dtype=np.float64)
         return self._arrays[name]
 
-    def of(self, condition: str) -> tuple[Float[np.ndarray, " rows"], Resampled, Array]:
-        """Means, resampled means and values of what the judge made of the kept words, or of another choice of words."""
+    def of(self, condition: str) -> tuple[Float[np.ndarray, " rows"], LeftOut, Array]:
+        """Means, means without each cluster, and values of what the judge made of the kept words, or of another choice of words."""
         values = self.array(f"{self.form}.{condition}" if condition else self.form)
-        return values.mean(0), self.boot.means(values), values
+        return values.mean(0), self.jackknife.means(values), values
 
     def rate(self, values: Float[np.ndarray, " samples"]) -> Rate | None:
         """None where a sample has none."""
         if not np.isfinite(values).all():
             return None
         right, of = float(values.sum()), len(values)
-        clustered = number(self.boot, right / of, self.boot.means(values[:, None])[:, 0])
+        clustered = number(self.jackknife, right / of, self.jackknife.means(values), SHARE)
         ends = wilson(round(right), of) if np.isin(values, (0.0, 1.0)).all() else (None, None)
         return Rate(right, of, clustered, Number(right / of, *ends))
 
@@ -196,7 +198,7 @@ class _Measured:
             self.rate(right),
             self.rate(shuffled),
             self.mean(score),
-            share(self.boot, score, right),
+            share(self.found.clusters, score, right),
             self.mean(mass),
             _count(refused),
             _count(invalid),
@@ -207,7 +209,7 @@ class _Measured:
 
     def mean(self, values: Float[np.ndarray, " samples"]) -> Number:
         """With its interval; none where a sample has none."""
-        return number(self.boot, float(values.mean()), self.boot.means(values[:, None])[:, 0])
+        return number(self.jackknife, float(values.mean()), self.jackknife.means(values), SHARE)
 
     def conditions(self) -> dict[str, Rate]:
         """A sample's reply is the same whichever row it is taken from: the first that has one."""
@@ -251,8 +253,13 @@ def _first(values: Array) -> Float[np.ndarray, " samples"]:
     return values[np.arange(len(values)), there.argmax(1)]
 
 
-def share(boot: ClusterBootstrap, part: Float[np.ndarray, " samples"], whole: Float[np.ndarray, " samples"]) -> Number:
-    """A sum divided by another one, both resampled; none where the second is 0."""
-    resampled = boot.means(np.stack([part, whole], axis=1))
-    with np.errstate(all="ignore"):  # 0 / 0 is said as a number that is missing
-        return number(boot, float(np.divide(part.sum(), whole.sum())), resampled[:, 0] / resampled[:, 1])
+def share(clusters: Sequence[str], part: Float[np.ndarray, " samples"], whole: Float[np.ndarray, " samples"]) -> Number:
+    """A share, part of whole, between 0 and 1; each sample has its cluster. Its interval counts the clusters in which the whole is
+    not 0. No value if the whole is 0 everywhere."""
+    kept = np.flatnonzero(whole).tolist()
+    if not len(kept):
+        return Number(None)
+    jackknife = ClusterJackknife([clusters[sample] for sample in kept])
+    left_out = jackknife.means(np.stack([part[kept], whole[kept]], axis=1))
+    with np.errstate(invalid="ignore"):  # 0 / 0 without the only cluster: no interval
+        return number(jackknife, float(part.sum() / whole.sum()), left_out[:, 0] / left_out[:, 1], SHARE)

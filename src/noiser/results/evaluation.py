@@ -43,7 +43,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain Python values, in the shape of the command line's JSON (schema 1)."""
 
-        given = self.records, self.methods, self.metrics, self.seed
+        given = self.records, self.methods, self.metrics
         return {
             "schema": 1,
             "model": self.model,

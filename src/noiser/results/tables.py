@@ -10,30 +10,27 @@ import numpy as np
 from jaxtyping import Float
 
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
-from noiser.results.statistics import ClusterBootstrap, holm, rank_groups
+from noiser.results.statistics import MIN_CLUSTERS, ClusterJackknife, holm, rank_groups
 
 FAITHFULNESS = "faithfulness"
 REFERENCE = "random"
 """The row that log-ratios are taken to."""
 LEVEL = 0.05
 FEW = 10
-"""Clusters below which a bootstrap has too little to draw from."""
+"""With fewer clusters, a remark says that the intervals are rough."""
 Statistic = Callable[[Float[np.ndarray, "*shape columns"]], Float[np.ndarray, "*shape rows"]]
 """From the means of a table's columns to the number that its rows are ranked by."""
 
 
-def summarise(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
-) -> tuple[Summary, ...]:
-    """A table for each metric; where Soft-NS and Soft-NC were measured alike, the sum of their log-ratios as another. The seed
-    is that of the bootstrap."""
+def summarise(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]) -> tuple[Summary, ...]:
+    """A table for each metric; where Soft-NS and Soft-NC were measured alike, the sum of their log-ratios as another."""
     tables: list[Summary | None] = []
     for place, gauge in enumerate(gauges):
-        tables.append(_table(records, contenders, [gauge], gauge.label, seed))
+        tables.append(_table(records, contenders, [gauge], gauge.label))
         for other in gauges[:place]:
             pair = sorted((gauge, other), key=lambda each: each.metric, reverse=True)
             if [each.metric for each in pair] == ["soft_ns", "soft_nc"] and gauge.options == other.options:
-                tables.append(_table(records, contenders, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1), seed))
+                tables.append(_table(records, contenders, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1)))
     return tuple(table for table in tables if table is not None)
 
 
@@ -51,9 +48,7 @@ class Compared:
     """Which rows lack what."""
 
 
-def _table(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], label: str, seed: int
-) -> Summary | None:
+def _table(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], label: str) -> Summary | None:
     """One metric's table; or of Soft-NS and Soft-NC together, which only their log-ratios can be added up for."""
     found = compared(records, contenders, [gauge.label for gauge in gauges])
     better, statuses = gauges[0].better, statuses_by_row(records, [gauge.label for gauge in gauges])
@@ -62,29 +57,35 @@ def _table(
         return None
     if not found.values.size:
         return Summary(label, better, tuple(_empty(each, statuses) for each in contenders), 0, 0, (), tuple(found.remarks))
-    boot = ClusterBootstrap(found.clusters, seed=seed)
-    means = found.values.mean(0), boot.means(found.values)
+    jackknife = ClusterJackknife(found.clusters)
+    means = found.values.mean(0), jackknife.means(found.values)
     ratios = [log_ratio(each, reference) for each in means] if gauges[0].relative and reference is not None else None
     plain = [each[..., 0] for each in means] if len(gauges) == 1 else None
     ranked = plain or ratios
     assert ranked is not None
-    comparing = Comparing(found.rows, boot, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
+    comparing = Comparing(found.rows, jackknife, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
     letters, differences = comparing.groups()
+
+    limits = (0.0 if gauges[0].relative else -np.inf, np.inf)
 
     def row(place: int) -> Row:
         own = found.rows[place]
-        numbers = [number(boot, float(of[0][place]), of[1][:, place]) if of else None for of in (plain, ratios)]
-        return Row(own.label, own.control, numbers[0] or Number(None), numbers[1], letters.get(place, ""), statuses[own.label])
+        mean = number(jackknife, float(plain[0][place]), plain[1][:, place], limits) if plain else Number(None)
+        ratio = number(jackknife, float(ratios[0][place]), ratios[1][:, place]) if ratios else None
+        return Row(own.label, own.control, mean, ratio, letters.get(place, ""), statuses[own.label])
 
     rows = [row(place) for place in comparing.order()] + [_empty(each, statuses) for each in contenders if each not in found.rows]
     rows.sort(key=lambda row: row.control)
-    remarks = (*comparing.remarks(), *found.remarks, *few_clusters(boot))
-    return Summary(label, better, tuple(rows), len(found.values), boot.clusters, tuple(differences), remarks)
+    remarks = (*comparing.remarks(), *found.remarks, *few_clusters(jackknife))
+    return Summary(label, better, tuple(rows), len(found.values), jackknife.clusters, tuple(differences), remarks)
 
 
-def few_clusters(boot: ClusterBootstrap) -> list[str]:
-    """A warning where there is too little to draw from."""
-    return [f"only {boot.clusters} clusters: the intervals are rough"] if boot.clusters < FEW else []
+def few_clusters(jackknife: ClusterJackknife) -> list[str]:
+    """A remark if there are too few clusters for intervals, or for good ones."""
+    if jackknife.clusters < MIN_CLUSTERS:
+        name = "cluster" if jackknife.clusters == 1 else "clusters"
+        return [f"{jackknife.clusters} {name}: too few for an interval; at least {MIN_CLUSTERS} are needed"]
+    return [f"only {jackknife.clusters} clusters: the intervals are rough"] if jackknife.clusters < FEW else []
 
 
 def _empty(contender: MethodRow, statuses: Mapping[str, dict[str, int]]) -> Row:
@@ -132,26 +133,31 @@ def log_ratio(means: Float[np.ndarray, "*shape rows gauges"], reference: int | N
         return (np.log(means) - np.log(means[..., [reference], :])).sum(-1)
 
 
-def number(boot: ClusterBootstrap, estimate: float, resampled: Float[np.ndarray, " resamples"]) -> Number:
-    """An estimate with its interval; none where the estimate is not finite."""
+def number(
+    jackknife: ClusterJackknife, estimate: float, left_out: Float[np.ndarray, " clusters"], limits: tuple[float, float] = (-np.inf, np.inf)
+) -> Number:
+    """An estimate with its interval, which ends at the limits of what the quantity can be. Empty if the estimate is not finite."""
     if not np.isfinite(estimate):
         return Number(None)
-    return Number(float(estimate), *(boot.interval(resampled) or (None, None)))
+    low, high = jackknife.interval(estimate, left_out)
+    if np.isnan(low):
+        return Number(float(estimate))
+    return Number(float(estimate), max(float(low), limits[0]), min(float(high), limits[1]))
 
 
 class Comparing:
-    """Rows against each other, each two on the same resamples."""
+    """Rows against each other, each two on the same samples."""
 
     def __init__(
         self,
         rows: Sequence[MethodRow],
-        boot: ClusterBootstrap,
+        jackknife: ClusterJackknife,
         whole: Float[np.ndarray, " rows"],
-        resampled: Float[np.ndarray, "resamples rows"],
+        left_out: Float[np.ndarray, "clusters rows"],
         sign: float,
     ) -> None:
-        self.rows, self.boot = rows, boot
-        self.whole, self.resampled = sign * whole, sign * resampled
+        self.rows, self.jackknife = rows, jackknife
+        self.whole, self.left_out = sign * whole, sign * left_out
         self.sign = sign
         self.methods = [place for place, row in enumerate(rows) if not row.control]
         self.controls = [place for place, row in enumerate(rows) if row.control]
@@ -166,12 +172,12 @@ class Comparing:
         found = []
         for one, other in pairs:
             with np.errstate(invalid="ignore"):
-                difference, resampled = self.whole[one] - self.whole[other], self.resampled[:, one] - self.resampled[:, other]
-            finite = bool(np.isfinite(difference))
-            p = self.boot.p_value(float(difference), resampled) if finite else None
-            shown = number(self.boot, self.sign * float(difference), self.sign * resampled) if finite else Number(None)
+                difference, left_out = self.whole[one] - self.whole[other], self.left_out[:, one] - self.left_out[:, other]
+            p = float(self.jackknife.p_value(difference, left_out))
+            shown = number(self.jackknife, self.sign * float(difference), self.sign * left_out)
             better = bool(difference > 0)
-            found.append({"method": self.rows[one].label, "other": self.rows[other].label, **shown.to_dict(), "p": p, "better": better})
+            methods = {"method": self.rows[one].label, "other": self.rows[other].label}
+            found.append({**methods, **shown.to_dict(), "p": None if np.isnan(p) else p, "better": better})
         tested = [place for place, each in enumerate(found) if each["p"] is not None]
         adjusted = dict(zip(tested, holm([found[place]["p"] for place in tested]), strict=True))
         return [{**each, "p_holm": adjusted.get(place)} for place, each in enumerate(found)]

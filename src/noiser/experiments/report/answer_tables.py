@@ -57,9 +57,9 @@ def answerability_sections(results: Sequence[CellResult]) -> list[Section]:
 
 
 def _cell_parts(index: int, result: CellResult, where: str) -> tuple[list[Table], list[Figure]]:
-    data = result.records, result.method_rows, result.metric_columns, result.fingerprint["seed"]
+    data = result.records, result.method_rows, result.metric_columns
     rates, agreements = answer_summaries(*data), judge_agreements(*data)
-    minimums, correlations = minimal_words_summaries(*data), faithfulness_correlations(*data)
+    minimums, correlations = minimal_words_summaries(*data), faithfulness_correlations(*data, seed=result.fingerprint["seed"])
     tables = [_rate_table(summary, result, _title(where, summary.metric, rates)) for summary in rates]
     tables += [_agreement_table(agreements, where)] if agreements else []
     figures: list[Figure] = []
@@ -110,7 +110,7 @@ def _rate_cells(row: AnswerRow, has_shuffled: bool) -> list[str]:
 
 
 def _rate(rate: Rate | None) -> tuple[str, str]:
-    """The rate with the bootstrap's interval, and Wilson's interval."""
+    """The rate with its interval over clusters, and Wilson's interval."""
     if rate is None or rate.wilson.low is None or rate.wilson.high is None:
         return format_number(rate.clustered if rate else None, signed=False), DASH
     return format_number(rate.clustered, signed=False), f"[{rate.wilson.low:.3f}, {rate.wilson.high:.3f}]"
@@ -130,7 +130,7 @@ def _rate_notes(summary: AnswerSummary, result: CellResult, has_printed: bool) -
     yield from map(_sentence, summary.remarks)
     if any(row.group for row in summary.rows):
         yield "Methods that share a letter were not told apart by their rates (5 %, Holm)."
-    yield "Intervals: cluster bootstrap over samples; and Wilson's, which takes samples as independent."
+    yield "Intervals: jackknife over the clusters of samples, and Wilson's, which takes samples as independent."
     if has_printed:
         yield f"Paper: as printed for Known, with {paper.tables()['judge']['model']} as judge. {paper.SOURCE}."
 

@@ -10,7 +10,8 @@ import numpy as np
 from noiser.experiments.folder import RecordIndex
 from noiser.experiments.trials import ATTRIBUTION, GridCell
 from noiser.results.records import OK, Number
-from noiser.results.statistics import ClusterBootstrap
+from noiser.results.statistics import ClusterJackknife
+from noiser.results.tables import number
 
 PARTS = ("relative", "capital", "main part", "distractor")
 CAPITAL = "capital"
@@ -62,7 +63,7 @@ class MeanShares:
     """Samples with a positive score."""
 
 
-def by_type(cell: GridCell, index: RecordIndex, seed: int) -> dict[str, dict[str, MeanShares]]:
+def by_type(cell: GridCell, index: RecordIndex) -> dict[str, dict[str, MeanShares]]:
     """For each type of row, and each method, the mean share of each part with its interval. `all` has the rows of all types."""
     collected: dict[str, dict[str, list[tuple[str, Shares]]]] = {}
     for sample in cell.samples:
@@ -77,15 +78,13 @@ def by_type(cell: GridCell, index: RecordIndex, seed: int) -> dict[str, dict[str
             sample_shares = shares(record["scores"][0], description["text"], description["offsets"], relative)
             for name in (kind, "all") if sample_shares is not None else ():
                 collected.setdefault(name, {}).setdefault(trial.method, []).append((relative, sample_shares or {}))
-    return {kind: {method: _mean_shares(pairs, seed) for method, pairs in methods.items()} for kind, methods in collected.items()}
+    return {kind: {method: _mean_shares(pairs) for method, pairs in methods.items()} for kind, methods in collected.items()}
 
 
-def _mean_shares(pairs: Sequence[tuple[str, Mapping[str, float]]], seed: int) -> MeanShares:
-    """The means over (relative, shares). Rows with the same relative, such as one country, are resampled together."""
+def _mean_shares(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> MeanShares:
+    """The means over (relative, shares). Rows with the same relative, such as one country, are one cluster."""
     values: Any = np.array([[sample_shares[part] for part in PARTS] for _, sample_shares in pairs])
-    bootstrap = ClusterBootstrap([relative for relative, _ in pairs], seed=seed)
-    resampled = bootstrap.means(values)
-    numbers = (
-        Number(float(values[:, column].mean()), *(bootstrap.interval(resampled[:, column]) or (None, None))) for column in range(len(PARTS))
-    )
+    jackknife = ClusterJackknife([relative for relative, _ in pairs])
+    left_out = jackknife.means(values)
+    numbers = (number(jackknife, float(values[:, column].mean()), left_out[:, column], (0.0, 1.0)) for column in range(len(PARTS)))
     return MeanShares(dict(zip(PARTS, numbers, strict=True)), len(pairs))

@@ -84,7 +84,7 @@ def _overview(folder: RunFolder, index: RecordIndex, contents: RunContents) -> S
         f"{status.done:,} of {status.samples:,} samples are done{'' if status.complete else ': the run is not complete'}.",
         f"Every planned trial has one status: {status.planned:,} = {sums or 0}.",
         *(f"Damaged, left out and named: {line}." for line in status.damaged),
-        f"Seed {fingerprint['seed']}. Intervals are 95 %, by cluster bootstrap over samples.",
+        f"Seed {fingerprint['seed']}. Intervals are 95 %, by jackknife over clusters.",
     ]
     models = [
         (label, *(str(facts[name] or "default") for name in ("revision", "dtype", "attention")))
@@ -117,7 +117,7 @@ def _forest_plots(results: Sequence[CellResult]) -> Iterator[Figure]:
 
 def _score_shares(result: CellResult) -> Section:
     """Figure 2 of the paper."""
-    shares_by_type = longra.by_type(result.cell, result.index, result.fingerprint["seed"])
+    shares_by_type = longra.by_type(result.cell, result.index)
     tables, figures = [], []
     for index, (kind, shares) in enumerate(sorted(shares_by_type.items(), key=lambda item: (item[0] != "all", item[0]))):
         where = f"{result.cell.model} on {result.cell.data}, {kind}"

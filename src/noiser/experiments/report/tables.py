@@ -62,7 +62,7 @@ class CellResult:
     @cached_property
     def summaries(self) -> Mapping[str, Summary]:
         """By metric, `faithfulness:...` included."""
-        summaries = summarise(self.records, self.method_rows, self.metric_columns, self.fingerprint["seed"])
+        summaries = summarise(self.records, self.method_rows, self.metric_columns)
         return {summary.metric: summary for summary in summaries}
 
 

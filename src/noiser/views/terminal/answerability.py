@@ -24,12 +24,12 @@ LEGEND = (
 
 def render_answerability(evaluation: Evaluation) -> Iterator[RenderableType]:
     """A table for each judge and form, and a line for every two judges; nothing if no judge was asked."""
-    summaries = answer_summaries(evaluation.records, evaluation.methods, evaluation.metrics, evaluation.seed)
+    summaries = answer_summaries(evaluation.records, evaluation.methods, evaluation.metrics)
     for summary in summaries:
         yield from (Text(), Text(_heading(summary, evaluation), style="bold"), _table(summary))
         known = _metric_remarks(evaluation)
         yield from (Text(f"! {visible(remark)}", style="yellow") for remark in summary.remarks if remark not in known)
-    for agreement in judge_agreements(evaluation.records, evaluation.methods, evaluation.metrics, evaluation.seed):
+    for agreement in judge_agreements(evaluation.records, evaluation.methods, evaluation.metrics):
         kappa = "none" if agreement.kappa is None else f"{agreement.kappa:+.2f}"
         judges = f"{visible(agreement.judges[0])} and {visible(agreement.judges[1])}, {FORM_NAMES[agreement.form]}"
         yield Text(f"{judges}: equal verdicts {_format(agreement.equal)}, Cohen's kappa {kappa}, {agreement.cells:,} verdicts")
@@ -82,7 +82,7 @@ def _cells(row: AnswerRow, shuffled: bool) -> Sequence[Text]:
 
 
 def _rate(rate: Rate | None, group: str, dim: bool, *, short: bool = False) -> Text:
-    """The rate with its bootstrap interval, the letters of its group, and Wilson's interval in a second line."""
+    """The rate with its interval over clusters, the letters of its group, and Wilson's interval in a second line."""
     if rate is None:
         return Text("none", style="dim")
     text = Text(_format(rate.clustered), style="dim" if dim else "")

@@ -85,7 +85,7 @@ def _cell(row: Row) -> Text:
 
 
 def _legend(evaluation: Evaluation) -> str:
-    sentences = ["95 % intervals in brackets: cluster bootstrap over samples."]
+    sentences = ["95 % intervals in brackets: jackknife over the clusters of samples."]
     if any(row.log_ratio for summary in evaluation.summaries for row in summary.rows):
         sentences.append("With a sign: log(mean / mean of random).")
     return " ".join([*sentences, "Methods that share a letter were not told apart (paired test, 5 %, Holm)."])

@@ -17,9 +17,7 @@ from noiser.views.terminal.evaluation import ARROWS, format_number
 View = dict[str, Any]
 MAX_TITLE = 60
 """Characters of a prompt in a title."""
-NOTE = (
-    "95 % intervals in brackets: cluster bootstrap over samples. Methods that share a letter were not told apart (paired test, 5 %, Holm)."
-)
+NOTE = "95 % intervals in brackets: jackknife over clusters. Methods that share a letter were not told apart (paired test, 5 %, Holm)."
 SHARED = ("schema", "model", "revision", "prompt", "target", "targets")
 """What is the same for all methods. It stands in the view once."""
 
