@@ -37,7 +37,7 @@ def evaluate(
     """How faithful are these methods to this model, on the same samples and the same masks?
 
     examples   prompts (text, ids, chats), `Example`s, or mappings with `prompt` and optionally `target`, `id`, `group`. The
-               bootstrap resamples the samples of one group (a template, a relation) together. A sample without a group is a group
+               samples of one group (a template, a relation) are one cluster of the intervals. A sample without a group is a group
                of its own.
     methods    names, or a mapping from names to options. A name may carry options (`noiser:bound=l2+steps=5`), so one method can
                have several rows. A mapping may also hold Attributions, one for each example.
