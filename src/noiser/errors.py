@@ -27,7 +27,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "inseq": ("inseq",),
     "judge": ("openai",),
-    "llama": ("xllamacpp",),
+    "llama": ("xllamacpp", "openai"),
     "parquet": ("pyarrow",),
     "plots": ("matplotlib",),
     "ray": ("ray",),

@@ -23,8 +23,16 @@ from tests.conftest import tiny
 
 QUICK = ("--set", "samples=2")
 CONTROL = "\x1b[31mred\x07\x9b2J \u202ebidi\u200b"
-HEAVY = ("torch", "transformers", "matplotlib", "starlette")
+HEAVY = ("torch", "transformers", "matplotlib", "starlette", "numpy", "scipy")
 IMPORTED = f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
+EVERY_HELP = """
+from typer.testing import CliRunner
+from noiser import cli
+names = [command.__name__ for commands in cli.COMMANDS.values() for command in commands]
+for words in [[], *([name] for name in names), ["data"], ["data", "list"], ["data", "stats"]]:
+    ended = CliRunner().invoke(cli.app, [*words, "--help"])
+    assert ended.exit_code == 0 and "Usage" in ended.stdout, words
+"""
 
 
 class Ended:
@@ -97,12 +105,13 @@ def python(code, *arguments, **environment):
     "code",
     [
         f"import sys, noiser, noiser.cli; {IMPORTED}",
+        f"import sys{EVERY_HELP}{IMPORTED}",
         *(
             f"import sys, atexit, noiser.cli; atexit.register(lambda: {IMPORTED}); sys.argv = {['noiser', *words]!r}; noiser.cli.main()"
-            for words in (["--help"], ["attribute", "--help"], ["--version"], ["attribute", "--no-such-option"])
+            for words in (["--version"], ["attribute", "--no-such-option"])
         ),
     ],
-    ids=["import", "help", "attribute help", "version", "wrong option"],
+    ids=["import", "help of every command", "version", "wrong option"],
 )
 def test_nothing_heavy_is_imported_to_say_what_there_is(code):
     ended = python(code)
