@@ -97,7 +97,7 @@ class Output:
         return cls(format_, path)
 
     def write(self, content: bytes) -> None:
-        """Write everything at once. A file is replaced when the new one is complete."""
+        """Write everything at once. After an error, a file of an earlier result is unchanged."""
         from noiser.storage import write_file
 
         if self.path is not None:
@@ -108,14 +108,20 @@ class Output:
 
     @contextmanager
     def open(self) -> Iterator[IO[str]]:
-        """Standard output, or the file."""
+        """Standard output, or the file as text. After an error in the block, a file of an earlier result is unchanged."""
+        from noiser.storage import open_output
+
         if self.path is None:
             if isinstance(sys.stdout, io.TextIOWrapper) and not _is_utf8(sys.stdout):
                 sys.stdout.reconfigure(errors="backslashreplace")
             yield sys.stdout
-        else:
-            with self.path.open("w", encoding="utf-8") as file:
-                yield file
+            return
+        with open_output(self.path) as file:
+            text = _TextFile(file, encoding="utf-8", newline="", write_through=True)
+            try:
+                yield text
+            finally:
+                text.detach()
 
     def write_json(self, record: Mapping[str, Any], sink: IO[str]) -> None:
         """One line of strict JSON."""
@@ -133,6 +139,13 @@ class Output:
 
         format_: Any = self.format
         self.write(figure(result, format_, normalization=display.normalize, by=display.granularity))
+
+
+class _TextFile(io.TextIOWrapper):
+    @property
+    def mode(self) -> str:
+        """`typing.IO` has it, `io.TextIOWrapper` does not."""
+        return "w"
 
 
 def choose_format(format_: str | None, path: Path | None, default: str, formats: tuple[str, ...]) -> str:

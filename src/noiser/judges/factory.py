@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noiser.errors import JudgeError, OptionError
+from noiser.errors import JudgeError, OptionError, require_extra
 from noiser.judges.cache import ReplyCache
 from noiser.judges.judge import AnyBackend, CachedJudge
 from noiser.judges.protocol import CACHE_MODES, LOCAL, Judge, JudgeConfig, JudgePrompt, Reply
@@ -92,6 +92,8 @@ def _check(name: str, kind: str, config: JudgeConfig) -> None:
 
 
 def _open_openai(model: str, config: JudgeConfig) -> AnyBackend:
+    if config.cache != "only":
+        require_extra("judge", f"the judge openai:{model}")
     from noiser.judges.api import ApiBackend
     from noiser.judges.keys import judge_key, judge_url
 

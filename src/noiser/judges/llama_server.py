@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from noiser.errors import ModelError, OptionError, RunError
+from noiser.errors import ModelError, RunError, require_extra
 from noiser.judges.api import ApiBackend
 from noiser.judges.backend import Call, OnCompletion
 from noiser.lm.load import ALIASES
@@ -40,10 +40,9 @@ class LlamaBackend:
         gguf  a GGUF file, or the alias `smollm2-135m`
         max_connections, timeout, total_timeout  as in ApiBackend
 
-        Raises OptionError if xllamacpp is not installed, and ModelError if the file does not exist.
+        Raises MissingExtraError if xllamacpp is not installed, and ModelError if the file does not exist.
         """
-        if find_spec("xllamacpp") is None:
-            raise OptionError("a llama: judge is served by xllamacpp, which is not installed. Type: pip install 'noiser[llama]'")
+        require_extra("llama", "a llama: judge")
         self._file = _find_file(gguf)
         digest = _digest(self._file)
         self.name = f"llama:{gguf if gguf in ALIASES else self._file.name}"

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from noiser.errors import require_extra
 from noiser.results.answer_comparison import Correlation, MinimalWordsSummary, Point
 from noiser.results.records import Number, Row, Summary
 from noiser.storage import slug, write_file
@@ -165,6 +166,7 @@ def correlation_plot(correlation: Correlation, title: str, form: str) -> bytes:
 @contextmanager
 def _axes(width: float, height: float) -> Iterator[tuple[Any, Any]]:
     """A matplotlib figure of this size in inches, and its axes, under our settings."""
+    require_extra("plots", "a plot")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from rich.text import Text
 
-from noiser.errors import OptionError
+from noiser.errors import OptionError, require_extra
 from noiser.results.attribution import Attribution, Comparison, Target
 from noiser.views.escape import join_tokens, visible
 from noiser.views.figure.canvas import METADATA, Rectangle, TextMark, render
@@ -64,6 +64,7 @@ def figure(
 
     Raises OptionError for another form or width, for an unknown normalization or unit, and for a PNG that is too long to be read.
     """
+    require_extra("plots", "a figure")
     if form not in METADATA:
         raise OptionError(f"a figure is {', '.join(METADATA)}; got {form!r}")
     if not MIN_WIDTH <= width <= MAX_WIDTH:
