@@ -21,6 +21,7 @@ from noiser.cli.options import (
     format_option,
 )
 from noiser.cli.outputs import Output, console
+from noiser.errors import require_extra
 
 if TYPE_CHECKING:
     from noiser.judges.protocol import Judge
@@ -83,8 +84,11 @@ def answer(
     from noiser.evaluation.answer import METRIC
     from noiser.evaluation.spec import select_judges
     from noiser.metrics import find_metric
+    from noiser.text.units import is_available
 
     output = Output.checked(format_, out, FORMATS)
+    if not is_available(options.words):
+        require_extra("units", f"--words {options.words}")
     arguments = AnswerArgs(
         prompt=prompt,
         target=read_words("--target", target),

@@ -51,12 +51,14 @@ class DisplayOptions:
     def check(self) -> None:
         """Raises OptionError for a granularity or normalization that does not exist."""
         from noiser.results.scores import NORMALIZATIONS
-        from noiser.text.units import UNITS
+        from noiser.text.units import UNITS, is_available
 
         if self.normalize not in NORMALIZATIONS:
             raise OptionError(f"--normalize must be one of {', '.join(NORMALIZATIONS)}; got {self.normalize!r}")
         if self.granularity is not None and self.granularity not in UNITS:
             raise OptionError(f"--granularity must be one of {', '.join(UNITS)}; got {self.granularity!r}")
+        if self.granularity is not None and not is_available(self.granularity):
+            require_extra("units", f"--granularity {self.granularity}")
 
     def check_result(self, attribution: "Attribution") -> None:
         """Raises OptionError if this attribution cannot be normalized or summed so."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from noiser.errors import OptionError, RunError
+from noiser.errors import RunError, require_extra
 from noiser.experiments.folder import OK, RecordIndex, RunFolder
 from noiser.experiments.trials import ATTRIBUTION, VALUE, RunContents, Sample, row_status
 from noiser.storage import write_file
@@ -28,7 +28,7 @@ TableRow = dict[str, Any]
 def export(folder: RunFolder, what: str, form: str, path: Path) -> int:
     """Write the table to a file, and return its number of rows.
 
-    Raises OptionError if Parquet is wanted without pyarrow, and RunError if the file cannot be written.
+    Raises MissingExtraError if Parquet is wanted without pyarrow, and RunError if the file cannot be written.
     """
     index, contents = RecordIndex(folder), RunContents(folder)
     rows = list(_values(contents, index) if what == "values" else _scores(contents, index))
@@ -77,11 +77,10 @@ def _sample_columns(sample: Sample) -> TableRow:
 
 
 def _parquet(rows: list[TableRow], what: str) -> bytes:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise OptionError("Parquet needs pyarrow: pip install 'noiser[parquet]'; or export --to csv or jsonl") from error
+    require_extra("parquet", "--to parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     kinds = {str: pa.string(), float: pa.float64(), int: pa.int64()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS[what].items()])
     printable = [{name: _printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]

@@ -15,7 +15,7 @@ from huggingface_hub.constants import ENDPOINT
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from noiser.errors import ModelError
+from noiser.errors import ModelError, require_extra
 from noiser.lm.checkpoint import check_hub_model, first_line, unify_model_errors, weight_files
 from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
 from noiser.lm.gguf import convert
@@ -117,6 +117,8 @@ def _check_device_map(device_map: str | None, device: str) -> None:
         raise ModelError(f"device_map must be {', '.join(DEVICE_MAPS[:-1])} or {DEVICE_MAPS[-1]}; got {device_map!r}")
     if device_map is not None and device != "auto":
         raise ModelError(f"device_map={device_map} picks the devices itself; leave out device={device}")
+    if device_map is not None:
+        require_extra("devices", f"device_map={device_map}")
 
 
 def pick_dtype(dtype: str, device: torch.device) -> str | torch.dtype:
@@ -134,6 +136,7 @@ def locate(model: str, *, code: bool = False) -> tuple[str, str, str]:
     With `code` the revision of a folder covers its Python files too.
     """
     if model in ALIASES:
+        require_extra("gguf", f"the model {model}, a GGUF file,")
         module, file, requirement = ALIASES[model]
         spec = find_spec(module)
         if spec is None or spec.origin is None:
@@ -142,6 +145,7 @@ def locate(model: str, *, code: bool = False) -> tuple[str, str, str]:
         return str(folder), model, f"sha256:{digest}"
     path = Path(model).expanduser()
     if path.suffix == ".gguf":
+        require_extra("gguf", f"{path}, a GGUF file,")
         if not path.is_file():
             raise ModelError(f"there is no file {path}")
         folder, digest = convert(path)

@@ -4,15 +4,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import pairwise
 from operator import itemgetter
 
 import numpy as np
 import regex
 from jaxtyping import Float
-from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]  (compiled, and without stubs)
 
-from noiser.errors import OptionError
+from noiser.errors import OptionError, require_extra
 from noiser.text.prompt import Prompt
 
 Span = tuple[int, int]
@@ -51,7 +51,10 @@ def lines(text: str) -> Iterator[Span]:
 
 
 def sentences(text: str) -> Iterator[Span]:
-    """The sentences of each line, without the space around them."""
+    """The sentences of each line, without the space around them. Raises MissingExtraError if sentencex is missing."""
+    require_extra("units", "the unit `sentence`")
+    from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]  (compiled, and without stubs)
+
     for start, stop in lines(text):
         # sentencex panics on spaces of several bytes, such as U+00A0. A plain space keeps the positions.
         for sentence in segment("en", SPACE.sub(" ", text[start:stop])):
@@ -65,19 +68,24 @@ def sentences(text: str) -> Iterator[Span]:
 def treebank(text: str) -> Iterator[Span]:
     """The words of the Penn Treebank tokenizer, which splits off punctuation and splits contractions in two.
 
-    Raises OptionError if nltk is missing.
+    Raises MissingExtraError if nltk is missing.
 
     Source: nltk's `NLTKWordTokenizer`, applied to the whole text without splitting it into sentences.
     """
-    try:
-        from nltk.tokenize.destructive import NLTKWordTokenizer
-    except ImportError as error:
-        raise OptionError("words=treebank needs nltk: pip install 'noiser[treebank]'") from error
+    require_extra("units", "words=treebank")
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
     yield from NLTKWordTokenizer().span_tokenize(text)
 
 
 CUTS: dict[str, Callable[[str], Iterable[Span]]] = {"word": words, "treebank": treebank, "sentence": sentences, "line": lines}
 UNITS = ("token", *CUTS, "turn")
+
+
+def is_available(kind: str) -> bool:
+    """Whether the package that a kind of units needs is installed."""
+    needs = {"sentence": "sentencex", "treebank": "nltk"}.get(kind)
+    return needs is None or find_spec(needs) is not None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from noiser.results.evaluation import Evaluation
 from noiser.results.records import Row, Summary
 from noiser.results.scores import spearman
 from noiser.text.prompt import Prompt
-from noiser.text.units import UNITS, units
+from noiser.text.units import UNITS, is_available, units
 from noiser.views.escape import join_tokens, visible
 from noiser.views.labels import mark_space, readable_tokens
 from noiser.views.terminal.evaluation import ARROWS, format_number
@@ -69,7 +69,7 @@ def _agreement(comparison: Comparison) -> View:
 
 def _tokens(prompt: Prompt) -> View:
     turns = [turn for turn in prompt.turns if turn.tokens]
-    kinds = [kind for kind in UNITS if kind not in ("token", "treebank") and (kind != "turn" or turns)]
+    kinds = [kind for kind in UNITS if kind not in ("token", "treebank") and is_available(kind) and (kind != "turn" or turns)]
     return {
         "labels": [mark_space(visible(token)) for token in prompt.tokens],
         "texts": [visible(token) for token in readable_tokens(prompt)],
