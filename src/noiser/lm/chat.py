@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from noiser.errors import PromptError
+from noiser.lm.bounded import BoundedError, run_bounded
 from noiser.text.prompt import Prompt, Turn
 
 Message = Mapping[str, Any]
@@ -34,33 +35,53 @@ def _ending(messages: Sequence[Message]) -> dict[str, bool]:
     return {"continue_final_message": open_ended, "add_generation_prompt": not open_ended}
 
 
-def render(tokenizer: Any, messages: Sequence[Message], **options: Any) -> Any:
-    """Apply the tokenizer's chat template. Raises PromptError if there is none, or if it refuses the messages."""
+def render(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    """The chat as text, by the tokenizer's chat template, and the characters of each message's content in it.
+
+    A span is empty if the template leaves the content out or rewrites it. The template runs within limits of time, memory and
+    output. Raises PromptError if there is no template, if it refuses the messages, or if it goes beyond a limit.
+    """
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError("this tokenizer has no chat template: give the rendered text instead of messages")
     try:
-        return tokenizer.apply_chat_template(messages, **_ending(messages), **options)
-    except (TemplateError, ValueError, TypeError) as error:
+        text, spans = run_bounded(lambda: _render_with_spans(tokenizer, messages))
+    except BoundedError as error:
+        raise PromptError(f"the chat template refuses these messages: {error}") from error
+    return text, [(start, stop) for start, stop in spans]
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Message], **options: Any) -> Mapping[str, Any] | None:
+    """The ids of a chat from a tokenizer with a way of its own to read chats. None if the rendered text is all there is to read."""
+    if getattr(type(tokenizer), "apply_chat_template", None) is PreTrainedTokenizerBase.apply_chat_template:
+        return None
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, tokenizer_kwargs=options, **_ending(messages))
+    except Exception as error:
         raise PromptError(f"the chat template refuses these messages: {error}") from error
 
 
-def content_spans(tokenizer: Any, messages: Sequence[Message], text: str) -> list[Span]:
-    """The characters of each message's content in the rendered `text`. Empty if the template left it out or rewrote it.
+def _apply(tokenizer: Any, messages: Sequence[Message]) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, **_ending(messages))
+
+
+def _render_with_spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    """The text and the content's spans.
 
     Each message in turn is rendered with a marker as its content. The text before and behind the marker belongs to the
-    template and the other messages, so the rest of `text` is this message's, even if its content imitates the template.
+    template and the other messages, so the rest of the text is this message's, even if its content imitates the template.
     """
+    text = _apply(tokenizer, messages)
     marker = "content"
     while marker in text:
         marker += "0"
-    return [_content_span(tokenizer, messages, number, text, marker) for number in range(len(messages))]
+    return text, [_content_span(tokenizer, messages, number, text, marker) for number in range(len(messages))]
 
 
 def _content_span(tokenizer: Any, messages: Sequence[Message], number: int, text: str, marker: str) -> Span:
     changed = [{**message, "content": marker} if index == number else message for index, message in enumerate(messages)]
     try:
-        marked = render(tokenizer, changed, tokenize=False)
-    except PromptError:
+        marked = _apply(tokenizer, changed)
+    except Exception:  # noqa: BLE001  (a template may refuse the marker: nothing is known of this content's place)
         return 0, 0
     before, separator, behind = marked.partition(marker)
     if not separator or marker in behind:

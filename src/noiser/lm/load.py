@@ -96,7 +96,8 @@ def load(
     loaded.eval()
     if device_map is None:
         loaded.to(device=device_found)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
-    return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget)
+    with readable_errors(name, path, trust_remote_code):
+        return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget)
 
 
 def pick_device(device: str) -> torch.device:

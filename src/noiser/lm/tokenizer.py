@@ -8,7 +8,7 @@ from operator import index
 from typing import Any, SupportsIndex
 
 from noiser.errors import OptionError, PromptError
-from noiser.lm.chat import Message, check_messages, content_spans, find_turns, is_chat, render
+from noiser.lm.chat import Message, check_messages, encode_chat, find_turns, is_chat, render
 from noiser.lm.token_text import Offsets, TokenText, align, concatenate
 from noiser.text.prompt import Prompt
 
@@ -110,9 +110,13 @@ class Tokens:
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Offsets | None]:
         """The text's ids, and the tokenizer's own offsets if it has them."""
-        with self._restored_backend():
-            encoding = self.tokenizer(text, add_special_tokens=add_special_tokens, padding=False, truncation=False, **self._call_options())
-        return encoding["input_ids"], _offsets(encoding)
+        options = {"add_special_tokens": add_special_tokens, "padding": False, "truncation": False, **self._call_options()}
+        try:
+            with self._restored_backend():
+                encoding = self.tokenizer(text, **options)
+            return encoding["input_ids"], _offsets(encoding)
+        except Exception as error:
+            raise PromptError(f"the model's tokenizer fails on this text: {type(error).__name__}: {error}") from error
 
     def _call_options(self) -> dict[str, bool]:
         return {"verbose": False, "return_offsets_mapping": True} if self.tokenizer.is_fast else {"verbose": False}
@@ -134,11 +138,15 @@ class Tokens:
         for message in messages:
             check_unicode(message["role"])
             check_unicode(message["content"])
+        text, spans = render(self.tokenizer, messages)
         with self._restored_backend():
-            encoding = render(self.tokenizer, messages, tokenize=True, return_dict=True, tokenizer_kwargs=self._call_options())
-        text = render(self.tokenizer, messages, tokenize=False)
-        prompt = self._make_prompt(encoding["input_ids"], _offsets(encoding), text)
-        spans = content_spans(self.tokenizer, messages, text) if prompt.text == text else [(0, 0)] * len(messages)
+            encoding = encode_chat(self.tokenizer, messages, **self._call_options())
+        if encoding is None:
+            prompt = self._make_prompt(*self._encode(text, add_special_tokens=False), text)
+        else:
+            prompt = self._make_prompt(encoding["input_ids"], _offsets(encoding), text)
+        if prompt.text != text:
+            spans = [(0, 0)] * len(messages)
         return replace(prompt, turns=find_turns(messages, spans, prompt))
 
     def _make_prompt(self, ids: Sequence[int], offsets: Offsets | None = None, text: str | None = None) -> Prompt:
