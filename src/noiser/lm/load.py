@@ -73,14 +73,16 @@ def load(
     if Path(path).is_dir():
         files = weight_files(Path(path), allow_pickle=allow_pickle)
         if files and Path(model).expanduser().is_dir():
-            with readable_errors(name, path, trust_remote_code):
+            with readable_errors(str(model), path, trust_remote_code):
                 check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
     offline = not Path(path).exists() and not hub_answers()
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
-    with hide_progress_bars(), readable_errors(name, path, trust_remote_code):
+    with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code):
         if not Path(path).exists() and not allow_pickle:
             check_hub_model(path, revision=revision, local_files_only=offline)
+    with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code, "the tokenizer of "):
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
+    with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code):
         from_pretrained: Any = AutoModelForCausalLM.from_pretrained
         loaded, loading = from_pretrained(
             path,
@@ -92,11 +94,11 @@ def load(
             **({} if device_map is None else {"device_map": device_map}),
             **options,
         )
-        check_loaded(loading, name, quantized=is_quantized(loaded.config))
+        check_loaded(loading, str(model), quantized=is_quantized(loaded.config))
     loaded.eval()
     if device_map is None:
         loaded.to(device=device_found)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
-    with readable_errors(name, path, trust_remote_code):
+    with readable_errors(str(model), path, trust_remote_code):
         return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget)
 
 
@@ -173,9 +175,9 @@ def hub_answers() -> bool:
 
 
 @contextmanager
-def readable_errors(name: str, path: str, trusted: bool) -> Iterator[None]:
+def readable_errors(name: str, path: str, trusted: bool, part: str = "") -> Iterator[None]:
     """Turn whatever is raised while a model is read into a ModelError of one sentence that says what to do next."""
-    with unify_model_errors(f"cannot load {name}"):
+    with unify_model_errors(f"cannot load {part}{name}"):
         try:
             yield
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -223,7 +225,7 @@ def identify(
     with hide_progress_bars():
         path, name, revision_found = locate(model, code=trust_remote_code)
     offline = not Path(path).exists() and not hub_answers()
-    with readable_errors(name, path, trust_remote_code):
+    with readable_errors(str(model), path, trust_remote_code):
         config: Any = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=offline)
     dtype_found = pick_dtype(dtype, pick_device(device))
     if dtype_found == "auto":
