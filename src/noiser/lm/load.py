@@ -70,16 +70,10 @@ def load(
         path, name, revision_found = locate(str(model), code=trust_remote_code)
     if revision is not None and Path(path).exists():
         raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
-    if Path(path).is_dir():
-        files = weight_files(Path(path), allow_pickle=allow_pickle)
-        if files and Path(model).expanduser().is_dir():
-            with readable_errors(str(model), path, trust_remote_code):
-                check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
     offline = not Path(path).exists() and not hub_answers()
     options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
     with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code):
-        if not Path(path).exists() and not allow_pickle:
-            check_hub_model(path, revision=revision, local_files_only=offline)
+        _check_files(str(model), path, allow_pickle=allow_pickle, **options)
     with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code, "the tokenizer of "):
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
     with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code):
@@ -100,6 +94,19 @@ def load(
         loaded.to(device=device_found)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
     with readable_errors(str(model), path, trust_remote_code):
         return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget)
+
+
+def _check_files(model: str, path: str, *, allow_pickle: bool, trust_remote_code: bool, **options: Any) -> None:
+    """Raises ModelError if weights would be read from a file that is no safetensors file, or do not make up the model.
+
+    `options` fetch the files of a hub model. A converted GGUF file was checked before its conversion.
+    """
+    if Path(path).is_dir():
+        files = weight_files(Path(path), allow_pickle=allow_pickle)
+        if files and Path(model).expanduser().is_dir():
+            check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
+    elif not allow_pickle:
+        check_hub_model(path, **options)
 
 
 def pick_device(device: str) -> torch.device:
