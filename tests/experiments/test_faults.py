@@ -50,7 +50,7 @@ def finish(place, forked, whole, out):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_table(place, forked, whole, tmp_path, capsys, kills):
     draw, cut = random.Random(kills), []
     for number in range(kills):

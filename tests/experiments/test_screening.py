@@ -168,6 +168,7 @@ def test_what_is_wrong_with_the_model_is_no_rows_fault(lm, monkeypatch):
         list(screen(lm, rows("a", "b", "c", "d", "e"), "token"))
 
 
+@pytest.mark.slow
 def test_the_shipped_sets_on_the_default_model(smol):
     """73 of known-mini and 28 of longra-mini; with room for other versions of torch."""
     known = list(screen(smol, read("known-mini").rows, "token"))

@@ -136,6 +136,7 @@ def test_the_real_model_and_tokenizer_of_ours(smol):
     assert out.sequence_attributions[0].target[-1].token == "ĠParis"
 
 
+@pytest.mark.slow
 def test_inseqs_command_line_with_our_methods_in_it(tmp_path):
     tiny("llama").save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")

@@ -196,6 +196,7 @@ def test_another_default_dtype_stays_and_changes_nothing():
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pythons_own_generator_is_not_drawn_from():
     """In a process of its own: the type checker that runs along in these tests draws from it."""
     ended = subprocess.run([sys.executable, "-c", RANDOM], cwd=Path(__file__).parents[2], capture_output=True, text=True)

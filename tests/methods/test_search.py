@@ -53,7 +53,7 @@ def finish(steps, probability):
 tables = st.integers(1, 7).flatmap(lambda seq: st.lists(st.lists(st.booleans(), min_size=64, max_size=64), min_size=seq, max_size=seq))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(tables, st.randoms(use_true_random=False))
 def test_exact_is_the_minimum_of_bisections_whatever_the_flips(flips, random):
     order = random.sample(range(len(flips)), len(flips))
@@ -71,7 +71,7 @@ def test_exact_is_the_minimum_of_bisections_whatever_the_flips(flips, random):
 thresholds = st.lists(st.floats(1e-4, 1.2), min_size=1, max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(thresholds, st.sampled_from([0.3, 1.0, 3.0]), st.floats(1e-3, 1.0), st.randoms(use_true_random=False))
 def test_fast_is_exact_under_monotone_flips_and_cheaper(flip_at, bend, first, random):
     order = random.sample(range(len(flip_at)), len(flip_at))

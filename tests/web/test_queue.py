@@ -50,6 +50,7 @@ def heard(connection, word):
     return got
 
 
+@pytest.mark.slow
 def test_two_hundred_clients_each_get_their_own(capsys):
     """All at once, every prompt another one: text and scores are those that the library gives.
 
