@@ -1,4 +1,4 @@
-// What can be taken away: Markdown, LaTeX, the command line's JSON, a link, and files.
+// Copies and files: Markdown, LaTeX, the command line's JSON, a link, SVG and PNG.
 
 const MARKDOWN = /[\\`*_{}[\]<>#|~!&$@]/g;
 const LATEX = {
@@ -9,15 +9,15 @@ const LATEX = {
   "\u2192": "\\ensuremath{\\rightarrow}", "\u00b7": "\\textperiodcentered{}", "\u2026": "\\ldots{}", "\u2212": "\\textminus{}",
 };
 
-// Text that reads literally in a Markdown cell: no markup, no HTML, no link, no border, and no space lost.
+// Text that a Markdown cell shows literally: no markup, no HTML, no link, no border, and all spaces.
 function markdownText(text) {
   const plain = visible(text).replace(MARKDOWN, "\\$&").replace(/:(?=\/\/)|(?<=www)\./gi, "\\$&");
   return plain.replace(/^ +| +$| {2,}/g, (spaces) => "&nbsp;".repeat(spaces.length));
 }
 
-// The scores of the chosen target and unit as a table, a column for each method shown; then agreement and costs.
+// The scores of the current target and unit as a table with a column for each visible method; then agreement and costs.
 function toMarkdown(view, state) {
-  const rows = rowsShown(view, state);
+  const rows = visibleRows(view, state);
   const { labels, count } = columns(view, state.unit);
   const within = inContext(view, state);
   const each = rows.map((row) => scoresOf(view, state, row));
@@ -28,32 +28,32 @@ function toMarkdown(view, state) {
     if (within[i]) table.push(line([markdownText(labels[i]), ...each.map(({ scores }) => number(scores[i]))]));
   }
   if (each.some(({ rest }) => rest)) table.push(line([`*in no ${state.unit}*`, ...each.map(({ rest }) => number(rest))]));
-  const closing = [agreementWords(view, state), ...costLines(view, rows)].filter(Boolean).map(markdownText);
+  const closing = [agreementText(view, state), ...costLines(view, rows)].filter(Boolean).map(markdownText);
   return [markdownText(questionText(view, state.target, String)).replace(/(&nbsp;)+/g, " "), "", ...table, "", closing.join("  \n"), ""].join("\n");
 }
 
-// How far the methods shown agree with the one they are held against; empty for one method.
-function agreementWords(view, state) {
+// The agreement of the visible methods with the reference; empty for one method.
+function agreementText(view, state) {
   const reference = referenceRow(view, state);
-  const others = rowsShown(view, state).filter((row) => row !== reference);
+  const others = visibleRows(view, state).filter((row) => row !== reference);
   const said = others.map((row) => `${rowName(view, row)} ${agreementOf(view, state, reference, row)?.toFixed(2) ?? "n/a"}`);
   const scope = agreementScope(view, { ...state, unit: "token" });
   return others.length ? `Rank agreement with ${rowName(view, reference)} over tokens${scope} (Spearman): ${said.join(", ")}.` : "";
 }
 
 function costLines(view, rows) {
-  const said = rows.filter((row) => view.rows[row].cost).map((row) => `${rowName(view, row)} ${costWords(view.rows[row].cost)}`);
+  const said = rows.filter((row) => view.rows[row].cost).map((row) => `${rowName(view, row)} ${costText(view.rows[row].cost)}`);
   return said.length ? [`Cost: ${said.join("; ")}.`] : [];
 }
 
-// Text that LaTeX prints as it reads: no command, no comment, no mathematics.
+// Text that LaTeX prints literally: no command, no comment, no mathematics.
 function latexText(text) {
   return Array.from(visible(text), (character) => LATEX[character] || character).join("");
 }
 
-// A paragraph of coloured text for each method shown.
+// A paragraph of coloured text for each visible method.
 function toLatex(view, state) {
-  const rows = rowsShown(view, state);
+  const rows = visibleRows(view, state);
   const shares = state.scale === "all" ? "of the largest score shown" : "of each method's largest score";
   const by = state.unit === "token" ? "" : `, summed over each ${state.unit}`;
   return [
@@ -61,7 +61,7 @@ function toLatex(view, state) {
     "{\\setlength{\\fboxsep}{0.5pt}\\setlength{\\parindent}{0pt}",
     `${latexText(questionText(view, state.target, String))}\\par\\smallskip`,
     ...rows.map((row) => `\\textbf{${latexText(rowName(view, row))}}\\quad\n${latexTokens(view, state, row)}\\par\\smallskip`),
-    `{\\footnotesize Orange supports, blue opposes; colours are shares ${shares}${by}. ${latexText(agreementWords(view, state))}\\par}}`,
+    `{\\footnotesize Orange supports, blue opposes; colours are shares ${shares}${by}. ${latexText(agreementText(view, state))}\\par}}`,
     "",
   ].join("\n");
 }
@@ -131,7 +131,7 @@ function copyMenu(view, store, link = null) {
   return menu;
 }
 
-// Does it, and says how it went.
+// Runs an action and reports the outcome.
 async function attempt(act, say) {
   try {
     say(await act());
@@ -145,9 +145,9 @@ function saveJson(view) {
   return "Saved";
 }
 
-// Onto the clipboard, where a page may write to it; else into a dialog to copy from by hand, and false.
+// Copies to the clipboard. If the page may not, shows a dialog to copy from by hand, and returns false.
 async function copyText(text, near) {
-  if (await clipboardTook(text) || selectionTook(text, near)) return true;
+  if (await copyWithClipboard(text) || copyWithSelection(text, near)) return true;
   const area = h("textarea", { readonly: true, rows: 12, "aria-label": "Text to copy", text });
   const close = h("button", { type: "button", text: "Close", on: { click: () => dialog.close() } });
   const dialog = h("dialog", { class: "noiser-dialog", "aria-label": "Copy by hand", on: { close: () => dialog.remove() } },
@@ -158,7 +158,7 @@ async function copyText(text, near) {
   return false;
 }
 
-async function clipboardTook(text) {
+async function copyWithClipboard(text) {
   if (!navigator.clipboard) return false;
   try {
     await navigator.clipboard.writeText(text);
@@ -169,8 +169,8 @@ async function clipboardTook(text) {
   }
 }
 
-// The old way, for pages that were opened as files or stand in a frame.
-function selectionTook(text, near) {
+// The old way, for pages that were opened as files or are in a frame.
+function copyWithSelection(text, near) {
   const before = document.activeElement;
   const area = h("textarea", { class: "noiser-offscreen", readonly: true, "aria-hidden": "true", tabindex: -1, text });
   near.append(area);
@@ -201,7 +201,7 @@ function saveSvg(view, state, dark) {
   return "Saved";
 }
 
-// The picture at twice its size, or as large as a canvas can be; resolves to what there is to say about that.
+// Saves the picture at twice its size, or as large as a canvas can be. Resolves to a message.
 async function savePng(view, state, dark) {
   const svg = toSvg(view, state, dark);
   const image = new Image();

@@ -7,15 +7,15 @@ const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu;
 // An element: attributes as a plain object (`class`, `text`, `on` = {event: handler}; false, null and undefined are left out),
 // then children.
 function h(tag, attributes, ...children) {
-  return filled(document.createElement(tag), attributes, children);
+  return fillElement(document.createElement(tag), attributes, children);
 }
 
 // The same for SVG.
 function svgEl(tag, attributes, ...children) {
-  return filled(document.createElementNS(SVG, tag), attributes, children);
+  return fillElement(document.createElementNS(SVG, tag), attributes, children);
 }
 
-function filled(element, attributes, children) {
+function fillElement(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === false || value === null || value === undefined) continue;
     if (name === "text") element.textContent = value;
@@ -26,17 +26,17 @@ function filled(element, attributes, children) {
   return element;
 }
 
-// Newline, tab and return as symbols; every other control, format or unassigned character as its escape (as views/escape.py has it).
+// Newline, tab and return as symbols; every other control, format or unassigned character as its escape (as in views/escape.py).
 function visible(text) {
-  return String(text).replace(INVISIBLE, (c) => NAMED[c] || escaped(c.codePointAt(0)));
+  return String(text).replace(INVISIBLE, (c) => NAMED[c] || escapeOf(c.codePointAt(0)));
 }
 
-function escaped(code) {
+function escapeOf(code) {
   const hex = (width) => code.toString(16).padStart(width, "0");
   return code < 0x100 ? `\\x${hex(2)}` : code < 0x10000 ? `\\u${hex(4)}` : `\\U${hex(8)}`;
 }
 
-// A score with its sign; what four decimals would show as zero with an exponent (as views/shown.py has it).
+// A score with its sign and four decimals, or with an exponent if four decimals would show zero (as in views/labels.py).
 function number(score) {
   if (!Number.isFinite(score)) return "n/a";
   const size = Math.abs(score);
@@ -45,7 +45,7 @@ function number(score) {
   return sign + exponent(size, 1);
 }
 
-// The same to read on the page, with a true minus sign; what is copied keeps the hyphen.
+// The same for the page, with a true minus sign. Copies keep the hyphen.
 function reading(score) {
   return minus(number(score));
 }
@@ -54,8 +54,8 @@ function minus(text) {
   return text.replace(/^-/, "\u2212");
 }
 
-// Text to stand between quotation marks: without the spaces at its ends; nothing but spaces as dots.
-function quotable(text) {
+// Text for quotation marks, without spaces at its ends. Text of nothing but spaces becomes dots.
+function trimmedForQuotes(text) {
   return text.replace(/^ +| +$/g, "") || text.replace(/ /g, "\u00b7");
 }
 
@@ -81,7 +81,7 @@ function ordinal(place) {
   return place + (teens ? "th" : { 1: "st", 2: "nd", 3: "rd" }[place % 10] || "th");
 }
 
-function clipped(text, most) {
+function clip(text, most) {
   const letters = Array.from(text);
   return letters.length > most ? letters.slice(0, most - 1).join("") + "\u2026" : text;
 }

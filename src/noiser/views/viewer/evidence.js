@@ -23,7 +23,7 @@ const NOTES = {
   completeness_gaps: ["Each is off by", "Completeness gaps: by how much each token\u2019s contributions miss what occlusion measures; 0 is exact"],
 };
 
-// A <section> with all that speaks for or against the scores; it follows the store. `level` is that of its heading.
+// A <section> with the evidence for and against the scores. It follows the store. `level` is the level of its heading.
 function evidencePanel(view, store, level = 3) {
   const curves = h("div", { class: "noiser-curves" });
   const notes = h("div", { class: "noiser-notes" });
@@ -34,7 +34,7 @@ function evidencePanel(view, store, level = 3) {
     if (key !== drawn) {
       drawn = key;
       move = fillCurves(curves, view, store);
-      notes.replaceChildren(...rowsShown(view, state).map((row) => methodNotes(view, row, state.target, level + 2)));
+      notes.replaceChildren(...visibleRows(view, state).map((row) => methodNotes(view, row, state.target, level + 2)));
     }
     move(state);
   };
@@ -45,7 +45,7 @@ function evidencePanel(view, store, level = 3) {
     h(`h${level + 1}`, { text: "What each method noted" }), notes, evaluationPart(view.evaluation, level + 1));
 }
 
-// Fills the curves' part anew; returns what moves it to another number of tokens.
+// Redraws the curves. Returns the function that moves them to another number of tokens.
 function fillCurves(into, view, store) {
   const state = store.get();
   const lines = curveLines(view, state);
@@ -69,27 +69,27 @@ function fillCurves(into, view, store) {
     h("div", { class: "noiser-charts" }, charts.map((chart) => chart.element)),
     slider.element, h("div", { class: "noiser-beside" }, table.element, struck.element));
   return (now) => {
-    const place = placeOf(steps, now.curve);
+    const place = stepIndex(steps, now.curve);
     for (const part of [slider, ...charts, table, struck]) part.move(steps[place], place);
   };
 }
 
-// The curves that can be drawn, of the rows shown that have any: {row, name, curve}.
+// The curves of the visible rows that have any: {row, name, curve}.
 function curveLines(view, state) {
   const curveOf = (row) => (view.rows[row].curves || [])[state.target];
-  const lines = rowsShown(view, state).map((row) => ({ row, name: rowName(view, row), curve: curveOf(row) }));
+  const lines = visibleRows(view, state).map((row) => ({ row, name: rowName(view, row), curve: curveOf(row) }));
   return lines.filter(({ curve }) => curve && Array.isArray(curve.counts) && curve.counts.length > 1);
 }
 
-// What the curves are of, in words.
+// The quantity of the curves, in words.
 function curveSubject(target) {
   const name = quantityName(target).replace(/^./, (letter) => letter.toUpperCase());
   if (String(target.quantity).startsWith("function")) return name;
-  const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${quotable(target.foil_text ?? "")}\u201d` : "";
-  return `${name} of \u201c${quotable(target.text)}\u201d${foil}`;
+  const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${trimmedForQuotes(target.foil_text ?? "")}\u201d` : "";
+  return `${name} of \u201c${trimmedForQuotes(target.text)}\u201d${foil}`;
 }
 
-// The lowest and highest value of all curves; a probability's scale begins at 0.
+// The lowest and highest value of all curves. The scale of a probability begins at 0.
 function valueDomain(lines, target) {
   const values = lines.flatMap(({ curve }) => [...curve.removed, ...curve.kept]).filter(Number.isFinite);
   const reduced = (best, first) => values.reduce((a, b) => best(a, b), first);
@@ -99,8 +99,8 @@ function valueDomain(lines, target) {
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
-// The essence of a chart in words.
-function chartWords(kind, lines, count) {
+// A chart in words.
+function chartText(kind, lines, count) {
   const said = lines.map(({ name, curve }) => {
     const [from, to] = [curve[kind][0], curve[kind][curve.counts.indexOf(count)]];
     const verb = to < from ? "falls" : to > from ? "rises" : "stays";
@@ -110,15 +110,15 @@ function chartWords(kind, lines, count) {
   return `Chart of tokens ${kind}. ${said.join("; ")}.`;
 }
 
-// The place of a count among the steps; where none is chosen that of about a fifth of the tokens.
-function placeOf(steps, count) {
+// The index of a count among the steps. Without a count, that of about a fifth of the tokens.
+function stepIndex(steps, count) {
   const wanted = count === null || count === undefined ? steps[steps.length - 1] / 5 : count;
   const place = steps.findIndex((step) => step >= wanted);
   return place < 0 ? steps.length - 1 : place;
 }
 
-// Ascending heights moved as little as keeps them apart between two bounds: those too close share a stack about their mean.
-function stacked(wanted, low, high) {
+// Ascending heights, moved as little as possible to keep them apart between two bounds. Close ones form a stack around their mean.
+function spreadApart(wanted, low, high) {
   const apart = Math.min(15, (high - low) / wanted.length);
   const tall = (stack) => (stack.length - 1) * apart;
   const mean = (stack) => stack.reduce((sum, each) => sum + each, 0) / stack.length;
@@ -132,13 +132,13 @@ function stacked(wanted, low, high) {
   return stacks.flatMap((stack) => stack.map((_, n) => topOf(stack) + n * apart));
 }
 
-// A number to read, without a plus sign: four decimals, below that an exponent.
+// A number for the page, without a plus sign: four decimals, or an exponent.
 function amount(value) {
   if (!Number.isFinite(value)) return "n/a";
   return reading(value).replace(/^\+/, "");
 }
 
-// How many tokens are removed or kept: a slider over the counts that were measured.
+// A slider over the measured counts of removed or kept tokens.
 function countSlider(steps, store) {
   const all = thousands(steps[steps.length - 1]);
   const said = h("output", {});
@@ -153,7 +153,7 @@ function countSlider(steps, store) {
   return { element: h("label", { class: "noiser-count" }, h("span", { text: "Highest-scoring tokens" }), input, said), move };
 }
 
-// The stored values at the chosen count, a method in each row.
+// The stored values at the chosen count, one row for each method.
 function curveTable(lines) {
   const rows = lines.map(({ row, name, curve }) => ({ row, name, curve, cells: [h("td", {}), h("td", {})] }));
   const caption = h("caption", {});
@@ -163,19 +163,19 @@ function curveTable(lines) {
     caption.textContent = count === 1 ? "With the highest token" : `With the ${thousands(count)} highest tokens`;
     for (const { curve, cells } of rows) {
       const at = curve.counts.indexOf(count);
-      cells[0].replaceChildren(exactly(curve.removed[at]));
-      cells[1].replaceChildren(exactly(curve.kept[at]));
+      cells[0].replaceChildren(valueElement(curve.removed[at]));
+      cells[1].replaceChildren(valueElement(curve.kept[at]));
     }
   };
   return { element: h("table", { class: "noiser-values" }, caption, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)), move };
 }
 
-// A value in short, with the stored one in the element.
-function exactly(value) {
+// A rounded value; the element holds the stored one.
+function valueElement(value) {
   return Number.isFinite(value) ? h("data", { value, title: value, text: amount(value) }) : "n/a";
 }
 
-// A copy of the prompt in which the tokens that are removed are struck out.
+// A copy of the prompt with the removed tokens struck out.
 function struckPrompt(view, lines, state) {
   const scrolls = view.texts.length > 150 && { tabindex: 0, role: "group", "aria-label": "The prompt, with what is removed struck out" };
   const text = h("p", { class: "noiser-struck", ...scrolls });
@@ -187,7 +187,7 @@ function struckPrompt(view, lines, state) {
   const draw = () => {
     printed.textContent = lines[Math.max(0, select.selectedIndex)].name;
     order = lines[Math.max(0, select.selectedIndex)].curve.order;
-    pieces = view.texts.slice(0, contextOf(view, state.target)).map((piece) => h("span", { text: piece.replace(/\u23ce/g, "\u23ce\n") }));
+    pieces = view.texts.slice(0, contextLength(view, state.target)).map((piece) => h("span", { text: piece.replace(/\u23ce/g, "\u23ce\n") }));
     text.replaceChildren(...pieces);
     const count = struck;
     struck = 0;
@@ -202,7 +202,7 @@ function struckPrompt(view, lines, state) {
   return { element: h("div", { class: "noiser-removed" }, h("label", {}, "Removed by ", select, printed), text, hint), move };
 }
 
-// Strikes out the tokens of the order between two counts, or lets them stand again.
+// Strikes out the tokens between two counts, or restores them.
 function strike(pieces, order, from, to) {
   for (let place = Math.min(from, to); place < Math.max(from, to); place++) {
     const piece = pieces[order[place]];
@@ -212,7 +212,7 @@ function strike(pieces, order, from, to) {
   }
 }
 
-// What a method found, took and was told, and what a reader has to know.
+// The notes, cost, options and warnings of a method.
 function methodNotes(view, row, target, level) {
   const { notes, warnings } = notesOf(view, row, target);
   const entry = ([name, value, title]) => h("div", { title }, h("dt", { text: name }), h("dd", { text: value }));
@@ -222,12 +222,12 @@ function methodNotes(view, row, target, level) {
     marked.length > 0 && h("ul", { class: "noiser-cautions", "aria-label": "Warnings" }, marked), h("dl", {}, entries));
 }
 
-// Name and text of each thing worth saying about a row.
+// Name, text and title of each note of a row.
 function* noteEntries(view, row, notes) {
   const { k, k_status: status, layout, warnings, ...others } = notes;
   const found = Object.hasOwn(STATUS, status) ? STATUS[status] : visible(status);
   if (k !== undefined) yield [`k (${visible(row.options.bound || "scale")})`, `${scaleRange(k)}, ${found}`];
-  if (row.cost) yield ["Cost", costWords(row.cost)];
+  if (row.cost) yield ["Cost", costText(row.cost)];
   if (layout !== undefined) yield [NOTES.layout[0], visible(layout), NOTES.layout[1]];
   const options = Object.entries(row.options).map(([name, value]) => `${visible(name)} ${noteText(view, name, value)}`);
   if (options.length) yield ["Options", options.join(", ")];
@@ -242,33 +242,33 @@ function noteName(name) {
   return visible(name.replace(/_/g, " ")).replace(/^./, (letter) => letter.toUpperCase());
 }
 
-// One scale, or from the smallest to the largest of many.
+// One scale, or the range of several.
 function scaleRange(k) {
   if (!Array.isArray(k)) return amount(k);
   return `${amount(k.reduce((a, b) => Math.min(a, b), Infinity))} to ${amount(k.reduce((a, b) => Math.max(a, b), -Infinity))}`;
 }
 
-// A note's value in words; positions of tokens with their labels.
+// A note's value in words. Positions of tokens get their labels.
 function noteText(view, name, value) {
   const label = (token) => `${view.labels[token] ?? "?"} (position ${token})`;
   if (name === "first_to_flip" && Number.isInteger(value)) return label(value);
-  if (name === "flipped" && Array.isArray(value)) return value.length ? clipped(value.slice(0, 40).map(label).join(", "), 160) : "none";
-  if (name === "prediction" && value) return `\u201c${quotable(visible(value.token))}\u201d, p = ${short(value.prob)}`;
+  if (name === "flipped" && Array.isArray(value)) return value.length ? clip(value.slice(0, 40).map(label).join(", "), 160) : "none";
+  if (name === "prediction" && value) return `\u201c${trimmedForQuotes(visible(value.token))}\u201d, p = ${short(value.prob)}`;
   if (value === null) return "none";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value === "number") return minus(Number.isInteger(value) ? thousands(value) : String(Number(value.toPrecision(6))));
-  if (Array.isArray(value) && value.every(Number.isFinite)) return clipped(value.map(amount).join(", "), 160);
-  return clipped(visible(typeof value === "string" ? value : JSON.stringify(value)), 160);
+  if (Array.isArray(value) && value.every(Number.isFinite)) return clip(value.map(amount).join(", "), 160);
+  return clip(visible(typeof value === "string" ? value : JSON.stringify(value)), 160);
 }
 
-// What a row took.
-function costWords(cost) {
+// A cost in words.
+function costText(cost) {
   const backward = cost.backward_tokens ? [`${thousands(cost.backward_tokens)} backward`] : [];
   const peak = cost.peak_bytes ? [`peak ${(cost.peak_bytes / 1e9).toFixed(1)} GB`] : [];
   return [`${cost.seconds.toFixed(1)} s`, `${thousands(cost.forward_tokens)} token-forwards`, ...backward, ...peak].join(", ");
 }
 
-// How well methods did on samples: the tables of an evaluation.
+// The tables of an evaluation.
 function evaluationPart(evaluation, level) {
   if (!evaluation) return [];
   const remarks = (evaluation.remarks || []).map((text) => h("li", { text }));

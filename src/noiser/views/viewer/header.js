@@ -1,4 +1,4 @@
-// What stands above the text: the question, the output tokens, the controls and the legend.
+// The part above the text: the question, the output tokens, the controls and the legend.
 
 // {element, update(state)}
 function headerPart(viewer) {
@@ -30,7 +30,7 @@ function failuresElement(view) {
   );
 }
 
-// The output as a line of buttons: press one to see what led to it; arrow keys move along it.
+// The output tokens as buttons: press one to see what led to it. Arrow keys move between them.
 function outputsPart({ view, store }) {
   const buttons = view.targets.map((target, n) => {
     const title = `p = ${short(target.prob)}`;
@@ -71,7 +71,7 @@ function outputsPart({ view, store }) {
   return { element, update };
 }
 
-// Scrolls a box, and nothing else, to a button in it.
+// Scrolls only this box, to a button in it.
 function keepInSight(box, button) {
   const top = button.offsetTop - box.offsetTop;
   if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 30) box.scrollTop = top - 40;
@@ -85,7 +85,7 @@ function controlsPart(viewer) {
     several && ["one", "One method"],
     view.targets.length > 1 && ["matrix", "Matrix"],
   ].filter(Boolean);
-  const units = ["token", ...Object.keys(view.units).filter((kind) => kind !== "token")].map((kind) => [kind, titled(kind)]);
+  const units = ["token", ...Object.keys(view.units).filter((kind) => kind !== "token")].map((kind) => [kind, capitalized(kind)]);
   const names = view.rows.map((_, row) => [String(row), rowName(view, row)]);
   const shown = [
     layouts.length > 1 && radios(viewer, "view", "Show", layouts),
@@ -149,7 +149,7 @@ function tick({ store }, key, name) {
   return { element: h("label", { class: "noiser-chip" }, input, name), update: (state) => (input.checked = state[key]) };
 }
 
-// Which methods are shown.
+// Chips that show and hide methods.
 function chips({ view, store }) {
   const names = view.rows.map((_, row) => rowName(view, row));
   const inputs = names.map((name) => h("input", { type: "checkbox", value: name }));
@@ -163,7 +163,7 @@ function chips({ view, store }) {
   return { element, update: (state) => inputs.forEach((input) => (input.checked = !state.hidden.includes(input.value))) };
 }
 
-// The colours and what they mean, with the numbers at the ends where one scale is for all that is drawn.
+// The colours and what they mean, with numbers at the ends if everything is drawn on one scale.
 function legendPart({ view, store }) {
   const strip = h("div", { class: "noiser-strip", "aria-hidden": "true" });
   for (let at = -STEPS; at <= STEPS; at++) strip.append(h("i", { class: stepClass(at / STEPS) }));
@@ -178,7 +178,7 @@ function legendPart({ view, store }) {
     h("div", { class: "noiser-ends" }, ...ends),
   );
   const update = (state) => {
-    const rows = state.view === "rows" ? rowsShown(view, state) : view.rows.length ? [state.method] : [];
+    const rows = state.view === "rows" ? visibleRows(view, state) : view.rows.length ? [state.method] : [];
     const every = state.view === "matrix" ? view.targets.map((_, n) => n) : [state.target];
     const own = state.scale === "row" && rows.length * every.length > 1;
     const most = Math.max(0, ...rows.flatMap((row) => every.map((n) => scoresOf(view, state, row, n).largest)));

@@ -1,7 +1,7 @@
-// From a view and a state to what is drawn: pure functions, nothing of the page in them.
+// What is drawn for a view and a state: pure functions that know nothing of the page.
 
-// A view with every field there; unknown fields are kept, and scores that are no numbers count as 0.
-function prepared(given) {
+// A view with every field. Unknown fields are kept, and scores that are not numbers become 0.
+function completeView(given) {
   const view = { title: "", model: "", units: {}, roles: {}, failures: {}, evaluation: null, ...given };
   view.prompt = { text: "", input_ids: [], tokens: [], ...view.prompt };
   const raw = view.prompt.tokens;
@@ -11,20 +11,20 @@ function prepared(given) {
   view.units = { ...view.units };
   view.roles = view.roles || {};
   view.failures = view.failures || {};
-  view.targets = (view.targets || []).map((target) => preparedTarget(target, view.labels.length));
-  view.rows = (view.rows || []).map((row) => preparedRow(row, view));
+  view.targets = (view.targets || []).map((target) => completeTarget(target, view.labels.length));
+  view.rows = (view.rows || []).map((row) => completeRow(row, view));
   view.agreement = { spearman: [], top3_overlap: [], ...view.agreement };
   return view;
 }
 
-function preparedTarget(target, length) {
+function completeTarget(target, length) {
   const raw = (target.tokens || []).join("");
   const value = target.value === undefined ? target.prob : target.value;
   const context = target.context || length;
   return { quantity: "prob", rank: 0, foil: null, label: visible(raw), text: visible(raw), ...target, value, context };
 }
 
-function preparedRow(row, view) {
+function completeRow(row, view) {
   const length = view.labels.length;
   const scores = view.targets.map((_, n) => {
     const own = (row.scores || [])[n] || [];
@@ -43,12 +43,12 @@ function rowName(view, row) {
     equal.some((other) => JSON.stringify(other.options[key]) !== JSON.stringify(options[key])),
   );
   const suffix = differs.map((key) => `${key}=${options[key]}`).join(" ") || `${equal.indexOf(view.rows[row]) + 1}`;
-  return visible(`${label} (${clipped(suffix, 24)})`).replace(/,/g, ";");
+  return visible(`${label} (${clip(suffix, 24)})`).replace(/,/g, ";");
 }
 
 const COLUMNS = new WeakMap();
 
-// What has one score each: tokens, or units of a kind.
+// The columns, which have one score each: tokens, or units of one kind.
 // {unit, count, labels, texts, special, of: column of each token or null, members: tokens of each column}
 function columns(view, unit) {
   if (!COLUMNS.has(view)) COLUMNS.set(view, new Map());
@@ -75,32 +75,32 @@ function unitColumns(view, unit) {
   const members = texts.map(() => []);
   const placed = view.labels.map((_, i) => (Number.isInteger(of[i]) && members[of[i]] ? of[i] : null));
   placed.forEach((column, i) => column !== null && members[column].push(i));
-  const labels = texts.map((text) => clipped(text.trim(), 60));
+  const labels = texts.map((text) => clip(text.trim(), 60));
   return { unit, count: texts.length, labels, texts, special: texts.map(() => false), of: placed, members };
 }
 
 const SCORES = new WeakMap();
 
 // The scores of one row for one target, summed over each unit:
-// {scores, rest: the sum over tokens of no unit, largest: of either sign, place: see places}. The last ones are kept.
+// {scores, rest: the sum over tokens of no unit, largest: of either sign, place: see ranksOf}. Recent results are kept.
 function scoresOf(view, state, row, target = state.target) {
   if (!SCORES.has(view) || SCORES.get(view).size > 200) SCORES.set(view, new Map());
   const known = SCORES.get(view);
   const key = `${row} ${target} ${state.unit}`;
-  if (!known.has(key)) known.set(key, sumsOf(view, state, row, target));
+  if (!known.has(key)) known.set(key, unitSums(view, state, row, target));
   return known.get(key);
 }
 
-function sumsOf(view, state, row, target) {
+function unitSums(view, state, row, target) {
   const { of, count, unit } = columns(view, state.unit);
   const own = (view.rows[row].scores || [])[target] || [];
   const scores = new Array(count).fill(0);
   let rest = 0;
-  for (let i = 0; i < contextOf(view, target); i++) {
+  for (let i = 0; i < contextLength(view, target); i++) {
     if (of[i] === null) rest += own[i];
     else scores[of[i]] += own[i];
   }
-  const place = places(scores, inContext(view, state, target));
+  const place = ranksOf(scores, inContext(view, state, target));
   return { scores, rest: unit === "token" ? null : rest, largest: largestOf(scores), place };
 }
 
@@ -108,29 +108,29 @@ function largestOf(scores) {
   return scores.reduce((most, score) => Math.max(most, Math.abs(score)), 0);
 }
 
-// How many tokens come before a target: only these have scores.
-function contextOf(view, target) {
+// The number of tokens before a target. Only these have scores.
+function contextLength(view, target) {
   const found = view.targets[target];
   return found ? Math.min(found.context, view.labels.length) : 0;
 }
 
 // Which columns come before a target, as a list of true and false.
 function inContext(view, state, target = state.target) {
-  const before = contextOf(view, target);
+  const before = contextLength(view, target);
   return columns(view, state.unit).members.map((tokens) => tokens.length > 0 && tokens[0] < before);
 }
 
-// A row's scores as shares in [-1, 1] of its own largest, or with scale "all" of the largest of all rows shown; all 0 where
-// nothing has influence.
+// A row's scores as shares in [-1, 1] of its largest score, or with scale "all" of the largest of all visible rows; all 0 if nothing
+// has influence.
 function shares(view, state, row, target = state.target) {
   const { scores, largest } = scoresOf(view, state, row, target);
   const most =
-    state.scale === "all" ? Math.max(...rowsShown(view, state).map((each) => scoresOf(view, state, each, target).largest), 0) : largest;
+    state.scale === "all" ? Math.max(...visibleRows(view, state).map((each) => scoresOf(view, state, each, target).largest), 0) : largest;
   return scores.map((score) => (most > 0 ? score / most : 0));
 }
 
-// The place of each column by the size of its score, 1 for the strongest; equal ones share a place; null outside the context.
-function places(scores, within) {
+// The rank of each column by the size of its score, 1 for the strongest. Equal scores share a rank; null outside the context.
+function ranksOf(scores, within) {
   const sizes = scores.map(Math.abs);
   const order = sizes
     .map((_, i) => i)
@@ -141,8 +141,8 @@ function places(scores, within) {
   return found;
 }
 
-// The rows to draw, in order: those not hidden, as given, by agreement with the reference (n/a last), or by cost.
-function rowsShown(view, state) {
+// The rows that are not hidden, in the chosen order: as given, by agreement with the reference (n/a last), or by cost.
+function visibleRows(view, state) {
   const rows = view.rows.map((_, row) => row).filter((row) => !state.hidden.includes(rowName(view, row)));
   if (state.sort === "agreement") {
     const reference = referenceRow(view, state);
@@ -158,7 +158,7 @@ function costOf(view, row) {
   return cost && Number.isFinite(cost.seconds) ? cost.seconds : Infinity;
 }
 
-// The row that others are held against: the one chosen, or the first that is not hidden.
+// The reference row: the chosen one, or the first that is not hidden.
 function referenceRow(view, state) {
   const hidden = (row) => state.hidden.includes(rowName(view, row));
   if (view.rows[state.reference] && !hidden(state.reference)) return state.reference;
@@ -168,25 +168,25 @@ function referenceRow(view, state) {
   );
 }
 
-// Spearman's rank correlation of two rows for the output looked at, or null where there is none.
+// Spearman's rank correlation of two rows for the current output, or null.
 function agreementOf(view, state, one, other) {
-  const found = ((ownAgreement(view, state) || view.agreement.spearman)[one] || [])[other];
+  const found = ((targetAgreement(view, state) || view.agreement.spearman)[one] || [])[other];
   return Number.isFinite(found) ? found : null;
 }
 
-// Each output's own agreement; older views hold only the mean over all outputs.
-function ownAgreement(view, state) {
+// The agreement for the current output. Older views hold only the mean over all outputs.
+function targetAgreement(view, state) {
   return (view.agreement.targets || [])[state.target];
 }
 
-// What the agreement is over, for titles: "" where nothing else could be meant.
+// What the agreement is over, for titles; empty if there is only one possibility.
 function agreementScope(view, state) {
   const units = state.unit === "token" ? "" : " over tokens";
   if (view.targets.length < 2) return units;
-  return units + (ownAgreement(view, state) ? " for this output" : ", mean over all outputs");
+  return units + (targetAgreement(view, state) ? " for this output" : ", mean over all outputs");
 }
 
-// A row's notes for one target, and the sentences to warn with.
+// A row's notes for one target, and its warnings.
 function notesOf(view, row, target) {
   const { warnings = [], rows = null, ...notes } = view.rows[row].notes || {};
   return { notes: rows && rows[target] ? { ...notes, ...rows[target] } : notes, warnings: [warnings].flat().map(visible) };
@@ -198,12 +198,12 @@ function quantityName(target) {
   return Object.hasOwn(known, target.quantity) ? known[target.quantity] : visible(target.quantity);
 }
 
-// The question in parts: {lead, answer, between, foil, facts}; strings, foil null where there is none. `sign` has the last word on
-// numbers: a true minus sign to read, the hyphen where it is copied.
+// The question in parts: {lead, answer, between, foil, facts}, all strings; foil is null if there is none. `sign` formats numbers:
+// with a true minus sign on the page, with a hyphen for copies.
 function question(view, n, sign = minus) {
   const target = view.targets[n];
   if (!target) return { lead: "Nothing is explained here", answer: "", between: "", foil: null, facts: "" };
-  const model = clipped(visible(view.model), 60);
+  const model = clip(visible(view.model), 60);
   const value = Number.isFinite(target.value) ? target.value : target.prob;
   if (String(target.quantity).startsWith("function")) {
     return { lead: "Why", answer: visible(target.quantity), between: `= ${sign(String(Number(value.toPrecision(4))))}`, foil: null, facts: model };
@@ -212,13 +212,13 @@ function question(view, n, sign = minus) {
   if (target.foil) {
     const what = target.quantity === "prob" ? "difference in probability" : quantityName(target);
     const facts = `${p} against ${short(target.foil.prob)}, ${what} ${sign(number(value))}, by ${model}`;
-    const foil = quotable(target.foil_text ?? visible(target.foil.tokens.join("")));
-    return { lead: "Why", answer: quotable(target.text), between: "and not", foil, facts };
+    const foil = trimmedForQuotes(target.foil_text ?? visible(target.foil.tokens.join("")));
+    return { lead: "Why", answer: trimmedForQuotes(target.text), between: "and not", foil, facts };
   }
   const rank = target.rank === 0 ? "the first choice" : `choice number ${target.rank + 1}`;
   const which = target.tokens.length === 1 || target.rank === 0 ? rank : `at the least likely step ${rank}`;
   const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${sign(value.toFixed(3))}`;
-  return { lead: "Why", answer: quotable(target.text), between: "", foil: null, facts: `${p}${also}, ${which} of ${model}` };
+  return { lead: "Why", answer: trimmedForQuotes(target.text), between: "", foil: null, facts: `${p}${also}, ${which} of ${model}` };
 }
 
 // The same in one line of plain text.

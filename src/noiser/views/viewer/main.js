@@ -1,15 +1,14 @@
-// A view mounted in an element, and the page that holds views as data.
+// Mounts a view in an element, and draws the views of a page.
 
 let mounted = 0;
 const NOWHERE = Object.freeze({ column: null, row: null, target: null, anchor: null });
 
-// Draws a view at the end of `element` and returns {root, store, destroy}; it begins with the state that the view itself may hold,
-// a fragment in `view.state`. Options: `fragment` (the state lives in the address),
-// `state` (a part of the state to begin with), `onState(state, fragment)` (told of every change), `level` (of the question's
-// heading, 2), `page` (the page takes on the theme).
+// Draws a view at the end of `element` and returns {root, store, destroy}. The first state is the view's own (`view.state`, a fragment).
+// Options: `fragment` (the address holds the state), `state` (a part of the first state), `onState(state, fragment)` (called at every
+// change), `level` (of the question's heading, 2), `page` (the page takes on the theme).
 function mount(element, given, options = {}) {
   colourSheet();
-  const view = prepared(given);
+  const view = completeView(given);
   const start = { ...fromFragment(options.fragment ? location.hash : "", view), ...(options.state || {}) };
   const viewer = {
     id: `noiser-${++mounted}`,
@@ -42,7 +41,7 @@ function listen(viewer, on, event, handler) {
   viewer.undo.push(() => on.removeEventListener(event, handler));
 }
 
-// All parts in their places, and how they follow the state and the pointer.
+// Draws all parts, which then follow the state and the pointer.
 function drawn(viewer, root, options) {
   const { view, store, hover } = viewer;
   const some = view.rows.length > 0 && view.targets.length > 0;
@@ -53,7 +52,7 @@ function drawn(viewer, root, options) {
   const tip = tipPart(body);
   let layout = { kind: null, destroy() {} };
   const update = (state, before) => {
-    hover.set(NOWHERE); // first: to take away what has the focus would be heard by parts not yet filled
+    hover.set(NOWHERE); // first: removing the focused element would notify parts that are not filled yet
     root.dataset.theme = state.theme;
     if (options.page) document.body.dataset.theme = state.theme;
     root.classList.toggle("noiser-numbered", state.numbers);
@@ -79,21 +78,21 @@ function drawn(viewer, root, options) {
   viewer.undo.push(() => layout.destroy());
   update(store.get(), null);
   root.append(header.element, legend.element, body, details.element);
-  if (some) root.append(toolsOf(viewer, options), evidencePanel(view, store, viewer.level + 1));
+  if (some) root.append(toolButtons(viewer, options), evidencePanel(view, store, viewer.level + 1));
   return { update };
 }
 
-// Buttons to copy and save; the address only where it holds the state.
-function toolsOf({ view, store }, options) {
+// Buttons to copy and save. The link button exists only if the address holds the state.
+function toolButtons({ view, store }, options) {
   return h("div", { class: "noiser-tools" }, copyMenu(view, store, options.fragment ? () => location.href : null));
 }
 
 function tipText(view, state, at) {
   const found = detailsOf(view, state, at.column, at.row, at.target ?? state.target);
-  return found.exact ? `${clipped(found.label, 24)} ${found.score.split(",")[0]}` : clipped(found.label, 24);
+  return found.exact ? `${clip(found.label, 24)} ${found.score.split(",")[0]}` : clip(found.label, 24);
 }
 
-// The pointer and the keyboard, heard once for the whole body.
+// Follows the pointer and the keyboard, with one listener for the whole body.
 function follow(viewer, body, layout) {
   const { store, hover } = viewer;
   const placeOf = (part) => {
@@ -112,12 +111,12 @@ function follow(viewer, body, layout) {
   body.addEventListener("focusout", () => hover.set(NOWHERE));
   body.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key === "Escape" && hover.get().column !== null) return leave(event, hover);
+    if (event.key === "Escape" && hover.get().column !== null) return leaveToken(event, hover);
     if (moveInTable(event) || moveInText(event, layout().texts())) event.preventDefault();
   });
 }
 
-function leave(event, hover) {
+function leaveToken(event, hover) {
   const part = event.target.closest("[data-token]");
   const name = part && part.closest("[data-row]")?.querySelector(".noiser-name");
   if (name) name.focus();
@@ -125,7 +124,7 @@ function leave(event, hover) {
   hover.set(NOWHERE);
 }
 
-// Left and right along a text, up and down between the methods' texts, Home and End; true where the key was one and there was a way.
+// Arrow keys, Home and End move along a text and between the methods' texts. Returns whether the key was handled.
 function moveInText(event, texts) {
   const part = event.target.closest(".noiser-token[data-token]");
   const at = part ? texts.findIndex((text) => text.element.contains(part)) : -1;
@@ -142,12 +141,12 @@ function moveInText(event, texts) {
   const text = event.key in across ? texts[across[event.key]] : texts[at];
   const next = event.key in across ? column : along[event.key];
   if (!text || next === undefined || !text.parts[next]?.length) return event.key in along;
-  rove(text, next);
+  setTabStop(text, next);
   text.parts[next][0].focus();
   return true;
 }
 
-// The address without a new entry in the history; frames without an address of their own refuse that.
+// Changes the address without a new entry in the history. Frames without an address refuse that.
 function writeFragment(fragment) {
   try {
     history.replaceState(history.state, "", fragment ? `#${fragment}` : location.pathname + location.search);
@@ -156,7 +155,7 @@ function writeFragment(fragment) {
   }
 }
 
-// Every list of views in the page is drawn right behind its script; with several views in it, one at a time.
+// Draws every list of views right after its script element; if a list has several views, one at a time.
 function boot() {
   const scripts = [...document.querySelectorAll('script[type="application/json"].noiser-data')];
   const lone = scripts.length === 1 && document.body.classList.contains("noiser-page");

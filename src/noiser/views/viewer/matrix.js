@@ -1,6 +1,6 @@
-// All targets at once: a table of outputs by tokens, and where that would be too large a picture on a canvas.
+// All targets at once: a table of outputs by tokens, or a canvas if the table would be too large.
 
-const MOST_CELLS = 3600;
+const MAX_CELLS = 3600;
 const PRESS = "Press an output to see its text.";
 const LINE = 16; // pixels of a target's line on the canvas
 
@@ -13,7 +13,7 @@ function matrixPart(viewer) {
     const cols = columns(view, state.unit);
     const same = before && drawn && !changed(state, before, "unit", "method", "scale", "theme");
     if (same) return drawn.choose(state);
-    drawn = (cols.count * view.targets.length <= MOST_CELLS ? matrixTable : matrixCanvas)(viewer, matrixCells(viewer));
+    drawn = (cols.count * view.targets.length <= MAX_CELLS ? matrixTable : matrixCanvas)(viewer, matrixCells(viewer));
     element.replaceChildren(drawn.element);
     const what = state.unit === "token" ? "a token" : `a ${state.unit}`;
     note.textContent = `${rowName(view, state.method)}: each line is an output token, each column ${what} before it. ${PRESS}`;
@@ -64,7 +64,7 @@ function matrixTable(viewer, cells) {
     "tr",
     null,
     h("th", { scope: "col", text: "Output" }),
-    ...cols.labels.map((text, i) => h("th", { scope: "col", title: text, text: clipped(text, 16), "data-column": i })),
+    ...cols.labels.map((text, i) => h("th", { scope: "col", title: text, text: clip(text, 16), "data-column": i })),
   );
   const grid = cells.map(({ scores, share, within }, n) =>
     scores.map((score, i) =>
@@ -90,7 +90,7 @@ function matrixTable(viewer, cells) {
   };
 }
 
-// Arrow keys among a table's cells; true where the key was one.
+// Arrow keys move between a table's cells. Returns whether the key was an arrow.
 function moveInTable(event) {
   const cell = event.target.closest("td[data-token]");
   const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
@@ -115,7 +115,7 @@ function matrixCanvas(viewer, cells) {
     width: width * count,
     height: LINE * cells.length,
     role: "img",
-    "aria-label": matrixWords(view, cells, labels),
+    "aria-label": matrixText(view, cells, labels),
   });
   const place = (event) => {
     const column = Math.min(count - 1, Math.max(0, Math.floor(event.offsetX / width)));
@@ -148,8 +148,8 @@ function drawCells(canvas, cells, width, dark) {
   );
 }
 
-// The picture in words: the strongest token of each of the first outputs.
-function matrixWords(view, cells, labels) {
+// The matrix in words: the strongest token of each of the first outputs.
+function matrixText(view, cells, labels) {
   const said = cells.slice(0, 20).map(({ scores, place }, n) => {
     const best = place.indexOf(1);
     return best < 0 ? `${view.targets[n].label}: none` : `${view.targets[n].label}: ${labels[best]} ${reading(scores[best])}`;

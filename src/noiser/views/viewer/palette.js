@@ -1,4 +1,4 @@
-// How a score looks: orange supports, blue opposes, and zero is the colour of the page; text on it always has a contrast of 4.5 or more.
+// The colours of scores: orange supports, blue opposes, zero is the colour of the page. Text on them has a contrast of at least 4.5.
 
 const STEPS = 16;
 const RAMPS = {
@@ -6,7 +6,7 @@ const RAMPS = {
   dark: { zero: "#16181d", supports: ["#74400f", "#f0912f"], opposes: ["#1f4c85", "#62a6f7"], texts: ["#e8eaee", "#000000", "#ffffff"] },
 };
 
-// {background, text} as "#rrggbb" for a share in [-1, 1]; what lies outside is taken as the end of the scale.
+// {background, text} as "#rrggbb" for a share in [-1, 1]; shares outside are clipped.
 function colour(share, dark) {
   const ramp = dark ? RAMPS.dark : RAMPS.light;
   const size = Number.isFinite(share) ? Math.min(1, Math.abs(share)) : 0;
@@ -16,7 +16,7 @@ function colour(share, dark) {
   return { background, text: ramp.texts.find((text) => contrast(text, background) >= 4.5) };
 }
 
-// The share's step, from -STEPS to STEPS: tokens are coloured by class, so that a theme changes without touching them.
+// The share's step, from -STEPS to STEPS. Tokens are coloured by class, so a theme changes without touching them.
 function step(share) {
   const found = Number.isFinite(share) ? Math.round(Math.max(-1, Math.min(1, share)) * STEPS) : 0;
   return found === 0 ? 0 : found;
@@ -27,7 +27,7 @@ function stepClass(share) {
   return at === 0 ? "noiser-c0" : at > 0 ? `noiser-p${at}` : `noiser-n${-at}`;
 }
 
-// One style sheet with both themes' steps, shared by all viewers of a page. A constructed one: the page's policy allows no other.
+// One style sheet with the steps of both themes, shared by all viewers of a page. The page's policy allows only a constructed one.
 function colourSheet() {
   if (document.noiserColours) return;
   const rules = [];

@@ -1,4 +1,4 @@
-// The details of the token at hand, in a fixed place, and a small tip beside it.
+// The details of the current token, in a fixed place, and a small tip beside it.
 
 // {element, show(at)}: `at` is {column, row, target}; column null for none.
 function detailsPart(viewer) {
@@ -23,7 +23,7 @@ function detailsPart(viewer) {
     const target = at.target ?? state.target;
     const cols = columns(view, state.unit);
     others.hidden = state.view === "rows" && view.labels.length <= 80;
-    const row = view.rows[at.row] ? at.row : state.view === "rows" ? (rowsShown(view, state)[0] ?? 0) : state.method;
+    const row = view.rows[at.row] ? at.row : state.view === "rows" ? (visibleRows(view, state)[0] ?? 0) : state.method;
     const found = at.column !== null && view.rows.length ? detailsOf(view, state, at.column, row, target) : null;
     name.textContent = found ? found.label : "";
     score.textContent = found ? found.score : "Point at a token for its exact score.";
@@ -38,14 +38,14 @@ function detailsPart(viewer) {
   return { element, show };
 }
 
-// What there is to say of one column in one row: {label, score, exact, facts}.
+// The details of one column in one row: {label, score, exact, facts}.
 function detailsOf(view, state, column, row, target) {
   const cols = columns(view, state.unit);
   const { scores, largest, place } = scoresOf(view, state, row, target);
   const within = inContext(view, state, target);
   const tokens = cols.members[column] || [];
-  const label = clipped(cols.labels[column] ?? "", 80);
-  const about = placeWords(view, tokens);
+  const label = clip(cols.labels[column] ?? "", 80);
+  const about = positionText(view, tokens);
   if (!within[column]) return { label, score: "comes after this output and has no score", exact: "", facts: about };
   const score = scores[column];
   const count = within.filter(Boolean).length;
@@ -60,7 +60,7 @@ function detailsOf(view, state, column, row, target) {
   };
 }
 
-// A share in per cent, finer near the ends: only nothing is 0 % and only the whole 100 %.
+// A share in per cent, finer near the ends. Only zero is 0 %, and only the whole is 100 %.
 function percent(size, whole) {
   const share = (100 * size) / whole;
   if (size === 0 || size === whole) return `${share.toFixed(0)} %`;
@@ -69,11 +69,11 @@ function percent(size, whole) {
   return `${share.toFixed(share < 10 || share > 99 ? 1 : 0)} %`;
 }
 
-function placeWords(view, tokens) {
+function positionText(view, tokens) {
   const ids = view.prompt.input_ids;
   if (!tokens.length) return "no token";
   if (tokens.length === 1) return `position ${tokens[0]}${ids[tokens[0]] === undefined ? "" : `, token id ${ids[tokens[0]]}`}`;
-  const labels = clipped(
+  const labels = clip(
     tokens
       .slice(0, 12)
       .map((i) => view.labels[i])
@@ -83,7 +83,7 @@ function placeWords(view, tokens) {
   return `${tokens.length} tokens, positions ${tokens[0]} to ${tokens[tokens.length - 1]}: ${labels}`;
 }
 
-// A tip above an element of the body; it takes no part in the layout.
+// A tip above an element of the body, outside the layout.
 function tipPart(body) {
   const tip = h("div", { class: "noiser-tip", hidden: true });
   const element = h("div", { class: "noiser-over", "aria-hidden": "true" }, tip);

@@ -16,14 +16,14 @@ function lineParts(row, d) {
   return svgEl("path", { class: "noiser-curve", d, "stroke-dasharray": DASHES[row % DASHES.length] || null });
 }
 
-function markAt(row, x, y) {
+function markerAt(row, x, y) {
   return svgEl("path", { class: "noiser-point", d: MARKS[row % MARKS.length], transform: `translate(${x} ${y})` });
 }
 
 // A short piece of a row's line, for labels and tables.
 function lineSample(row) {
   const frame = { class: `noiser-sample ${lineClass(row)}`, viewBox: "0 0 24 10", width: 24, height: 10, "aria-hidden": "true" };
-  return svgEl("svg", frame, lineParts(row, "M1 5H23"), markAt(row, 12, 5));
+  return svgEl("svg", frame, lineParts(row, "M1 5H23"), markerAt(row, 12, 5));
 }
 
 // Three to six round numbers in a range.
@@ -45,7 +45,7 @@ function removalChart(kind, lines, steps, domain) {
   const y = (value) => top + ((height - top - bottom) * (domain[1] - value)) / (domain[1] - domain[0]);
   const at = { x, y, steps, end, place: new Map(steps.map((count, place) => [count, place])) };
   const rule = svgEl("path", { class: "noiser-rule", d: `M0 ${top}V${height - bottom}` });
-  const points = lines.map(({ row }) => svgEl("g", { class: lineClass(row) }, markAt(row, 0, 0)));
+  const points = lines.map(({ row }) => svgEl("g", { class: lineClass(row) }, markerAt(row, 0, 0)));
   const drawn = svgEl("svg", { class: "noiser-chart", viewBox: `0 0 ${width} ${height}`, role: "img" },
     chartAxes(at, domain, kind), rule, lines.map((line) => curvePath(line, line.curve[kind], at)), points, lineLabels(lines, kind, at));
   const move = (count, place) => {
@@ -54,7 +54,7 @@ function removalChart(kind, lines, steps, domain) {
       const value = curve[kind][curve.counts.indexOf(count)];
       points[n].setAttribute("transform", Number.isFinite(value) ? `translate(${x(place)} ${y(value)}) scale(1.35)` : "translate(-99 -99)");
     });
-    drawn.setAttribute("aria-label", chartWords(kind, lines, count));
+    drawn.setAttribute("aria-label", chartText(kind, lines, count));
   };
   const title = kind === "removed" ? "Highest tokens removed" : "Only the highest tokens kept";
   return { element: h("figure", {}, h("figcaption", { text: title }), drawn), move };
@@ -75,7 +75,7 @@ function chartAxes({ x, y, steps, end }, domain, kind) {
 function curvePath({ row, curve }, values, { x, y, place }) {
   const points = curve.counts.map((count, n) => [x(place.get(count)), y(values[n])]).filter((point) => point.every(Number.isFinite));
   const path = lineParts(row, points.map(([a, b], n) => `${n ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join(""));
-  return svgEl("g", { class: lineClass(row) }, path, points.map(([a, b]) => markAt(row, a, b)));
+  return svgEl("g", { class: lineClass(row) }, path, points.map(([a, b]) => markerAt(row, a, b)));
 }
 
 // A label for each line where it ends; one that had to make way is led back to its line.
@@ -85,19 +85,19 @@ function lineLabels(lines, kind, { x, y, end, place }) {
     return { line, x: at < 0 ? end : x(place.get(line.curve.counts[at])), y: at < 0 ? CHART.top : y(line.curve[kind][at]) };
   });
   const order = ends.sort((a, b) => a.y - b.y);
-  const heights = stacked(order.map((each) => each.y), CHART.top, CHART.height - 14);
+  const heights = spreadApart(order.map((each) => each.y), CHART.top, CHART.height - 14);
   return order.map(({ line, x: from, y: own }, n) => {
     const leader = Math.abs(heights[n] - own) > 3 && `M${from - end - 10} ${own - heights[n]}L0 0`;
     return svgEl("g", { class: lineClass(line.row), transform: `translate(${end + 14} ${heights[n]})` },
-      leader && svgEl("path", { class: "noiser-leader", d: leader }), lineParts(line.row, "M0 0H18"), markAt(line.row, 9, 0),
-      svgEl("text", { x: 23, y: 4 }, svgEl("title", { text: line.name }), clipped(line.name, CHART.letters)));
+      leader && svgEl("path", { class: "noiser-leader", d: leader }), lineParts(line.row, "M0 0H18"), markerAt(line.row, 9, 0),
+      svgEl("text", { x: 23, y: 4 }, svgEl("title", { text: line.name }), clip(line.name, CHART.letters)));
   });
 }
 
 const PICTURE = { width: 880, margin: 28, size: 16, line: 30, font: "system-ui, sans-serif", most: 8192 };
-const LEFTWARDS = /^\P{L}*[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
-// The heat map as shown, as a standalone SVG: the question, each row's name and coloured text, and the scale of the colours.
+// The current heat map as a standalone SVG: the question, each row's name and coloured text, and the colour scale.
 function toSvg(view, state, dark) {
   const page = new Sheet(dark);
   const all = state.view === "matrix";
@@ -112,29 +112,29 @@ function toSvg(view, state, dark) {
   return new XMLSerializer().serializeToString(page.drawing(title));
 }
 
-// What is drawn: one method, all that are shown, or for a matrix all targets of one.
+// The blocks to draw: one method, all visible methods, or for a matrix all targets of one method.
 function pictureBlocks(view, state) {
   if (state.view === "matrix") return view.targets.map((_, target) => ({ row: state.method, target }));
-  const rows = state.view === "one" ? [state.method] : rowsShown(view, state);
+  const rows = state.view === "one" ? [state.method] : visibleRows(view, state);
   return rows.map((row) => ({ row, target: state.target }));
 }
 
 function questionPieces(view, n, small = false) {
   const { facts } = question(view, n);
   const asked = questionText(view, n).slice(0, facts ? -facts.length : undefined).trim();
-  return [...wordsOf(asked, { bold: true }), ...wordsOf(`  ${facts}`, { dim: true, small })];
+  return [...wordPieces(asked, { bold: true }), ...wordPieces(`  ${facts}`, { dim: true, small })];
 }
 
 function namePieces(view, state, row) {
   const { cost } = view.rows[row];
   const { scores, rest } = scoresOf(view, state, row);
   const strongest = scores.reduce((best, score) => (Math.abs(score) > Math.abs(best) ? score : best), 0);
-  const took = cost ? costWords(cost).split(", ").slice(0, 2).join(", ") : "";
+  const took = cost ? costText(cost).split(", ").slice(0, 2).join(", ") : "";
   const parts = [`strongest ${state.unit} ${reading(strongest)}`, rest ? `in no ${state.unit} ${reading(rest)}` : "", took];
-  return [{ text: rowName(view, row), bold: true }, ...wordsOf(`   ${parts.filter(Boolean).join(" \u00b7 ")}`, { dim: true })];
+  return [{ text: rowName(view, row), bold: true }, ...wordPieces(`   ${parts.filter(Boolean).join(" \u00b7 ")}`, { dim: true })];
 }
 
-function wordsOf(text, how) {
+function wordPieces(text, how) {
   return (text.match(/\s*\S+/g) || []).map((word) => ({ text: word, ...how }));
 }
 
@@ -143,12 +143,12 @@ function tokenPieces(view, state, row, target) {
   const { of } = columns(view, state.unit);
   const share = shares(view, state, row, target);
   const { text, foil_text: foil } = view.targets[target];
-  const pieces = view.texts.slice(0, contextOf(view, target)).flatMap((token, i) => {
+  const pieces = view.texts.slice(0, contextLength(view, target)).flatMap((token, i) => {
     const role = Object.hasOwn(view.roles, i) ? [{ text: view.roles[i], role: true, small: true, starts: true }] : [];
     const seen = of[i] === null ? 0 : step(share[of[i]]) / STEPS;
     return [...role, { text: token, share: seen, column: of[i], special: view.special[i], ends: token.includes("\u23ce") }];
   });
-  const against = foil ? wordsOf(` (not ${foil.trim()})`, { dim: true }) : [];
+  const against = foil ? wordPieces(` (not ${foil.trim()})`, { dim: true }) : [];
   return [...pieces, { text: " \u2192", dim: true }, { text: text.startsWith(" ") ? text : ` ${text}`, bold: true }, ...against];
 }
 
@@ -168,14 +168,14 @@ class Sheet {
     this.bottom += height;
   }
 
-  // Pieces one after the other from a new line on; a line breaks before a piece that begins with a space, else where it must.
+  // Writes pieces from a new line on. A line breaks before a piece that begins with a space, or where it must.
   write(pieces, size) {
     const { margin, width, line } = PICTURE;
     const height = Math.round((size / PICTURE.size) * line);
     let [x, placed] = [margin, []];
     const end = () => {
-      turned(placed);
-      boxesOf(placed).forEach((box) => this.box(box, size));
+      mirrorRightToLeft(placed);
+      unitBoxes(placed).forEach((box) => this.box(box, size));
       placed.forEach((each) => this.text(each, size));
       [x, placed] = [margin, []];
     };
@@ -184,7 +184,7 @@ class Sheet {
       this.bottom += height;
     };
     this.bottom += height;
-    for (const word of unbroken(pieces)) {
+    for (const word of unbreakableGroups(pieces)) {
       const sizes = word.map((piece) => this.measured(piece, size, width - 2 * margin));
       const whole = sizes.reduce((sum, each) => sum + each.gap + each.wide, 0);
       if (x > margin && (word[0].starts || x + whole > width - margin)) feed();
@@ -204,7 +204,7 @@ class Sheet {
   measured(piece, size, most) {
     const [, spaces, rest] = /^( *)([^]*)$/.exec(piece.text);
     const shown = rest || (piece.share ? "\u00b7".repeat(spaces.length) : "");
-    const font = fontOf(piece, size);
+    const font = fontFor(piece, size);
     const gap = rest && spaces ? this.widthOf(spaces, font) : 0;
     return { gap, wide: Math.min(most, this.widthOf(shown || spaces, font) + (piece.role ? 8 : 0)), shown };
   }
@@ -252,12 +252,12 @@ class Sheet {
   }
 }
 
-function fontOf(piece, size) {
+function fontFor(piece, size) {
   return `${piece.special ? "italic " : ""}${piece.bold ? "600 " : ""}${piece.small ? size - 4 : size}px ${PICTURE.font}`;
 }
 
 // Pieces in groups between which a line may break: before spaces and roles, and after a newline's symbol.
-function unbroken(pieces) {
+function unbreakableGroups(pieces) {
   const groups = [];
   pieces.forEach((piece, n) => {
     const fresh = n === 0 || piece.text.startsWith(" ") || piece.starts || pieces[n - 1].ends || pieces[n - 1].role;
@@ -267,18 +267,18 @@ function unbroken(pieces) {
   return groups;
 }
 
-// Neighbours that are written from right to left change places: each run of them is mirrored.
-function turned(placed) {
+// Mirrors each run of neighbours that are written from right to left.
+function mirrorRightToLeft(placed) {
   for (let first = 0, last = 0; first < placed.length; first = last = last + 1) {
-    if (!LEFTWARDS.test(placed[first].shown)) continue;
-    while (last + 1 < placed.length && LEFTWARDS.test(placed[last + 1].shown)) last++;
+    if (!RIGHT_TO_LEFT.test(placed[first].shown)) continue;
+    while (last + 1 < placed.length && RIGHT_TO_LEFT.test(placed[last + 1].shown)) last++;
     const ends = placed[first].x + placed[last].x + placed[last].wide;
     for (const each of placed.slice(first, last + 1)) each.x = ends - each.x - each.wide;
   }
 }
 
-// The coloured boxes of a line; neighbours of one unit share one.
-function boxesOf(placed) {
+// The coloured boxes of a line. Neighbours of one unit share a box.
+function unitBoxes(placed) {
   const boxes = [];
   for (const { piece, x, wide } of placed.filter(({ piece: { share }, shown }) => share && shown)) {
     const last = boxes.at(-1);

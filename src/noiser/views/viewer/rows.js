@@ -1,6 +1,6 @@
 // Methods as aligned rows, and one method with its strongest tokens.
 
-const AT_ONCE = 2500; // tokens built before the first paint
+const FIRST_TOKENS = 2500; // tokens built before the first paint
 const BARS = 15;
 
 // All rows: {element, update(state, before), lit(what), texts()}.
@@ -10,7 +10,7 @@ function rowsPart(viewer) {
   const heads = h("div", { class: "noiser-heads", "aria-hidden": "true" });
   const rows = view.rows.map((_, row) => rowElement(viewer, row));
   const waiting = { stop: () => (cancelAnimationFrame(waiting.frame), clearTimeout(waiting.timer)) };
-  const shown = () => rowsShown(view, store.get()).map((row) => rows[row]);
+  const shown = () => visibleRows(view, store.get()).map((row) => rows[row]);
   const update = (state, before) => {
     if (!before || changed(state, before, "unit")) rows.forEach((row) => (row.text = null));
     if (!before || changed(state, before, "unit", "target", "scale", "numbers") || state.scale === "all")
@@ -28,10 +28,10 @@ function rowsPart(viewer) {
     element: h("div", null, heads, list),
     update,
     lit(at, old) {
-      shown().forEach((row) => litRow(viewer, row, at, old));
+      shown().forEach((row) => highlightRow(viewer, row, at, old));
       if (!heads.hidden)
         heads.children[2].textContent =
-          at.column === null ? "" : `Score of ${clipped(columns(view, store.get().unit).labels[at.column], 10)}`;
+          at.column === null ? "" : `Score of ${clip(columns(view, store.get().unit).labels[at.column], 10)}`;
     },
     texts: () =>
       shown()
@@ -41,11 +41,11 @@ function rowsPart(viewer) {
   };
 }
 
-// The first rows at once, the others one after the other, so that a long comparison is on the screen early.
+// Draws the first rows at once and the others one by one, so that a long comparison appears early.
 function fillRows(viewer, order, waiting) {
   waiting.stop();
-  let budget = AT_ONCE;
-  order.forEach((row) => sideOf(viewer, row));
+  let budget = FIRST_TOKENS;
+  order.forEach((row) => updateSide(viewer, row));
   const next = (at) => {
     for (; at < order.length && budget > 0; at++) {
       if (order[at].painted) continue;
@@ -124,8 +124,8 @@ function costElement(cost) {
   return h("div", { class: "noiser-side noiser-cost", title }, seconds, h("small", { text: `${thousands(cost.forward_tokens)} tokens` }));
 }
 
-// What stands beside the text: its largest score and its agreement with the reference row.
-function sideOf(viewer, row) {
+// Updates what stands beside the text: the largest score, and the agreement with the reference row.
+function updateSide(viewer, row) {
   const { view, store } = viewer;
   const state = store.get();
   row.largest.textContent = view.rows.length > 1 ? `largest ${brief(scoresOf(view, state, row.row).largest).replace("+", "")}` : "";
@@ -156,13 +156,13 @@ function headings(viewer, heads) {
   const { view, store } = viewer;
   heads.hidden = view.rows.length < 2;
   const state = store.get();
-  const reference = view.rows.length ? clipped(rowName(view, referenceRow(view, state)), 40) : "";
+  const reference = view.rows.length ? clip(rowName(view, referenceRow(view, state)), 40) : "";
   const over = state.unit === "token" ? "" : ", over tokens";
   heads.replaceChildren(...["Method", "Prompt", "", `Agreement with ${reference}${over}`, "Cost"].map((text) => h("span", { text })));
 }
 
-// Marks a column in a row and shows its score there.
-function litRow(viewer, row, at, old) {
+// Highlights a column in a row and shows its score.
+function highlightRow(viewer, row, at, old) {
   if (!row.text) return;
   (row.text.parts[old.column] || []).forEach((part) => part.classList.remove("noiser-lit"));
   (row.text.parts[at.column] || []).forEach((part) => part.classList.add("noiser-lit"));
@@ -171,7 +171,7 @@ function litRow(viewer, row, at, old) {
   row.value.textContent = scored ? reading(scoresOf(viewer.view, state, row.row).scores[at.column]) : "";
 }
 
-// One method: a choice where there are several, the text, and bars.
+// One method: its text, and bars.
 function onePart(viewer) {
   const { view, store } = viewer;
   const element = h("div", { class: "noiser-row noiser-one" });
@@ -199,7 +199,7 @@ function onePart(viewer) {
         text: all ? `Show the ${BARS} strongest` : `Show all ${thousands(count)}`,
         on: { click: more },
       });
-    element.replaceChildren(...[oneHead(viewer, row), text.element, restLine(viewer, row), table, table && link].filter(Boolean));
+    element.replaceChildren(...[oneHeader(viewer, row), text.element, restLine(viewer, row), table, table && link].filter(Boolean));
   };
   const lit = (at, old) => {
     (text.parts[old.column] || []).forEach((part) => part.classList.remove("noiser-lit"));
@@ -209,7 +209,7 @@ function onePart(viewer) {
   return { element, update, lit, texts: () => [text], destroy() {} };
 }
 
-function oneHead(viewer, row) {
+function oneHeader(viewer, row) {
   const { view, store } = viewer;
   const cost = view.rows[row].cost;
   const said = cost ? `${cost.seconds.toFixed(1)} s, ${thousands(cost.forward_tokens)} tokens through the model` : "";
@@ -229,7 +229,7 @@ function restLine(viewer, row) {
   return rest ? h("p", { class: "noiser-rest", text: `In no ${viewer.store.get().unit}: ${reading(rest)}` }) : null;
 }
 
-// The strongest columns with their scores, the strongest first; null where nothing has influence.
+// The strongest columns with their scores, the strongest first; null if nothing has influence.
 function barsTable(viewer, row, all) {
   const { view, store } = viewer;
   const state = store.get();
@@ -248,7 +248,7 @@ function barsTable(viewer, row, all) {
   const head = h(
     "thead",
     null,
-    h("tr", null, ...["Place", titled(state.unit), "", "Score"].map((text) => h(text ? "th" : "td", text ? { scope: "col", text } : null))),
+    h("tr", null, ...["Place", capitalized(state.unit), "", "Score"].map((text) => h(text ? "th" : "td", text ? { scope: "col", text } : null))),
   );
   return h("table", { class: "noiser-bars" }, caption, head, h("tbody", null, ...body));
 }
@@ -268,6 +268,6 @@ function barRow(column, place, cols, score, share) {
   );
 }
 
-function titled(text) {
+function capitalized(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -1,4 +1,4 @@
-// What a reader has chosen in one viewer: a plain object in a tiny store, and as text for an address's fragment.
+// The reader's choices in one viewer: a plain object in a small store, and the same as text for an address's fragment.
 
 const VIEWS = ["rows", "one", "matrix"];
 const SORTS = ["given", "agreement", "cost"];
@@ -9,37 +9,37 @@ const DEFAULTS = Object.freeze({
   unit: "token", // token, or a kind of view.units
   target: 0, // which of view.targets
   view: "rows", // rows: all methods; one: a method with its strongest tokens; matrix: all targets
-  method: 0, // which of view.rows is looked at alone, and whose matrix is drawn
-  reference: 0, // which of view.rows the others are held against
+  method: 0, // which of view.rows is shown alone, and in the matrix
+  reference: 0, // which of view.rows the others are compared with
   hidden: Object.freeze([]), // names of methods, see rowName
   sort: "given",
   scale: "row", // colours as shares of each row's largest score, or of the largest of all rows
   numbers: false, // small scores under the tokens
-  curve: null, // how many tokens the evidence's slider has removed
+  curve: null, // how many tokens the slider of the evidence panel removes
   theme: "auto",
 });
 
 const READERS = {
   unit: (text, view) => (text === "token" || Object.hasOwn(view.units, text) ? text : undefined),
   target: (text, view) => whole(text, view.targets.length),
-  view: (text, view) => (text === "matrix" && view.targets.length < 2 ? undefined : among(VIEWS)(text)),
+  view: (text, view) => (text === "matrix" && view.targets.length < 2 ? undefined : oneOf(VIEWS)(text)),
   method: (text, view) => whole(text, view.rows.length),
   reference: (text, view) => whole(text, view.rows.length),
   hidden: (text, view) => text.split(",").filter((name) => view.rows.some((_, row) => rowName(view, row) === name)),
-  sort: (text) => among(SORTS)(text),
-  scale: (text) => among(SCALES)(text),
+  sort: (text) => oneOf(SORTS)(text),
+  scale: (text) => oneOf(SCALES)(text),
   numbers: (text) => (text === "1" ? true : text === "0" ? false : undefined),
   curve: (text) => whole(text, 1e7),
-  theme: (text) => among(THEMES)(text),
+  theme: (text) => oneOf(THEMES)(text),
 };
 
-// The state a view opens with: the one it was saved with (`view.state`, a fragment), else units as they were perturbed. A page's
-// address says what differs from this.
+// The state that a view opens with: the one it was saved with (`view.state`, a fragment), else the units that were perturbed. A page's
+// address holds the differences from this state.
 function initialState(view) {
-  return typeof view.state === "string" ? readInto(plainState(view), view.state, view) : plainState(view);
+  return typeof view.state === "string" ? applyFragment(defaultState(view), view.state, view) : defaultState(view);
 }
 
-function plainState(view) {
+function defaultState(view) {
   const perturbed = view.rows.length ? view.rows[0].unit : "token";
   const unit = Object.hasOwn(view.units, perturbed) && view.rows.every((row) => row.unit === perturbed) ? perturbed : "token";
   return { ...DEFAULTS, hidden: [], unit };
@@ -54,12 +54,12 @@ function toFragment(state, view) {
   return parts.map((key) => `${key}=${encodeURIComponent(text(state[key])).replace(/%2C/g, ",")}`).join("&");
 }
 
-// The state that a fragment names; parts that are unknown, malformed or that the view does not have are ignored.
+// The state that a fragment names. Unknown or malformed parts, and parts that the view lacks, are ignored.
 function fromFragment(text, view) {
-  return readInto(initialState(view), text, view);
+  return applyFragment(initialState(view), text, view);
 }
 
-function readInto(state, text, view) {
+function applyFragment(state, text, view) {
   for (const part of String(text || "")
     .replace(/^#/, "")
     .split("&")) {
@@ -76,7 +76,7 @@ function readInto(state, text, view) {
   return state;
 }
 
-// get() the state, set() a part of it, subscribe() to be told (with the new state and the old one); subscribe returns its undoing.
+// A store: get() the state, set() a part of it, subscribe(listener(state, before)). subscribe returns a function that ends it.
 function createStore(initial) {
   let state = { ...initial };
   const listeners = new Set();
@@ -95,12 +95,12 @@ function createStore(initial) {
   };
 }
 
-// Whether any of these parts differs.
+// Whether any of these keys differs.
 function changed(state, before, ...keys) {
   return keys.some((key) => state[key] !== before[key]);
 }
 
-// Whether the viewer is dark just now.
+// Whether the viewer is dark now.
 function isDark(state) {
   return state.theme === "dark" || (state.theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
 }
@@ -110,6 +110,6 @@ function whole(text, limit) {
   return found < limit ? found : undefined;
 }
 
-function among(allowed) {
+function oneOf(allowed) {
   return (text) => (allowed.includes(text) ? text : undefined);
 }

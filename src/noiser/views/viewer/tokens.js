@@ -4,8 +4,8 @@ const SEGMENTS = new WeakMap();
 const LONG = 400; // tokens from which a text is cut into blocks
 const CHUNK = 120; // pieces of a block, at least
 
-// The text cut where its column changes, at a chat's turns and where a continuation begins: [{column, first, text, space, special}].
-// A leading space stands before the box, not in it; a column that comes again is `again`.
+// The text, cut where its column changes, at a chat's turns, and at the start of a continuation: [{column, first, text, space, special}].
+// A leading space stands before the box, not in it. `again` marks a column that was seen before.
 function segmentsOf(view, unit) {
   const cols = columns(view, unit);
   if (!SEGMENTS.has(cols)) SEGMENTS.set(cols, cutSegments(view, cols));
@@ -26,7 +26,7 @@ function cutSegments(view, cols) {
   return found;
 }
 
-// One row's text: {element, parts: the elements of each column, row}. Colours and labels come with paintText.
+// One row's text: {element, parts: the elements of each column, row}. paintText adds colours and labels.
 function buildText(viewer, row) {
   const { view, store } = viewer;
   const { unit } = store.get();
@@ -47,12 +47,12 @@ function buildText(viewer, row) {
     if (segment.column !== null) parts[segment.column].push(part);
   }
   const answer = h("span");
-  chunked(children, answer, view.labels.length).forEach((part) => element.append(part));
+  inBlocks(children, answer, view.labels.length).forEach((part) => element.append(part));
   return { element, parts, row, current: null, answer };
 }
 
-// A long text in blocks that end with a line or a sentence: what is off the screen is not laid out, and a change stays in its block.
-function chunked(children, answer, length) {
+// A long text in blocks that end with a line or a sentence. Blocks off the screen are not laid out, and a change stays in its block.
+function inBlocks(children, answer, length) {
   if (length < LONG) return [...children, answer];
   const blocks = [[]];
   children.forEach((child) => {
@@ -92,7 +92,7 @@ function segmentElement(segment, text, cols) {
   return part;
 }
 
-// An arrow to the answer, where the text ends right before it.
+// An arrow to the answer, if the text ends right before it.
 function answerElement(view, state) {
   const target = view.targets[state.target];
   const whole = target && target.context >= view.labels.length;
@@ -102,7 +102,7 @@ function answerElement(view, state) {
   return h("span", { class: "noiser-answer", "aria-hidden": "true" }, arrow, h("b", { text: target.text.trim() || target.label }), ...foil);
 }
 
-// Colours, labels for screen readers, and numbers where asked for.
+// Adds colours, labels for screen readers, and scores if the reader wants them.
 function paintText(viewer, text) {
   const { view, store } = viewer;
   const state = store.get();
@@ -112,7 +112,7 @@ function paintText(viewer, text) {
   const share = shares(view, state, text.row);
   const count = within.filter(Boolean).length;
   const name = rowName(view, text.row);
-  const self = state.unit === "token" && view.targets.length > 1 ? contextOf(view, state.target) : -1;
+  const self = state.unit === "token" && view.targets.length > 1 ? contextLength(view, state.target) : -1;
   const said = (column) => cols.labels[column] + (cols.special[column] ? ", special token" : "");
   text.parts.forEach((parts, column) => {
     const look = within[column] ? stepClass(share[column]) : column === self ? "noiser-later noiser-self" : "noiser-later";
@@ -129,7 +129,7 @@ function paintText(viewer, text) {
   const answer = answerElement(view, state);
   text.answer.replaceWith(answer);
   text.answer = answer;
-  rove(text, text.current ?? place.indexOf(1));
+  setTabStop(text, text.current ?? place.indexOf(1));
 }
 
 function spoken(label, score, place, count, name) {
@@ -149,8 +149,8 @@ function brief(score) {
   return sign + (size < 10 ? size.toFixed(2) : size.toFixed(0));
 }
 
-// Only one token of a row is in the order of the tab key.
-function rove(text, column) {
+// Only one token of a row can be reached with the tab key.
+function setTabStop(text, column) {
   const focusable = (at) => text.parts[at]?.[0];
   const next = focusable(column) ? column : text.parts.findIndex((parts) => parts.length);
   if (focusable(text.current)) focusable(text.current).tabIndex = -1;
