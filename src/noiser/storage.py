@@ -8,7 +8,7 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,11 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "noiser"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "noiser"
+
+
+def printable(value: Any) -> str:
+    """The value as text that a file can hold: lone surrogates become escapes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def slug(text: str, keep: str = "._-") -> str:
@@ -120,8 +125,14 @@ _HEAD, _MIDDLE = b'{"sum":"', b'","record":'
 _SUM = 16
 _BODY = len(_HEAD) + _SUM + len(_MIDDLE)
 _NOT_A_RECORD = "it is not a record"
-MAX_DEPTH = 64
+MAX_DEPTH = 100
 """How deep the JSON of a record may be nested."""
+Problem = Callable[[Mapping[str, Any]], str]
+"""Says what is wrong with a record, as a sentence; an empty text if nothing is."""
+
+
+def _no_problem(_: Mapping[str, Any]) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -153,10 +164,8 @@ def decode(line: bytes) -> dict[str, Any] | str:
         return _NOT_A_RECORD
     if line[len(_HEAD) : len(_HEAD) + _SUM] != _checksum(body):
         return "its checksum differs"
-    if _is_too_deep(body):
-        return f"its JSON is nested more than {MAX_DEPTH} deep"
     try:
-        record = _strict_json(body)
+        record = strict_json(body)
     except ValueError as error:
         return f"it is not strict JSON: {error}"
     return record if isinstance(record, dict) else _NOT_A_RECORD
@@ -170,14 +179,14 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def _is_too_deep(body: bytes) -> bool:
-    """True if the JSON is nested deeper than MAX_DEPTH. Checked before parsing, because the parser itself recurses."""
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+def _is_too_deep(body: bytes, max_depth: int) -> bool:
+    """Checked before parsing, because the parser itself recurses."""
+    if body.count(b"[") + body.count(b"{") <= max_depth:
         return False
     depth = 0
     for bracket in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
         depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_DEPTH:
+        if depth > max_depth:
             return True
     return False
 
@@ -185,15 +194,20 @@ def _is_too_deep(body: bytes) -> bool:
 _LARGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{309}")
 
 
-def _strict_json(body: bytes) -> Any:
-    """The parsed JSON. Raises ValueError for anything that is not JSON or holds a number that no float64 can hold."""
-    if _LARGE_NUMBER.search(body) is None:  # only such a number overflows; the fast parser is enough for all others
+def strict_json(body: bytes, max_depth: int = MAX_DEPTH) -> Any:
+    """The parsed JSON. Raises ValueError for everything that RFC 8259 or a float64 cannot hold, and for deep nesting.
+
+    That is: text that is not JSON or not UTF-8, NaN, infinity, numbers of 1e309 and more, and nesting deeper than `max_depth`.
+    """
+    if _is_too_deep(body, max_depth):
+        raise ValueError(f"it is nested more than {max_depth} deep")
+    if _LARGE_NUMBER.search(body) is None:  # no number overflows: the fast parser is enough
         return json.loads(body.decode(), parse_constant=_refuse_constant)
     return json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_small)
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number in JSON")
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _finite(digits: str) -> float:
@@ -209,17 +223,18 @@ def _small(digits: str) -> int:
     return int(digits)
 
 
-def scan(folder: Path) -> Iterator[tuple[str, int, dict[str, Any] | Damage]]:
+def scan(folder: Path, problem: Problem = _no_problem) -> Iterator[tuple[str, int, dict[str, Any] | Damage]]:
     """Yield every line of every `*.jsonl` file in `folder`, in the order of the names: file, line from 1 on, record or damage.
 
-    Bytes after the last line end are left out: a kill tore them off, or a writer is still writing them.
+    A record with a `problem` is damage. Bytes after the last line end are left out: they were torn by a kill, or are being written.
     """
     for path in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
                     record = decode(line[:-1])
-                    yield path.name, number, Damage(path.name, number, record, line) if isinstance(record, str) else record
+                    reason = record if isinstance(record, str) else problem(record)
+                    yield path.name, number, Damage(path.name, number, reason, line) if reason or isinstance(record, str) else record
 
 
 class Writer:
@@ -301,12 +316,13 @@ def create_once(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return read_created(path)
 
 
-def read_created(path: Path) -> dict[str, Any]:
-    """The record that `create_once` wrote. Raises RunError if the file is damaged or cannot be read."""
+def read_created(path: Path, problem: Problem = _no_problem) -> dict[str, Any]:
+    """The record that `create_once` wrote. Raises RunError if the file cannot be read, is damaged or has a `problem`."""
     try:
         record = decode(path.read_bytes().removesuffix(b"\n"))
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-    if isinstance(record, str):
-        raise RunError(f"{path} is damaged: {record}. Move it away; the command that started the run creates it again")
+    reason = record if isinstance(record, str) else problem(record)
+    if isinstance(record, str) or reason:
+        raise RunError(f"{path} is damaged: {reason}. Move it away; the command that started the run creates it again")
     return record

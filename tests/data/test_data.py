@@ -72,11 +72,11 @@ def test_wikibio_in_both_forms(tmp_path):
     ("name", "content", "said"),
     [
         ("known", "{", "x.json: it is not JSON: "),
-        ("known", "[" * 10**5, "x.json: it is not JSON: it is nested too deep"),
+        ("known", "[" * 10**5, "x.json: it is not JSON: it is nested more than 50 deep"),
         ("known", '[{"known_id": NaN}]', "x.json: it is not JSON: NaN is no number in JSON"),
         ("known", {"rows": []}, "x.json: wanted a list of rows; got dict"),
         ("known", [], "x.json: there are no rows in it"),
-        ("known", [FACT, 3], "x.json: row 2 is not an object but int"),
+        ("known", [FACT, 3], "x.json: row 2 must be an object; got int"),
         ("known", [{"known_id": 7}], "x.json: row 1 (known_id 7) has no prompt"),
         ("known", [{"prompt": "a"}], "x.json: row 1 has no known_id"),
         ("known", [{**FACT, "attribute": None}], "x.json: row 1 (known_id 7): attribute must be text that is not blank; got 'None'"),
@@ -109,7 +109,7 @@ def test_a_bad_line_of_a_jsonl_file_costs_the_others_nothing(tmp_path):
     assert [row.error for row in found.rows if row.error] == [
         "line 5 is not JSON: Expecting value: line 1 column 1 (char 0)",
         "line 6: the line is not UTF-8: byte 0xff at 0",
-        "line 7 wants an object with a \"prompt\" that is text, ids or messages; got {'prompt': 3}",
+        "line 7 must be an object with a \"prompt\" that is text, ids or messages; got {'prompt': 3}",
         'line 8: "target" must be text; got 7',
     ]
     with pytest.raises(OptionError, match=r"data jsonl: twice\.jsonl: each row needs an id of its own; a came twice"):
@@ -143,7 +143,7 @@ def test_labels(label, found):
         ("rows.json", "got 'rows.json'"),
         ("known:sample=3", "known:sample=3: data has the options match, generate, limit, and path last; got 'sample'"),
         ("known:match=all", "known:match=all: match must be one of token, word, none; got 'all'"),
-        ("known:generate=0", "known:generate=0: generate wants how many tokens, from 1 on, or none; got '0'"),
+        ("known:generate=0", "known:generate=0: generate must be a number of tokens from 1 on, or none; got '0'"),
     ],
 )
 def test_labels_that_say_nothing(label, said):
@@ -160,10 +160,10 @@ def test_a_label_carries_options():
     ("name", "path", "said"),
     [
         ("known", "no.json", "data known: there is no file no.json."),
-        ("longra", None, "data longra: it is not here, and there is no place that we know of to fetch it from. Wanted: a JSON list of "),
+        ("longra", None, "data longra: it is not here, and we know no place to download it from. Needed: a JSON list of "),
         ("longra", None, "give --data longra:path=FILE, or put it into a folder that NOISER_DATA names, as $NOISER_DATA/longra.json"),
-        ("jsonl", None, "data jsonl: a file of your own needs its path. Wanted: a file that ends in .jsonl or .ndjson, or jsonl:path=FILE"),
-        ("known-mini", "a.json", "it comes with noiser and takes no path; for a file in its format say known:path=a.json"),
+        ("jsonl", None, "data jsonl: a file of your own needs its path. Needed: a file that ends in .jsonl or .ndjson, or jsonl:path=FILE"),
+        ("known-mini", "a.json", "it comes with noiser and takes no path; for a file in its format give known:path=a.json"),
         ("nothing", None, "there is no data set 'nothing'; there are known-mini, "),
     ],
 )
@@ -180,7 +180,7 @@ def test_where_files_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("NOISER_DATA", str(tmp_path / "own"))
     assert read("known").rows[0].fields["subject"] == "own"
     monkeypatch.setenv("NOISER_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(OptionError, match="NOISER_DATA names a folder with data sets; there is no folder"):
+    with pytest.raises(OptionError, match="NOISER_DATA must name a folder with data sets; there is no folder"):
         read("known")
 
 
@@ -224,7 +224,7 @@ def test_known_is_fetched_once(tmp_path, serve):
 @pytest.mark.parametrize(
     ("body", "said", "error"),
     [
-        (json.dumps([FACT]).encode(), None, "what was fetched has 1 rows, not the 1,209 that were published; it was not kept"),
+        (json.dumps([FACT]).encode(), None, "the download has 1 rows, not the 1,209 that were published; it was not kept"),
         (b"<html>moved</html>", None, "it is not JSON: "),
         (json.dumps([FACT]).encode(), 10**6, "cannot be fetched: it broke off after 129 of 1,000,000 bytes"),
         (b"[" + b" " * 20_000_000, None, "cannot be fetched: it sends more than 20,000,000 bytes"),
@@ -247,7 +247,7 @@ def test_a_server_that_is_not_there(tmp_path, monkeypatch):
 
 def test_wikibio_comes_through_the_datasets_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(OptionError, match=re.escape("to fetch it takes the datasets package: pip install 'noiser[data]'")):
+    with pytest.raises(OptionError, match=re.escape("fetching it needs the datasets package: pip install 'noiser[data]'")):
         read("wikibio")
     rows = [{"wiki_bio_test_idx": place, "wiki_bio_text": "Ada lived here. She wrote.", "gpt3_text": "-"} for place in range(238)]
     asked = []

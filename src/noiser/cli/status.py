@@ -39,7 +39,7 @@ def _show(out: Path, output: Output) -> int:
     records, contents = RecordIndex(folder, whole=False), RunContents(folder)
     result = run_status(folder, records, contents)
     cells = _cells(records, contents)
-    unknown = len(records.records.keys() - {key for sample in contents.samples() for key in sample.record_keys()})
+    unknown = len(records.records.keys() - {key for sample in contents.samples() for key in sample.record_kinds()})
     with output.open() as sink:
         if output.format == "json":
             counts = {"planned": result.planned, "parts": cells, "files": records.files, "unknown_records": unknown}

@@ -1,203 +1,199 @@
-"""The formats of the published sets: bytes in, rows out. Raises OptionError at the first row that is not as it should be."""
+"""Readers of the file formats: bytes in, rows out.
 
-import json
+The readers of published formats raise OptionError at the first row that is wrong. `jsonl` keeps wrong lines as rows with an `error`.
+"""
+
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 from noiser.data.rows import Row
 from noiser.errors import OptionError
+from noiser.storage import printable, strict_json
 
 BOM = b"\xef\xbb\xbf"
 KNOWN = ("known_id", "prompt", "subject", "attribute", "relation_id")
 LONGRA = ("id", "prompt", "target", "relative", "type")
+JSONL = ("prompt", "target", "id", "group")
+MAX_DEPTH = 50
+"""How deep a row may be nested. A run's records hold rows, and may be twice as deep."""
 
 
-def known(raw: bytes) -> list[Row]:
-    """A JSON list of objects with the fields KNOWN, and others. The target is the attribute, the group the relation."""
-    found = []
-    for where, row in _objects(raw, "known_id"):
-        name = _name(where, row, "known_id")
-        prompt, _, target, relation = (_text(where, row, field) for field in KNOWN[1:])
-        found.append(Row(name, prompt, target, relation, _rest(row, "known_id", "prompt", "attribute", "relation_id")))
-    return unique(found)
+def known(content: bytes) -> list[Row]:
+    """Known: a JSON list of objects with the fields KNOWN, and others. The attribute is the target, the relation the group."""
+    rows = []
+    for where, item in _read_objects(content, "known_id"):
+        name = _read_id(where, item, "known_id")
+        prompt, _, target, relation = (_read_text(where, item, field) for field in KNOWN[1:])
+        rows.append(Row(name, prompt, target, relation, _other_fields(item, "known_id", "prompt", "attribute", "relation_id")))
+    return check_ids(rows)
 
 
-def longra(raw: bytes) -> list[Row]:
-    """A JSON list of objects with the fields LONGRA, and others. The group is the template: see `_by_template`."""
-    found = []
-    for where, row in _objects(raw, "id"):
-        name = _name(where, row, "id")
-        prompt, target, relative, kind = (_text(where, row, field) for field in LONGRA[1:])
-        fields = {**_rest(row, "id", "prompt", "target"), "template": _template(prompt, relative)}
-        found.append(Row(name, prompt, target, kind, fields))
-    return unique(_by_template(found))
+def longra(content: bytes) -> list[Row]:
+    """LongRA: a JSON list of objects with the fields LONGRA, and others. The template is the group, see `_group_by_template`."""
+    rows = []
+    for where, item in _read_objects(content, "id"):
+        name = _read_id(where, item, "id")
+        prompt, target, relative, kind = (_read_text(where, item, field) for field in LONGRA[1:])
+        fields = {**_other_fields(item, "id", "prompt", "target"), "template": _template(prompt, relative)}
+        rows.append(Row(name, prompt, target, kind, fields))
+    return check_ids(_group_by_template(rows))
 
 
-def wikibio(raw: bytes) -> list[Row]:
-    """A prompt a line, its number as its id; or a JSON list of objects with `prompt`, or with `wiki_bio_text`, of which the
-    first sentence is the prompt. No targets, no groups."""
-    if raw.removeprefix(BOM).lstrip()[:1] == b"[":
-        return unique([_biography(where, row) for where, row in _objects(raw, "wiki_bio_test_idx")])
-    lines = raw.removeprefix(BOM).split(b"\n")
-    return [Row(str(number), _decoded(number, line)) for number, line in enumerate(lines, 1) if line.strip()]
+def wikibio(content: bytes) -> list[Row]:
+    """WikiBio: a text file with one prompt a line, whose number is its id; or a JSON list of objects.
+
+    Each object has a `prompt`, or a `wiki_bio_text` whose first sentence is the prompt. Rows have no targets and no groups.
+    """
+    if content.removeprefix(BOM).lstrip()[:1] == b"[":
+        return check_ids([_biography(where, item) for where, item in _read_objects(content, "wiki_bio_test_idx")])
+    lines = content.removeprefix(BOM).split(b"\n")
+    return [Row(str(number), _decode_line(number, line)) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def unique(rows: Iterable[Row]) -> list[Row]:
-    """The rows. Raises OptionError where two have the same id."""
-    found = list(rows)
-    twice = [name for name, count in Counter(row.id for row in found).items() if count > 1]
+def jsonl(content: bytes) -> list[Row]:
+    """A file of your own: one JSON object a line. Blank lines are skipped, and only a newline ends a line.
+
+    `prompt` is text, token ids or the messages of a chat; `target` is text; `id` and `group` are names; other fields go into `fields`.
+    A row without an id is named by its line. A line that is wrong becomes a row with an `error`. Raises OptionError for a file
+    without rows, and if an id occurs twice.
+    """
+    lines = [(number, line) for number, line in enumerate(content.removeprefix(BOM).split(b"\n"), 1) if line.strip()]
+    if not lines:
+        raise OptionError("there are no rows in it")
+    rows = [(number, _read_line(number, line)) for number, line in lines]
+    named = check_ids(row for _, row in rows if row.id)
+    taken = {row.id for row in named}
+    return [row if row.id else replace(row, id=_unique_name(str(number), taken)) for number, row in rows]
+
+
+def check_ids(rows: Iterable[Row]) -> list[Row]:
+    """The rows. Raises OptionError if two have the same id."""
+    rows = list(rows)
+    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         raise OptionError(f"each row needs an id of its own; {', '.join(twice[:3])} came twice")
-    return found
+    return rows
 
 
-def strict_json(text: str | bytes) -> Any:
-    """What the JSON says. Raises ValueError for what is none, NaN and infinity among it, and for what is nested too deep."""
+# JSON lists
+
+
+def _read_objects(content: bytes, id_field: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each object of the list with its name in messages: the number from 1 on, and its id."""
     try:
-        return json.loads(text, parse_constant=_no_number)
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
-
-
-def printable(name: Any) -> str:
-    """As text that can be written: lone surrogates as their escapes."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-def _objects(raw: bytes, key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each object of the list, and how to name it in an error: by its place from 1 on, and by what it calls itself."""
-    try:
-        rows = strict_json(raw.removeprefix(BOM))
+        items = strict_json(content.removeprefix(BOM), MAX_DEPTH)
     except ValueError as error:
         raise OptionError(f"it is not JSON: {error}") from error
-    if not isinstance(rows, list):
-        raise OptionError(f"wanted a list of rows; got {type(rows).__name__}")
-    named = []
-    for place, row in enumerate(rows, 1):
-        if not isinstance(row, Mapping):
-            raise OptionError(f"row {place} is not an object but {type(row).__name__}")
-        named.append((f"row {place} ({key} {printable(row[key])[:40]})" if key in row else f"row {place}", row))
-    return named
+    if not isinstance(items, list):
+        raise OptionError(f"wanted a list of rows; got {type(items).__name__}")
+    objects = []
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, Mapping):
+            raise OptionError(f"row {number} must be an object; got {type(item).__name__}")
+        name = f"row {number} ({id_field} {printable(item[id_field])[:40]})" if id_field in item else f"row {number}"
+        objects.append((name, item))
+    return objects
 
 
-def _text(where: str, row: Mapping[str, Any], field: str) -> str:
-    if field not in row:
+def _read_text(where: str, item: Mapping[str, Any], field: str) -> str:
+    if field not in item:
         raise OptionError(f"{where} has no {field}")
-    if not isinstance(row[field], str) or not row[field].strip():
-        raise OptionError(f"{where}: {field} must be text that is not blank; got {printable(row[field])[:80]!r}")
-    return row[field]
+    if not isinstance(item[field], str) or not item[field].strip():
+        raise OptionError(f"{where}: {field} must be text that is not blank; got {printable(item[field])[:80]!r}")
+    return item[field]
 
 
-def _name(where: str, row: Mapping[str, Any], field: str) -> str:
-    if field not in row:
+def _read_id(where: str, item: Mapping[str, Any], field: str) -> str:
+    if field not in item:
         raise OptionError(f"{where} has no {field}")
-    if not isinstance(row[field], int | str) or isinstance(row[field], bool):
-        raise OptionError(f"{where}: {field} must be a number or text; got {printable(row[field])[:80]!r}")
-    return printable(row[field])
+    if not isinstance(item[field], int | str) or isinstance(item[field], bool):
+        raise OptionError(f"{where}: {field} must be a number or text; got {printable(item[field])[:80]!r}")
+    return printable(item[field])
 
 
-def _rest(row: Mapping[str, Any], *known: str) -> dict[str, Any]:
-    return {field: value for field, value in row.items() if field not in known}
+def _other_fields(item: Mapping[str, Any], *used: str) -> dict[str, Any]:
+    return {field: value for field, value in item.items() if field not in used}
+
+
+# LongRA
 
 
 def _template(prompt: str, relative: str) -> str | None:
-    """The prompt with a gap where its relative stands as a word; None where it stands nowhere."""
-    made, count = re.subn(rf"(?<!\w){re.escape(relative)}(?!\w)", "{}", prompt)
-    return made if count else None
+    """The prompt with `{}` for each occurrence of its relative as a word; None if there is none."""
+    template, count = re.subn(rf"(?<!\w){re.escape(relative)}(?!\w)", "{}", prompt)
+    return template if count else None
 
 
-def _by_template(rows: Sequence[Row]) -> list[Row]:
-    """The rows with groups: the type where all its rows have one template (as in the published set), else type#1, type#2, ..."""
+def _group_by_template(rows: Sequence[Row]) -> list[Row]:
+    """The rows with groups: the type if all its rows share one template, as in the published set; else type#1, type#2, ..."""
     templates: dict[str | None, list[str]] = defaultdict(list)
     for row in rows:
         if row.fields["template"] not in (None, *templates[row.group]):
             templates[row.group].append(row.fields["template"])
-    return [
-        replace(row, group=f"{row.group}#{own.index(row.fields['template']) + 1}")
-        if len(own := templates[row.group]) > 1 and row.fields["template"] in own
-        else row
-        for row in rows
-    ]
+
+    def group(row: Row) -> str | None:
+        of_type = templates[row.group]
+        if len(of_type) < 2 or row.fields["template"] not in of_type:
+            return row.group
+        return f"{row.group}#{of_type.index(row.fields['template']) + 1}"
+
+    return [replace(row, group=group(row)) for row in rows]
 
 
-def _biography(where: str, row: Mapping[str, Any]) -> Row:
-    field = "prompt" if "prompt" in row else "wiki_bio_text"
-    text = _text(where, row, field)
-    name = next((_name(where, row, key) for key in ("id", "wiki_bio_test_idx") if key in row), where.split()[1])
-    rest = _rest(row, "prompt", "wiki_bio_text", "id", "wiki_bio_test_idx")
-    return Row(name, text if field == "prompt" else _first_sentence(text), fields=rest)
+# WikiBio
+
+
+def _biography(where: str, item: Mapping[str, Any]) -> Row:
+    field = "prompt" if "prompt" in item else "wiki_bio_text"
+    text = _read_text(where, item, field)
+    name = next((_read_id(where, item, key) for key in ("id", "wiki_bio_test_idx") if key in item), where.split()[1])
+    fields = _other_fields(item, "prompt", "wiki_bio_text", "id", "wiki_bio_test_idx")
+    return Row(name, text if field == "prompt" else _first_sentence(text), fields=fields)
 
 
 def _first_sentence(text: str) -> str:
-    from noiser.text.units import sentences  # compiled libraries, wanted here only
+    from noiser.text.units import sentences  # compiled libraries that only this function needs
 
     start, stop = next(sentences(text))
     return text[start:stop]
 
 
-def _decoded(number: int, line: bytes) -> str:
+def _decode_line(number: int, line: bytes) -> str:
     try:
         return line.removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
         raise OptionError(f"row {number} is not UTF-8: byte 0x{line[error.start]:02x} at {error.start}") from error
 
 
-FIELDS = ("prompt", "target", "id", "group")
+# JSON lines
 
 
-def jsonl(raw: bytes) -> list[Row]:
-    """A row for each line that is not blank, named by its id or else the line's number; only a newline ends a line.
-
-    `prompt` is text, token ids or the messages of a chat; `target` text; `id` and `group` names; whatever else there is goes
-    into `fields`. A line that does not fit is a row with an `error`. Raises OptionError where there is no line at all, or an
-    id comes twice.
-    """
-    lines = [(number, line) for number, line in enumerate(raw.removeprefix(BOM).split(b"\n"), 1) if line.strip()]
-    if not lines:
-        raise OptionError("there are no rows in it")
-    found = [(number, _row(number, line)) for number, line in lines]
-    named = unique(row for _, row in found if row.id)
-    taken = {row.id for row in named}
-    return [row if row.id else _called(row, _free(str(number), taken)) for number, row in found]
-
-
-def _row(number: int, line: bytes) -> Row:
-    """The line's row, its id empty where it has none."""
+def _read_line(number: int, line: bytes) -> Row:
+    """The line's row; its id is empty if the line has none."""
     try:
-        found = strict_json(line.decode())
+        item = strict_json(line, MAX_DEPTH)
     except UnicodeDecodeError as error:
-        return _bad(f"line {number}: the line is not UTF-8: byte 0x{line[error.start]:02x} at {error.start}")
+        return _wrong_line(f"line {number}: the line is not UTF-8: byte 0x{line[error.start]:02x} at {error.start}")
     except ValueError as error:
-        return _bad(f"line {number} is not JSON: {error}")
-    shown = printable(found)[:80]
-    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str | list):
-        return _bad(f'line {number} wants an object with a "prompt" that is text, ids or messages; got {shown}')
-    own = {field: found[field] for field in FIELDS if found.get(field) is not None}
-    name, group = (printable(own[field]) if field in own else None for field in ("id", "group"))
-    if not isinstance(own.get("target"), str | None):
-        return _bad(f'line {number}: "target" must be text; got {printable(own["target"])[:80]}', name or "", group)
-    rest = {field: value for field, value in found.items() if field not in FIELDS}
-    return Row(name or "", own["prompt"], own.get("target"), group, rest)
+        return _wrong_line(f"line {number} is not JSON: {error}")
+    if not isinstance(item, dict) or not isinstance(item.get("prompt"), str | list):
+        return _wrong_line(f'line {number} must be an object with a "prompt" that is text, ids or messages; got {printable(item)[:80]}')
+    known = {field: item[field] for field in JSONL if item.get(field) is not None}
+    name, group = (printable(known[field]) if field in known else None for field in ("id", "group"))
+    if not isinstance(known.get("target"), str | None):
+        return _wrong_line(f'line {number}: "target" must be text; got {printable(known["target"])[:80]}', name or "", group)
+    return Row(name or "", known["prompt"], known.get("target"), group, _other_fields(item, *JSONL))
 
 
-def _bad(error: str, name: str = "", group: str | None = None) -> Row:
+def _wrong_line(error: str, name: str = "", group: str | None = None) -> Row:
     return Row(name, "", group=group, error=error)
 
 
-def _called(row: Row, name: str) -> Row:
-    values: dict[str, Any] = {**vars(row), "id": name}
-    return Row(**values)
-
-
-def _free(wanted: str, taken: set[str]) -> str:
-    """The name, or where somebody has it already the name with as many primes as it takes."""
-    while wanted in taken:
-        wanted += "'"
-    return wanted
+def _unique_name(name: str, taken: set[str]) -> str:
+    """The name, with as many primes as it takes to be unique."""
+    while name in taken:
+        name += "'"
+    return name

@@ -1,4 +1,4 @@
-"""The sets there are, and how to read each."""
+"""The data sets that noiser knows, how to read each, and the labels that name them."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -8,42 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from noiser.data import formats
-from noiser.data.download import fetched, located, read_bytes
-from noiser.data.formats import jsonl
+from noiser.data.download import fetch, locate, read_bytes
 from noiser.data.rows import MATCHES, Dataset, Kind, Match, Row
 from noiser.errors import OptionError
 
 JSONL = (".jsonl", ".ndjson")
-"""How the name of a file ends that can be asked for without saying what it is."""
+"""Endings of files that need no set's name in front."""
 FORMATS: Mapping[Kind, tuple[Callable[[bytes], list[Row]], str]] = {
     "known": (formats.known, f"a JSON list of objects with {', '.join(formats.KNOWN)}"),
     "longra": (formats.longra, f"a JSON list of objects with {', '.join(formats.LONGRA)}"),
     "wikibio": (formats.wikibio, "a text file with a prompt a line, or a JSON list of objects with prompt or wiki_bio_text"),
-    "jsonl": (jsonl, "an object with a prompt a line"),
+    "jsonl": (formats.jsonl, "an object with a prompt a line"),
 }
-"""What reads each kind of file, and what such a file holds, in words."""
+"""The reader of each kind of file, and a description of such a file."""
 
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What a name stands for."""
+    """A data set that noiser knows."""
 
     name: str
     kind: Kind
     what: str
-    """In a sentence."""
+    """A description, in a sentence."""
     match: Match
-    """When a row counts as answered, unless something else is asked for."""
+    """The default rule for when a row is answered."""
     generate: int | None
-    """How many tokens of the model's own are explained; None: the next one only."""
+    """How many tokens that the model generates are explained. None: the next token only."""
     published: int | None = None
-    """How many rows were published; None where nothing was."""
+    """How many rows were published. None: not a published set."""
     names: tuple[str, ...] = ()
-    """The files it is looked for in."""
+    """The files that are searched for."""
     fetchable: bool = False
-    """Whether it can be fetched where it is not here."""
+    """True if the set can be downloaded."""
     shipped: str = ""
-    """The file that comes with noiser, where it does."""
+    """The file that comes with noiser; empty if none does."""
 
 
 _INFOS = (
@@ -60,19 +59,20 @@ _INFOS = (
             238, ("wikibio.json", "wikibio.txt"), fetchable=True),
     SetInfo("jsonl", "jsonl", "Rows of your own, an object a line.", "none", None),
 )  # fmt: skip
-SETS: Mapping[str, SetInfo] = {each.name: each for each in _INFOS}
-"""All sets by name; `jsonl` stands for any file of your own."""
+SETS: Mapping[str, SetInfo] = {info.name: info for info in _INFOS}
+"""All sets by name. `jsonl` stands for any file of your own."""
 
 
 def read(name: str, path: str | Path | None = None) -> Dataset:
-    """The set of that name, or the rows of a file in its format.
+    """Read a data set.
 
-    name   one of SETS, or the path of a file of your own that ends in .jsonl or .ndjson.
-    path   the file; without it `known`, `longra` and `wikibio` are looked for in the folder $NOISER_DATA and in the cache,
-           and `known` and `wikibio` fetched into the cache where they are in neither.
+    Args:
+        name: one of SETS, or the path of a file of your own that ends in .jsonl or .ndjson.
+        path: the file. Without it, `known`, `longra` and `wikibio` are searched for in the folder $NOISER_DATA and in the cache;
+            `known` and `wikibio` are then downloaded into the cache.
 
-    Raises OptionError where there is no such set or file, where it cannot be fetched, and for the first row of a published
-    format that is not as it should be. Lines of a jsonl file that do not fit become rows with an `error`.
+    Raises OptionError for an unknown set, a missing file, a failed download, and for the first wrong row of a published format.
+    Wrong lines of a jsonl file become rows with an `error`.
     """
     if name not in SETS and name.endswith(JSONL) and path is None:
         name, path = "jsonl", name
@@ -84,14 +84,14 @@ def read(name: str, path: str | Path | None = None) -> Dataset:
 
 
 def present(info: SetInfo) -> str:
-    """Where the set is, in words: `shipped`, a place and a file; or what becomes of it where it is not here."""
+    """Where the set is, in words: `shipped`, `yours`, a place and a file, or `not here`."""
     if info.shipped:
         return "shipped"
     if not info.names:
         return "yours"
-    found = located(info.names)
-    if found:
-        return f"{found[0]}: {found[1].name}"
+    located = locate(info.names)
+    if located:
+        return f"{located[0]}: {located[1].name}"
     return "not here; fetched when asked for" if info.fetchable else "not here"
 
 
@@ -104,10 +104,10 @@ def _find(name: str) -> SetInfo:
 def _read(info: SetInfo, path: Path | None) -> Dataset:
     if info.shipped:
         if path is not None:
-            raise OptionError(f"it comes with noiser and takes no path; for a file in its format say {info.kind}:path={path}")
+            raise OptionError(f"it comes with noiser and takes no path; for a file in its format give {info.kind}:path={path}")
         return _dataset(info, info.name, info.shipped, (files("noiser.data") / "samples" / info.shipped).read_bytes())
     if path is None:
-        path = _on_its_own(info)
+        path = _locate_or_fetch(info)
     elif not path.is_file():
         raise OptionError(f"there is no file {path}")
     name = path.stem if info.kind == "jsonl" else info.name
@@ -117,53 +117,54 @@ def _read(info: SetInfo, path: Path | None) -> Dataset:
         raise OptionError(f"{path.name}: {error}") from error
 
 
-def _on_its_own(info: SetInfo) -> Path:
-    """The file in one of its places, fetched where need be."""
-    found = located(info.names)
-    if found:
-        return found[1]
+def _locate_or_fetch(info: SetInfo) -> Path:
+    located = locate(info.names)
+    if located:
+        return located[1]
     if not info.names:
         raise OptionError("a file of your own needs its path")
     if not info.fetchable:
-        raise OptionError("it is not here, and there is no place that we know of to fetch it from")
+        raise OptionError("it is not here, and we know no place to download it from")
 
-    def check(raw: bytes) -> None:
-        rows = FORMATS[info.kind][0](raw)
+    def check(content: bytes) -> None:
+        rows = FORMATS[info.kind][0](content)
         if len(rows) != info.published:
-            raise OptionError(f"what was fetched has {len(rows):,} rows, not the {info.published:,} that were published; it was not kept")
+            raise OptionError(f"the download has {len(rows):,} rows, not the {info.published:,} that were published; it was not kept")
 
-    return fetched(info.names[0], check)
+    return fetch(info.names[0], check)
 
 
-def _dataset(info: SetInfo, name: str, source: str, raw: bytes) -> Dataset:
-    rows = tuple(FORMATS[info.kind][0](raw))
+def _dataset(info: SetInfo, name: str, source: str, content: bytes) -> Dataset:
+    rows = tuple(FORMATS[info.kind][0](content))
     if not rows:
         raise OptionError("there are no rows in it")
-    digest = hashlib.sha256(raw).hexdigest()
-    return Dataset(name, info.kind, rows, digest, source, info.match, info.generate, len(rows) == info.published)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Dataset(name, info.kind, rows, sha256, source, info.match, info.generate, len(rows) == info.published)
 
 
 def _advice(info: SetInfo) -> str:
-    """Which file is wanted, in which format, and where to put it."""
+    """Which file is needed, in which format, and where to put it."""
     if info.shipped:
         return ""
+    description = FORMATS[info.kind][1]
     if not info.names:
-        return f" Wanted: a file that ends in {' or '.join(JSONL)}, or jsonl:path=FILE: {FORMATS[info.kind][1]}"
+        return f" Needed: a file that ends in {' or '.join(JSONL)}, or jsonl:path=FILE: {description}"
     place = f"give --data {info.name}:path=FILE, or put it into a folder that NOISER_DATA names, as $NOISER_DATA/{info.names[0]}"
-    return f" Wanted: {FORMATS[info.kind][1]}; {place}"
+    return f" Needed: {description}; {place}"
 
+
+# Labels: a set's name with options
 
 PATH = "path="
 
 
 def read_label_of_data(label: str) -> tuple[str, str | None, dict[str, Any]]:
-    """`known`, `known:path=FILE`, `known:match=word+path=FILE`, or a bare path that ends in .jsonl or .ndjson: the set's name,
-    the file or None, and the options `match`, `generate` and `limit`, checked.
+    """A label as name, file and options: `known`, `known:path=FILE`, `known:match=word+path=FILE`, or a path that ends in .jsonl.
 
-    `path=` comes last and takes all that follows, so a path may hold `:` and `+`. A bare path is taken as it is, unless it
-    begins like a label (`known:`, then an option); `./` before it helps.
+    The options are `match`, `generate` and `limit`; they are checked. `path=` comes last and takes the rest of the label, so a path may
+    hold `:` and `+`. A bare path must not begin like a label (`known:`, then an option); put `./` in front.
 
-    Raises OptionError for a name, an option or a value that does not exist.
+    Raises OptionError for an unknown name or option, or a wrong value.
     """
     name, colon, rest = label.partition(":")
     if label in SETS:
@@ -172,47 +173,51 @@ def read_label_of_data(label: str) -> tuple[str, str | None, dict[str, Any]]:
         if label.endswith(JSONL):
             return "jsonl", label, {}
         raise OptionError(f"--data wants {', '.join(SETS)}, NAME:path=FILE, or a file that ends in {' or '.join(JSONL)}; got {label!r}")
-    given, path = _parted(rest)
-    pairs = [pair.partition("=") for pair in given.split("+") if given]
-    wrong = next((option for option, _, _ in pairs if option not in _READERS), None)
-    if wrong is not None:
-        raise OptionError(f"{label}: data has the options {', '.join(_READERS)}, and path last; got {wrong!r}")
+    options, path = _split_path(rest)
+    pairs = [option.partition("=") for option in options.split("+") if option]
+    unknown = next((option for option, _, _ in pairs if option not in _READERS), None)
+    if unknown is not None:
+        raise OptionError(f"{label}: data has the options {', '.join(_READERS)}, and path last; got {unknown!r}")
     return name, path, {option: _READERS[option](label, value) for option, _, value in pairs}
 
 
 def read_labelled(label: str) -> Dataset:
-    """The set that a label names, with the options that it carries. Raises OptionError as both steps do."""
+    """The set that a label names, with the label's options. Raises OptionError as `read_label_of_data` and `read` do."""
     name, path, options = read_label_of_data(label)
-    found = read(name, path)
-    return replace(found, rows=found.rows[: options.pop("limit", None)], **options)
+    dataset = read(name, path)
+    return replace(dataset, rows=dataset.rows[: options.pop("limit", None)], **options)
 
 
-def _parted(rest: str) -> tuple[str, str | None]:
+def _split_path(rest: str) -> tuple[str, str | None]:
     """The options before `path=`, and the path."""
     if rest.startswith(PATH):
         return "", rest.removeprefix(PATH)
-    given, found, path = rest.partition(f"+{PATH}")
-    return given, path if found else None
+    options, separator, path = rest.partition(f"+{PATH}")
+    return options, path if separator else None
 
 
-def _match(label: str, value: str) -> str:
+def _read_match(label: str, value: str) -> str:
     if value not in MATCHES:
         raise OptionError(f"{label}: match must be one of {', '.join(MATCHES)}; got {value!r}")
     return value
 
 
-def _generate(label: str, value: str) -> int | None:
+def _read_generate(label: str, value: str) -> int | None:
     if value == "none":
         return None
-    if not (value.isascii() and value.isdecimal() and 0 < int(value) < 10**6):
-        raise OptionError(f"{label}: generate wants how many tokens, from 1 on, or none; got {value!r}")
+    if not _is_count(value, 10**6):
+        raise OptionError(f"{label}: generate must be a number of tokens from 1 on, or none; got {value!r}")
     return int(value)
 
 
-def _limit(label: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and 0 < int(value) < 10**9):
-        raise OptionError(f"{label}: limit wants how many prompts, from 1 on; got {value!r}")
+def _read_limit(label: str, value: str) -> int:
+    if not _is_count(value, 10**9):
+        raise OptionError(f"{label}: limit must be a number of prompts from 1 on; got {value!r}")
     return int(value)
 
 
-_READERS: Mapping[str, Callable[[str, str], Any]] = {"match": _match, "generate": _generate, "limit": _limit}
+def _is_count(value: str, end: int) -> bool:
+    return value.isascii() and value.isdecimal() and 0 < int(value) < end
+
+
+_READERS: Mapping[str, Callable[[str, str], Any]] = {"match": _read_match, "generate": _read_generate, "limit": _read_limit}

@@ -10,7 +10,8 @@ from noiser.experiments.fingerprint import display_settings
 from noiser.experiments.folder import RUN, RecordIndex, RunFolder
 from noiser.experiments.plan import ExecutionConfig
 from noiser.experiments.schedule import PreparedRun, RunProgress
-from noiser.experiments.trials import ATTRIBUTION, SAMPLE, GridCell, Sample, make_cell, unfinished
+from noiser.experiments.schema import ATTRIBUTION, SAMPLE
+from noiser.experiments.trials import GridCell, Sample, make_cell, unfinished
 from noiser.experiments.worker import ModelWorker, Records
 from noiser.lm.devices import peak_bytes
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import RunError, require_extra
-from noiser.experiments.folder import OK, RecordIndex, RunFolder
-from noiser.experiments.trials import ATTRIBUTION, VALUE, RunContents, Sample, row_status
-from noiser.storage import write_file
+from noiser.experiments.folder import RecordIndex, RunFolder
+from noiser.experiments.schema import ATTRIBUTION, OK, SAMPLE, VALUE
+from noiser.experiments.trials import RunContents, Sample, row_status
+from noiser.storage import printable, write_file
 
 FORMS = ("parquet", "csv", "jsonl")
 WHAT = ("values", "scores")
@@ -51,7 +52,7 @@ def _values(contents: RunContents, index: RecordIndex) -> Iterator[TableRow]:
     for sample in contents.samples():
         for trial in sample.trials:
             if trial.kind == VALUE:
-                record = index.records.get(trial.key, {"status": "missing"})
+                record = index.find(trial.key, trial.kind) or {"status": "missing"}
                 also = json.dumps(record["also"], allow_nan=False) if record.get("also") else None
                 result = {"status": record["status"], "value": record.get("value"), "message": record.get("message", ""), "also": also}
                 yield {**_sample_columns(sample), "method": trial.method, "metric": trial.metric, **result}
@@ -59,9 +60,9 @@ def _values(contents: RunContents, index: RecordIndex) -> Iterator[TableRow]:
 
 def _scores(contents: RunContents, index: RecordIndex) -> Iterator[TableRow]:
     for sample in contents.samples():
-        tokens = index.records.get(sample.key, {}).get("tokens", ())
+        tokens = (index.find(sample.key, SAMPLE) or {}).get("tokens", ())
         for trial in sample.trials:
-            record = index.records.get(trial.key) if trial.kind == ATTRIBUTION else None
+            record = index.find(trial.key, trial.kind) if trial.kind == ATTRIBUTION else None
             if record is None or record["status"] != OK:
                 continue
             columns = {**_sample_columns(sample), "method": trial.method}
@@ -83,9 +84,9 @@ def _parquet(rows: list[TableRow], what: str) -> bytes:
 
     kinds = {str: pa.string(), float: pa.float64(), int: pa.int64()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS[what].items()])
-    printable = [{name: _printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    texts = [{name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(printable, schema=schema), file)
+    pq.write_table(pa.Table.from_pylist(texts, schema=schema), file)
     return file.getvalue()
 
 
@@ -95,13 +96,8 @@ def _csv(rows: list[TableRow], what: str) -> bytes:
     writer = csv.DictWriter(file, list(COLUMNS[what]))
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _harmless(_printable(value)) if isinstance(value, str) else value for name, value in row.items()})
+        writer.writerow({name: _harmless(printable(value)) if isinstance(value, str) else value for name, value in row.items()})
     return file.getvalue().encode()
-
-
-def _printable(text: str) -> str:
-    """The text with lone surrogates as escapes, because no file can hold them."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _harmless(text: str) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 
 from noiser.errors import RunError
 from noiser.experiments.fingerprint import differences, stable_hash
+from noiser.experiments.schema import record_problem, run_problem, screening_problem
 from noiser.storage import Damage, create_once, read_created, scan, slug, write_file
 
 RUN, RECORDS, SCREENED, QUARANTINE = "run.json", "records", "screened", "quarantine"
-OK = "ok"
 FAILED = ("error", "timeout", "oom", "nonfinite")
 TOLERANCE, FLOOR = 1e-3, 0.1
 """Two values of one trial may differ by TOLERANCE times the larger one, or times FLOOR. Other machines round differently."""
@@ -21,10 +21,9 @@ TOLERANCE, FLOOR = 1e-3, 0.1
 class RunFolder:
     """A folder that holds a run. `start` creates one, `open` finds one."""
 
-    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
-        self.path = path
-        self.fingerprint: Mapping[str, Any] = run["identity"]
-        self.display: Mapping[str, Any] = run["shown"]
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any], display: Mapping[str, Any]) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self.display = display
         """What tables need beside the fingerprint, see `fingerprint.display_settings`."""
 
     @classmethod
@@ -32,7 +31,8 @@ class RunFolder:
         """The run in the folder. Raises RunError if there is none."""
         if not (path / RUN).is_file():
             raise RunError(f"{path} holds no run: it has no {RUN}. Start one with noiser run ... --out {path}")
-        return cls(path, read_created(path / RUN))
+        run = read_created(path / RUN, run_problem)
+        return cls(path, run["identity"], run["shown"])
 
     @classmethod
     def start(cls, path: Path, fingerprint: Mapping[str, Any], display: Mapping[str, Any]) -> "RunFolder":
@@ -49,7 +49,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot make the folder {path}: {error.strerror}") from error
         run = create_once(path / RUN, {"schema": 1, "identity": dict(fingerprint), "shown": dict(display)})
-        changed = list(differences(run["identity"], fingerprint))
+        changed = list(differences(run.get("identity"), fingerprint))
         if changed:
             raise RunError(
                 f"{path} holds another run. The differences, there and now:\n  "
@@ -57,7 +57,7 @@ class RunFolder:
                 + "\nStart it as before to continue it, or give another --out"
                 + ("; a dtype of auto depends on the device: give --dtype" if any(".dtype: " in line for line in changed) else "")
             )
-        return cls(path, run)
+        return cls(path, fingerprint, display)
 
     @property
     def records(self) -> Path:
@@ -68,6 +68,11 @@ class RunFolder:
         """The file that says which prompts of this data set the model answers."""
         name = "--".join(map(slug, (model, data)))
         return self.path / SCREENED / f"{name[:80]}-{stable_hash(model, data)[:8]}.json"
+
+    def screened_rows(self, model: str, data: str) -> list[dict[str, Any]] | None:
+        """The rows of a data set with the model's answers; None if they are not screened yet. Raises RunError if they are damaged."""
+        path = self.screening(model, data)
+        return read_created(path, screening_problem)["rows"] if path.exists() else None
 
     def quarantine(self, damage: Damage) -> None:
         """Keep a copy of a damaged line, so that nothing is lost."""
@@ -112,9 +117,7 @@ class RecordIndex:
         self._sizes = _file_sizes(folders)
         self._copies: dict[str, list[dict[str, Any]]] = {}
         self._last_seen: dict[str, str] = {}
-        for file, line, record in (entry for folder in folders for entry in scan(folder.records)):
-            if not isinstance(record, Damage) and not {"key", "status"} <= record.keys():
-                record = Damage(file, line, "it is no record of a run", b"")
+        for file, line, record in (entry for folder in folders for entry in scan(folder.records, record_problem)):
             if isinstance(record, Damage):
                 self.damaged.append(record)
                 continue
@@ -126,6 +129,11 @@ class RecordIndex:
     def is_current(self) -> bool:
         """True if nothing was written since the folders were read."""
         return self._sizes == _file_sizes(self._folders)
+
+    def find(self, key: str, kind: str) -> dict[str, Any] | None:
+        """The record of this kind under this key; None if it is missing."""
+        record = self.records.get(key)
+        return record if record is not None and record["kind"] == kind else None
 
     def _add(self, record: dict[str, Any], where: str) -> None:
         if self._digest is not None:
@@ -149,7 +157,8 @@ def _choose(copies: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
     """
     good = sorted((record for record in copies if not is_failure(record["status"])), key=_sort_key)
     for one, other in combinations(good, 2):
-        if one["status"] != other["status"] or not all(_agree(one.get(field), other.get(field)) for field in ("value", "scores")):
+        same = all(one[field] == other[field] for field in ("kind", "status"))
+        if not same or not all(_agree(one.get(field), other.get(field)) for field in ("value", "scores")):
             results = " and ".join(f"{record['status']} {record.get('value') or ''}".strip() for record in (one, other))
             trial = ", ".join(str(one.get(field)) for field in ("sample", "method", "metric") if one.get(field))
             raise RunError(

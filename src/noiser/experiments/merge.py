@@ -9,6 +9,7 @@ from noiser.errors import RunError
 from noiser.experiments.fingerprint import differences
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.run import RunStatus, run_status
+from noiser.experiments.schema import screening_problem
 from noiser.experiments.trials import RunContents
 from noiser.storage import Writer, create_once, read_created
 
@@ -46,14 +47,14 @@ def _merge_screenings(sources: Sequence[RunFolder], target: RunFolder) -> None:
                 path = source.screening(model, data)
                 if not path.exists():
                     continue
-                screening = read_created(path)
-                merged = create_once(target.screening(model, data), screening)
-                if _kept_rows(screening) != _kept_rows(merged):
+                screening = read_created(path, screening_problem)
+                create_once(target.screening(model, data), screening)
+                if _kept_rows(screening["rows"]) != _kept_rows(target.screened_rows(model, data) or []):
                     raise RunError(f"{source.path} and another folder disagree on which prompts of {data} {model} answers")
 
 
-def _kept_rows(screening: dict[str, Any]) -> list[tuple[str, str | None]]:
-    return [(row["id"], row.get("hash")) for row in screening["rows"]]
+def _kept_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str | None]]:
+    return [(row["id"], row.get("hash")) for row in rows]
 
 
 def _check_known(contents: RunContents, index: RecordIndex) -> None:
@@ -61,7 +62,7 @@ def _check_known(contents: RunContents, index: RecordIndex) -> None:
     unscreened = [f"{cell.model} on {cell.data}" for cell in contents.cells if cell.rows is None]
     if unscreened and index.records:
         raise RunError(f"no folder says which prompts of {', '.join(unscreened)} were kept: their screened/ is missing")
-    unknown = index.records.keys() - {key for sample in contents.samples() for key in sample.record_keys()}
+    unknown = index.records.keys() - {key for sample in contents.samples() for key in sample.record_kinds()}
     if unknown:
         raise RunError(f"{len(unknown):,} records are of no trial of this run; noiser status names the folder that has them")
 

@@ -174,5 +174,5 @@ def run_status(folder: RunFolder, index: RecordIndex | None = None, contents: Ru
 
 
 def _has_failure(sample: Sample, index: RecordIndex) -> bool:
-    records = (index.records.get(trial.key) for trial in sample.trials)
+    records = (index.find(trial.key, trial.kind) for trial in sample.trials)
     return any(is_failure(record["status"]) for record in records if record is not None)

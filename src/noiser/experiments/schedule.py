@@ -75,7 +75,7 @@ def new_records(records: Records, index: RecordIndex, execution: ExecutionConfig
     """The records that the folder did not have when the run started, and those of trials that run again."""
 
     def is_new(record: Mapping[str, Any]) -> bool:
-        before = index.records.get(record["key"])
+        before = index.find(record["key"], record["kind"])
         return before is None or should_rerun(before["status"], retry=execution.retry)
 
     return [record for record in records if is_new(record)]

@@ -6,11 +6,10 @@ from typing import Any
 
 from noiser.experiments.fingerprint import stable_hash, trial_key
 from noiser.experiments.folder import RecordIndex, RunFolder, is_failure
+from noiser.experiments.schema import ATTRIBUTION, SAMPLE, VALUE
 from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
 from noiser.results.records import Record
-from noiser.storage import read_created
 
-ATTRIBUTION, VALUE, SAMPLE = "attribution", "value", "sample"
 _SKIPPED = {OTHER_ANSWER: "not answered", NO_TARGET: "no target"}
 
 
@@ -55,9 +54,9 @@ class Sample:
         """The key of the record that describes the sample. That record is written last."""
         return stable_hash(SAMPLE, self.hash)
 
-    def record_keys(self) -> list[str]:
-        """The keys of all its records. Empty if the run has no methods."""
-        return [] if not self.trials else [self.key, *(trial.key for trial in self.trials)]
+    def record_kinds(self) -> dict[str, str]:
+        """The kinds of all its records by their keys. Empty if the run has no methods."""
+        return {self.key: SAMPLE, **{trial.key: trial.kind for trial in self.trials}} if self.trials else {}
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,7 @@ class RunContents:
             yield from cell.samples
 
     def _cell(self, folder: RunFolder, model: str, data: str) -> GridCell:
-        path = folder.screening(model, data)
-        return make_cell(self.fingerprint, model, data, read_created(path)["rows"] if path.exists() else None, self.specs)
+        return make_cell(self.fingerprint, model, data, folder.screened_rows(model, data), self.specs)
 
 
 def make_cell(
@@ -160,11 +158,11 @@ def should_rerun(status: str, *, retry: bool) -> bool:
 def unfinished(samples: Sequence[Sample], index: RecordIndex, rerun: Callable[[str], bool] = lambda _: False) -> list[Sample]:
     """The samples that lack a record, or have one whose status is to be run again."""
 
-    def is_done(key: str) -> bool:
-        record = index.records.get(key)
+    def is_done(key: str, kind: str) -> bool:
+        record = index.find(key, kind)
         return record is not None and not rerun(record["status"])
 
-    return [sample for sample in samples if not all(map(is_done, sample.record_keys()))]
+    return [sample for sample in samples if not all(is_done(key, kind) for key, kind in sample.record_kinds().items())]
 
 
 def count_statuses(samples: Sequence[Sample], index: RecordIndex) -> dict[str, int]:
@@ -172,7 +170,7 @@ def count_statuses(samples: Sequence[Sample], index: RecordIndex) -> dict[str, i
     counts: dict[str, int] = {}
     for sample in samples:
         for trial in sample.trials:
-            record = index.records.get(trial.key)
+            record = index.find(trial.key, trial.kind)
             status = "missing" if record is None else record["status"]
             counts[status] = counts.get(status, 0) + 1
     return counts
@@ -183,8 +181,10 @@ def value_records(cell: GridCell, index: RecordIndex) -> list[Record]:
     records = []
     for sample in cell.samples:
         for trial in sample.trials:
-            record = index.records.get(trial.key) if trial.kind == VALUE else None
+            record = index.find(trial.key, VALUE) if trial.kind == VALUE else None
             if record is not None:
-                result = record["status"], record.get("value"), record.get("message", "")
-                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *result, extra=record.get("also", {})))
+                value = None if record.get("value") is None else float(record["value"])
+                extra = {name: float(number) for name, number in record.get("also", {}).items()}
+                result = record["status"], value, record.get("message", "")
+                records.append(Record(sample.id, sample.group, trial.method, trial.metric, *result, extra=extra))
     return records

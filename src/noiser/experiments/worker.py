@@ -2,7 +2,7 @@
 
 import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,15 +14,19 @@ from noiser.errors import NoiserError, PromptError, RunError
 from noiser.evaluation.runner import EvaluationRunner, ExampleResult, Result, status_of, trace_of
 from noiser.experiments.folder import is_failure
 from noiser.experiments.plan import ExecutionConfig, ModelChoice, Plan
+from noiser.experiments.schema import ATTRIBUTION, SAMPLE, VALUE, record_problem
 from noiser.experiments.screening import ScreenedRow, screen
-from noiser.experiments.trials import ATTRIBUTION, SAMPLE, VALUE, Sample, sample_hash
+from noiser.experiments.trials import Sample, sample_hash
 from noiser.lm.load import load
 from noiser.lm.model import LanguageModel
 from noiser.results.attribution import Attribution
 from noiser.results.records import OK, Example
+from noiser.storage import decode, encode, strict_json
 from noiser.text.prompt import Prompt
 
 Records = list[dict[str, Any]]
+MAX_NOTE_DEPTH = 50
+"""How deep a method's note may be nested. A deeper one is kept as its `repr`."""
 
 
 class ModelWorker:
@@ -90,8 +94,9 @@ class ModelWorker:
             example = Example(source.prompt, None if generate or ids is None else tuple(ids), sample.id, sample.group)
             examples.append((example, _read_prompt(self.lm, source)))
         results = list(self._runner(data).run(examples, 0, generate))
-        for sample, result in zip(samples, results, strict=True):
-            yield _records(sample, result, rows[sample.id])
+        records = [_records(sample, result, rows[sample.id]) for sample, result in zip(samples, results, strict=True)]
+        _check_storable(record for sample_records in records for record in sample_records)
+        yield from records
 
     def _runner(self, data: str) -> EvaluationRunner:
         if data not in self._runners:
@@ -152,6 +157,15 @@ def _records(sample: Sample, result: ExampleResult, row: Mapping[str, Any]) -> R
     return [*records, last | {"cost": asdict(result.metrics)}]
 
 
+def _check_storable(records: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ValueError for a record that could not be read back, because of what a method or metric put into it."""
+    for record in records:
+        written = decode(encode(record)[:-1])
+        problem = written if isinstance(written, str) else record_problem(written)
+        if problem:
+            raise ValueError(f"the record of {record['method'] or 'the sample'} cannot be stored: {problem}")
+
+
 def _start_record(sample: Sample, kind: str, key: str, method: str) -> dict[str, Any]:
     return {"key": key, "kind": kind, "model": sample.model, "data": sample.data, "sample": sample.id, "method": method}
 
@@ -173,7 +187,7 @@ def _plain_notes(notes: Mapping[str, Any]) -> Mapping[str, Any]:
     plain = {}
     for name, value in notes.items():
         try:
-            json.dumps(value, allow_nan=False)
+            strict_json(json.dumps(value, allow_nan=False).encode(), MAX_NOTE_DEPTH)
             plain[str(name)] = value
         except (TypeError, ValueError, RecursionError):
             plain[str(name)] = repr(value)

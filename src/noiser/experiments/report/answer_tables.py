@@ -1,11 +1,11 @@
 """Answerability in a run's report: tables 3 and 6, figures 3 and 4, and how far several judges agree."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from noiser.experiments.report import paper
 from noiser.experiments.report.tables import DASH, CellResult, accounting, format_number, row_name
-from noiser.experiments.trials import VALUE
+from noiser.experiments.schema import VALUE
 from noiser.results.answer_comparison import (
     Agreement,
     Correlation,
@@ -137,8 +137,8 @@ def _rate_notes(summary: AnswerSummary, result: CellResult, has_printed: bool) -
 
 def _judge_note(metric: str, judge: str, result: CellResult) -> str:
     """The judge's name, and the models that answered."""
-    keys = (trial.key for sample in result.cell.samples for trial in sample.trials if trial.metric == metric)
-    records: Iterator[Mapping[str, Any]] = (result.index.records[key] for key in keys if key in result.index.records)
+    trials = (trial for sample in result.cell.samples for trial in sample.trials if trial.metric == metric)
+    records = (result.index.find(trial.key, trial.kind) or {} for trial in trials)
     models = sorted({model for record in records for model in record.get(ANSWERERS, ())})
     return f"Judge: {judge or 'not named'}; answered by {', '.join(models) if models else 'no model that gave its name'}."
 

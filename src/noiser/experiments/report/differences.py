@@ -64,7 +64,7 @@ def _data(fingerprint: Fingerprint) -> Iterator[str]:
 def _methods(fingerprint: Fingerprint) -> Iterator[str]:
     names = {method["method"] for method in fingerprint["methods"].values()}
     methods = [method for method in fingerprint["methods"].values() if "options" in method]
-    if any(method["method"] == "noiser" and method["options"]["variant"] == "paper" for method in methods):
+    if any(method["method"] == "noiser" and method["options"].get("variant") == "paper" for method in methods):
         yield (
             "Noiser as the paper defines it: k_min never flips the prediction, and scores are not divided by their signed sum. The "
             "released code takes the last midpoint tried, which may flip, and divides: noiser:variant=official."
@@ -73,7 +73,7 @@ def _methods(fingerprint: Fingerprint) -> Iterator[str]:
         yield "Attention: weights as they are. The released code applies one more softmax, which makes them nearly uniform."
     if "occlusion" in names:
         yield "Occlusion and LIME: signed drops of probability. Inseq, which the paper builds on, gives their absolute values."
-    steps = {str(method["options"]["steps"]) for method in methods if method["method"].endswith("integrated_gradients")}
+    steps = {str(method["options"].get("steps")) for method in methods if method["method"].endswith("integrated_gradients")}
     if steps:
         points = ", ".join("as many as the scores need to add up" if each == "adaptive" else f"{each} fixed ones" for each in sorted(steps))
         yield f"Integrated gradients: points on the path here: {points}. Inseq, which the paper builds on, takes 50 by default."
@@ -116,7 +116,7 @@ def answer_differences(metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[str
 
 
 def _judging(metrics: Mapping[str, Mapping[str, Any]], judged: Options) -> Iterator[str]:
-    judges = dict.fromkeys(str(metric["judge"]["judge"]) for metric in metrics.values() if metric.get("judge"))
+    judges = dict.fromkeys(str(metric["judge"].get("judge")) for metric in metrics.values() if metric.get("judge"))
     yield f"Judge: {', '.join(judges) or 'not named'} here; the paper's is {paper.tables()['judge']['model']} at temperature 0."
     yield (
         "Judge: it gets the words as data, in a JSON array, and never sees the right word. If its server can, it replies in a fixed "

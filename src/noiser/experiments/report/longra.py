@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from noiser.experiments.folder import RecordIndex
-from noiser.experiments.trials import ATTRIBUTION, GridCell
-from noiser.results.records import OK, Number
+from noiser.experiments.schema import ATTRIBUTION, OK, SAMPLE
+from noiser.experiments.trials import GridCell
+from noiser.results.records import Number
 from noiser.results.statistics import ClusterJackknife
 from noiser.results.tables import number
 
@@ -67,12 +68,12 @@ def by_type(cell: GridCell, index: RecordIndex) -> dict[str, dict[str, MeanShare
     """For each type of row, and each method, the mean share of each part with its interval. `all` has the rows of all types."""
     collected: dict[str, dict[str, list[tuple[str, Shares]]]] = {}
     for sample in cell.samples:
-        description = index.records.get(sample.key)
+        description = index.find(sample.key, SAMPLE)
         if description is None or "offsets" not in description:
             continue
         relative, kind = (str(description["fields"].get(name, "")) for name in ("relative", "type"))
         for trial in sample.trials:
-            record = index.records.get(trial.key) if trial.kind == ATTRIBUTION else None
+            record = index.find(trial.key, trial.kind) if trial.kind == ATTRIBUTION else None
             if record is None or record["status"] != OK:
                 continue
             sample_shares = shares(record["scores"][0], description["text"], description["offsets"], relative)

@@ -11,7 +11,8 @@ from noiser.experiments.report.differences import differences
 from noiser.experiments.report.samples import keep_noted, sample_sections
 from noiser.experiments.report.tables import CellResult, bounds_tables, counts_table, format_number, metric_tables
 from noiser.experiments.run import run_status
-from noiser.experiments.trials import ATTRIBUTION, GridCell, RunContents
+from noiser.experiments.schema import ATTRIBUTION, SAMPLE
+from noiser.experiments.trials import GridCell, RunContents
 from noiser.results.tables import FAITHFULNESS
 from noiser.storage import slug
 from noiser.views.documents import Document, Figure, Form, Section, Table
@@ -171,8 +172,8 @@ def costs(cell: GridCell, index: RecordIndex) -> dict[str, dict[str, float]]:
     """The cost of a sample, for each method and for all metrics together: median seconds, mean tokens."""
     records: dict[str, list[Mapping[str, Any]]] = {}
     for sample in cell.samples:
-        by_method = [(trial.method, index.records.get(trial.key)) for trial in sample.trials if trial.kind == ATTRIBUTION]
-        for label, record in [*by_method, (ALL_METRICS, index.records.get(sample.key))]:
+        by_method = [(trial.method, index.find(trial.key, trial.kind)) for trial in sample.trials if trial.kind == ATTRIBUTION]
+        for label, record in [*by_method, (ALL_METRICS, index.find(sample.key, SAMPLE))]:
             if record is not None and record.get("cost"):
                 records.setdefault(label, []).append(record["cost"])
     if ALL_METRICS in records:

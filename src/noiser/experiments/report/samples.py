@@ -8,9 +8,9 @@ import numpy as np
 
 from noiser.experiments.folder import RecordIndex
 from noiser.experiments.report.tables import CellResult
-from noiser.experiments.trials import ATTRIBUTION, VALUE, Sample
+from noiser.experiments.schema import ATTRIBUTION, OK, SAMPLE, VALUE
+from noiser.experiments.trials import Sample
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
-from noiser.results.records import OK
 from noiser.text.prompt import Prompt
 from noiser.views.documents import Section
 from noiser.views.escape import visible
@@ -41,17 +41,33 @@ def sample_sections(results: Sequence[CellResult], count: int) -> Iterator[Secti
 
 def _view(result: CellResult, sample: Sample) -> View | None:
     """One sample as a page shows it; None if no method has scores for it."""
-    description = result.index.records.get(sample.key)
-    trials = {trial.method: result.index.records.get(trial.key) for trial in sample.trials if trial.kind == ATTRIBUTION}
+    description = result.index.find(sample.key, SAMPLE)
+    trials = {trial.method: result.index.find(trial.key, trial.kind) for trial in sample.trials if trial.kind == ATTRIBUTION}
     records = {label: record for label, record in trials.items() if record is not None}
-    scored = {label: record for label, record in records.items() if record["status"] == OK}
-    if not scored or description is None or "tokens" not in description:
+    if description is None or "tokens" not in description:
+        return None
+    explained = [_explained(record) for record in records.values() if record["status"] == OK]
+    scored = {label: record for label, record in records.items() if _fits(record, len(description["tokens"]), explained)}
+    if not scored:
         return None
     prompt = _prompt(description)
     attributions = tuple(_attribution(label, record, prompt, result) for label, record in scored.items())
-    failures = {label: f"{record['status']} {record['message']}".strip() for label, record in records.items() if label not in scored}
+    failures = {
+        label: f"{record['status']} {record.get('message', '')}".strip() for label, record in records.items() if label not in scored
+    }
     page = view(Comparison(attributions, failures))
     return page | {"title": f"{visible(sample.id)}: {page['title']}", "evaluation": _metric_values(sample, result.index)}
+
+
+def _explained(record: RecordMap) -> list[list[int]]:
+    return [target["token_ids"] for target in record["targets"]]
+
+
+def _fits(record: RecordMap, tokens: int, explained: Sequence[list[list[int]]]) -> bool:
+    """True if the scores are of this sample's tokens and explain what the first method explains."""
+    if record["status"] != OK or _explained(record) != explained[0]:
+        return False
+    return len(record["scores"][0]) == tokens and all(target["context"] <= tokens for target in record["targets"])
 
 
 def _prompt(description: RecordMap) -> Prompt:
@@ -73,7 +89,7 @@ def _attribution(label: str, record: RecordMap, prompt: Prompt, result: CellResu
         model=model,
         revision=str(result.fingerprint["models"][model]["revision"]),
         seed=options.get("seed"),
-        cost=Cost(**record["cost"]),
+        cost=Cost(**{**record["cost"], "seconds": float(record["cost"]["seconds"])}),
         notes={"warnings": [], **record.get(NOTED, {})},
         unit=record["unit"],
         given=targets[0].context if len(targets) > 1 else None,
@@ -83,7 +99,8 @@ def _attribution(label: str, record: RecordMap, prompt: Prompt, result: CellResu
 def _target(plain: RecordMap) -> Target:
     foil = plain.get("foil")
     tuples = {name: tuple(plain[name]) for name in ("token_ids", "tokens")}
-    return Target(**{**plain, **tuples, "foil": _target(foil) if foil else None})
+    numbers = {name: float(plain[name]) for name in ("prob", "value") if plain.get(name) is not None}
+    return Target(**{**plain, **tuples, **numbers, "foil": _target(foil) if foil else None})
 
 
 def _metric_values(sample: Sample, index: RecordIndex) -> dict[str, Any] | None:
@@ -92,7 +109,7 @@ def _metric_values(sample: Sample, index: RecordIndex) -> dict[str, Any] | None:
     metrics = list(dict.fromkeys(trial.metric for trial in trials))
     if not metrics:
         return None
-    cells = {(trial.method, trial.metric): _cell(index.records.get(trial.key)) for trial in trials}
+    cells = {(trial.method, trial.metric): _cell(index.find(trial.key, trial.kind)) for trial in trials}
     methods = dict.fromkeys(trial.method for trial in trials)
     rows = [[visible(method), *(cells.get((method, metric), "") for metric in metrics)] for method in methods]
     columns = ["method", *map(visible, metrics)]

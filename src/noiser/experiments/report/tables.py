@@ -181,7 +181,7 @@ def accounting(name: str, result: CellResult) -> str:
     metrics = {column.label for column in result.metric_columns if column.label == name or _is_part_of(name, column)}
     counts: Counter[str] = Counter()
     for sample in result.cell.samples:
-        records = [result.index.records.get(trial.key) for trial in sample.trials if trial.metric in metrics]
+        records = [result.index.find(trial.key, trial.kind) for trial in sample.trials if trial.metric in metrics]
         counts.update("missing" if record is None else record["status"] for record in records)
     for row in result.cell.dropped:
         counts[row_status(row)] += len(result.method_rows) * len(metrics)
@@ -195,7 +195,7 @@ def _is_part_of(name: str, column: MetricColumn) -> bool:
 
 def bounds_tables(result: CellResult) -> Iterator[Table]:
     """Table 2, if the run has Noiser with several bounds."""
-    bounds = {row.label: str(row.options["bound"]) for row in result.method_rows if row.method == "noiser"}
+    bounds = {row.label: str(row.options.get("bound", "k_min")) for row in result.method_rows if row.method == "noiser"}
     if len(set(bounds.values())) < 2:
         return
     for name, summary in result.summaries.items():
