@@ -20,7 +20,7 @@ from noiser.evaluation.spec import (
     select_judges,
 )
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
-from noiser.registry import read_label
+from noiser.registry import check_distinct, read_label
 
 IDENTITY, TRANSPORT = "identity", "transport"
 """The two roles of a setting: it changes numbers, or it only says how and where they are computed."""
@@ -107,7 +107,7 @@ class Plan:
                 raise OptionError(f"a run needs {name}")
             if len(set(labels)) < len(labels):
                 raise OptionError(f"{name}: give each one once; got {', '.join(labels)}")
-        _check_distinct(self.rows)
+        check_distinct(row.spec for row in self.rows if row.spec is not None)  # a control may equal a method
         self.columns()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -139,14 +139,6 @@ class Plan:
         """The judges that the metrics ask. No judge is loaded or called yet."""
         urls = {choice.name: choice.url for choice in self.judges if choice.url is not None}
         return select_judges([choice.name for choice in self.judges], self.metrics, config, urls)
-
-
-def _check_distinct(rows: Sequence[EvaluatedMethod]) -> None:
-    labels: dict[str, str] = {}
-    for row in rows:
-        other = labels.setdefault(repr((row.method, sorted(row.options.items()), row.permutes)), row.label)
-        if other != row.label:
-            raise OptionError(f"{other} and {row.label} are the same method with the same options")
 
 
 @dataclass(frozen=True, kw_only=True)
