@@ -151,7 +151,7 @@ def _is_notes(value: Any) -> bool:
     return isinstance(value, dict) and (_is_texts(value["warnings"]) if "warnings" in value else True)
 
 
-_COMMON = dict.fromkeys(("key", "kind", "status", "model", "data", "sample", "method", "message", "trace"), _is_text)
+_COMMON: dict[str, Check] = dict.fromkeys(("key", "kind", "status", "model", "data", "sample", "method", "message", "trace"), _is_text)
 _RECORDS: Mapping[str, dict[str, Check]] = {
     VALUE: _COMMON | {"metric": _is_text, "value": _optional(_is_number), "steps": _list_of(_is_mapping), "also": _mapping_of(_is_number)},
     ATTRIBUTION: dict(_COMMON),
