@@ -213,6 +213,12 @@ def test_columns_do_not_depend_on_each_other():
     assert low[1, 2] == pytest.approx(jackknife.interval(values[:, 1, 2].mean(), jackknife.means(values[:, 1, 2]))[0])
 
 
+def test_the_bootstraps_quantiles_are_expanded():
+    bootstrap = ClusterBootstrap(list("abcdef"), resamples=1)
+    share = stats.norm.cdf(stats.t.ppf(0.025, 5) * np.sqrt(6 / 5))
+    assert bootstrap.interval(np.linspace(0, 1, 10_001)) == pytest.approx((share, 1 - share), abs=1e-9)
+
+
 def test_the_bootstrap_agrees_with_scipy_where_each_sample_is_a_cluster():
     values = np.random.default_rng(1).exponential(size=60)
     bootstrap = ClusterBootstrap([str(n) for n in range(60)], resamples=20_000)
