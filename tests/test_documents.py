@@ -48,7 +48,7 @@ def test_the_readme_is_short_and_links_to_what_is_there():
 def test_the_readmes_python_prints_what_it_says(smol, capsys, monkeypatch):
     monkeypatch.setattr(noiser, "load", lambda _: smol)
     exec(blocks(README, "python")[0], {})
-    printed, promised = capsys.readouterr().out.splitlines(), blocks(README, "")[0].splitlines()
+    printed, promised = capsys.readouterr().out.splitlines(), blocks(README, "text")[0].splitlines()
     assert printed[0] == promised[0]
     assert len(printed) == len(promised) > 5
     for line, written in zip(printed[1:], promised[1:], strict=True):
