@@ -1,7 +1,7 @@
 """`noiser evaluate`: how faithful are the methods to a model?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ from noiser.cli.outputs import Output, console
 from noiser.errors import OptionError, PromptError, require_extra
 
 if TYPE_CHECKING:
+    from noiser.evaluation.spec import EvaluationSpec
     from noiser.results.evaluation import Evaluation
     from noiser.results.records import Example
 
@@ -92,13 +93,8 @@ class EvaluateOptions:
 class EvaluateArgs:
     """What `noiser evaluate` evaluates. Everything is checked before weights are read."""
 
-    options: EvaluateOptions
-    examples: "list[Example]"
-    methods: Selected
-    metrics: Selected
-    controls: Sequence[str]
-    judges: Sequence[str]
-    judge_config: Any
+    spec: "EvaluationSpec"
+    plots: Path | None
     output: Output
 
 
@@ -126,7 +122,7 @@ def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, outpu
     """Raises OptionError for what does not exist or fit."""
     import noiser.methods
     import noiser.metrics
-    from noiser.evaluation.spec import method_rows, metric_columns, select_judges
+    from noiser.evaluation.spec import EvaluationSpec
 
     if options.prompts is None:
         raise OptionError("give --prompts FILE with one prompt on each line (- is standard input), or --list to read about the metrics")
@@ -143,19 +139,18 @@ def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, outpu
         if (value := getattr(options, option)) is not None:
             _share(option, value, {label: defaults[label] for label in labels["metrics"]}, settings)
     methods, metrics = ({label: settings[label] for label in labels[name]} for name in ("methods", "metrics"))
-    method_rows(methods, labels["controls"], options.seed, 0)
-    judges, config = read_judges(judging.judge), judging.config(device)
-    metric_columns(metrics, options.seed, select_judges(judges, metrics, config))
-    return EvaluateArgs(
-        options=options,
-        examples=read_examples(options.prompts),
-        methods=methods,
-        metrics=metrics,
+    spec = EvaluationSpec.parse(
+        read_examples(options.prompts),
+        methods,
+        metrics,
         controls=labels["controls"],
-        judges=judges,
-        judge_config=config,
-        output=output,
+        generate=options.generate,
+        limit=options.limit,
+        seed=options.seed,
+        judges=read_judges(judging.judge),
+        judge_config=judging.config(device),
     )
+    return EvaluateArgs(spec=spec, plots=options.plots, output=output)
 
 
 def _make_folder(folder: Path) -> None:
@@ -220,29 +215,17 @@ def _run(model: ModelOptions, arguments: EvaluateArgs) -> int:
     from noiser.cli.progress import loaded_model
     from noiser.judges.protocol import tally
 
-    options = arguments.options
-    with loaded_model(model, len(arguments.examples[: options.limit])) as (lm, progress):
-        evaluation = noiser.evaluation.evaluate(
-            lm,
-            arguments.examples,
-            arguments.methods,
-            arguments.metrics,
-            controls=arguments.controls,
-            generate=options.generate,
-            limit=options.limit,
-            seed=options.seed,
-            judges=arguments.judges,
-            judge_how=arguments.judge_config,
-            on_sample=lambda _: progress.advance(),
-        )
+    spec = arguments.spec
+    with loaded_model(model, len(spec.examples[: spec.limit])) as (lm, progress):
+        evaluation = noiser.evaluation.run_evaluation(lm, spec, on_sample=lambda _: progress.advance())
         for name, counts in evaluation.judges.items():
             progress.say(tally(name, counts), keep=True)
     with arguments.output.open() as sink:
         _write(evaluation, arguments.output, sink)
-    if options.plots is not None:
+    if arguments.plots is not None:
         from noiser.views.plots import save_plots
 
-        save_plots(evaluation.summaries, evaluation.model, options.plots)
+        save_plots(evaluation.summaries, evaluation.model, arguments.plots)
     return 0 if set(evaluation.statuses) <= NOT_FAILED else 1
 
 

@@ -1,4 +1,4 @@
-"""Do several judges say the same?"""
+"""Answerability compared: between judges, with the smallest number of words, and with faithfulness."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from noiser.results.answerability import FORMS, METRIC, SHARE, share
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
+from noiser.results.scores import rank_correlations
 from noiser.results.statistics import ClusterBootstrap, ClusterJackknife
-from noiser.results.tables import FAITHFULNESS, REFERENCE, compared, few_clusters, log_ratio, number
+from noiser.results.tables import FAITHFULNESS, REFERENCE, common_samples, few_clusters, log_ratio, number
 
 Verdicts = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the same words of the same prompts."""
+    """How far two judges agree on the same words of the same prompts."""
 
     metric: str
     other: str
@@ -26,24 +26,25 @@ class Agreement:
     judges: tuple[str, str]
     form: str
     cells: int
-    """Samples times methods and controls that both judges have a verdict on."""
+    """The number of (sample, row) pairs with a verdict of both judges."""
     samples: int
     equal: Number
     """The share of the cells with equal verdicts, in [0, 1], with its interval by jackknife over clusters."""
     kappa: float | None
-    """Cohen's: by how much they agree more than by chance, 1 at most; None where both always say the same thing, or there is
-    nothing to compare."""
+    """Cohen's kappa: agreement beyond chance, 1 at most. None if both judges always give one verdict, or without verdicts."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
         return {**vars(self), "judges": list(self.judges), "equal": self.equal.to_dict()}
 
 
-def judge_agreements(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]) -> tuple[Agreement, ...]:
-    """For each two judges that were asked alike, and each form."""
-    known = {each.label for each in contenders}
+def judge_agreements(
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
+) -> tuple[Agreement, ...]:
+    """One for every two judges with equal options, and each form."""
+    known = {each.label for each in method_rows}
     found = []
-    for one, other in combinations([each for each in gauges if each.metric == METRIC], 2):
+    for one, other in combinations([each for each in metric_columns if each.metric == METRIC], 2):
         if one.options == other.options and one.judge != other.judge:
             asked = str(one.options.get("forms", "")).split(",")
             found += [_agreement(records, known, (one, other), form) for form in FORMS if form in asked]
@@ -76,7 +77,7 @@ def _equal(verdicts: Mapping[str, Verdicts], groups: Mapping[str, str]) -> Numbe
 
 
 def kappa(cells: Verdicts) -> float | None:
-    """Cohen's kappa: (observed - expected) / (1 - expected) share of equal verdicts. None where that is 0 / 0, or of nothing.
+    """Cohen's kappa: (observed - expected) / (1 - expected) share of equal verdicts. None if that is 0 / 0, or without verdicts.
 
     Source: Cohen 1960, doi:10.1177/001316446002000104.
     """
@@ -98,15 +99,15 @@ class MinimalWordsRow:
     method: str
     control: bool
     mean: Number
-    """The share of the words still kept at the last right answer: the mean over the samples compared, in (0, 1]; lower is better."""
+    """The share of the words still kept at the last right answer: the mean over the samples common_samples, in (0, 1]; lower is better."""
     shares: tuple[float, ...]
-    """Of each sample compared, ascending."""
+    """Of each sample common_samples, ascending."""
     out: int
-    """Samples that are undefined, as the judge is wrong with all words."""
+    """How many samples are undefined: the judge is wrong with all words."""
     calls: float
-    """Clues that finding them took, before the cache, over all samples that have a value."""
+    """How many clues the search took, before the cache, over all samples with a value."""
     plain_calls: float
-    """What dropping word after word would have taken."""
+    """How many clues it takes to drop word after word."""
 
     @property
     def saved(self) -> float:
@@ -116,7 +117,7 @@ class MinimalWordsRow:
 
 @dataclass(frozen=True)
 class MinimalWordsSummary:
-    """One metric's label, so one judge; the smallest mean first among the methods, then the controls."""
+    """The table of one metric column, so of one judge: methods first, the smallest mean on top, then controls."""
 
     metric: str
     judge: str
@@ -129,32 +130,32 @@ class MinimalWordsSummary:
 
 
 def minimal_words_summaries(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
 ) -> tuple[MinimalWordsSummary, ...]:
-    """For every `minimum_top_p` among the gauges."""
-    return tuple(_summary(records, contenders, each) for each in gauges if each.metric == MINIMUM_TOP_P)
+    """One for each column of `minimum_top_p`."""
+    return tuple(_summary(records, method_rows, each) for each in metric_columns if each.metric == MINIMUM_TOP_P)
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn) -> MinimalWordsSummary:
-    found = compared(records, contenders, [gauge.label])
+def _summary(records: Sequence[Record], method_rows: Sequence[MethodRow], column: MetricColumn) -> MinimalWordsSummary:
+    found = common_samples(records, method_rows, [column.label])
     jackknife = ClusterJackknife(found.clusters) if found.values.size else None
     left_out = jackknife.means(found.values[..., 0]) if jackknife is not None else None
     rows = []
-    for each in contenders:
+    for each in method_rows:
         mean, shares = Number(None), ()
         if jackknife is not None and left_out is not None and each in found.rows:
             place = found.rows.index(each)
             values = found.values[:, place, 0]
             mean, shares = number(jackknife, float(values.mean()), left_out[:, place], SHARE), tuple(sorted(values.tolist()))
-        own = [record for record in records if (record.metric, record.method) == (gauge.label, each.label)]
+        own = [record for record in records if (record.metric, record.method) == (column.label, each.label)]
         counted = [record.extra for record in own if {"calls", "plain_calls"} <= record.extra.keys()]
         calls = (float(sum(also[name] for also in counted)) for name in ("calls", "plain_calls"))
         rows.append(MinimalWordsRow(each.label, each.control, mean, shares, sum(record.status == "undefined" for record in own), *calls))
     rows.sort(key=lambda row: (row.control, row.mean.value is None, row.mean.value))
     remarks = (*found.remarks, *(few_clusters(jackknife) if jackknife is not None else ()))
     size = (len(found.values), jackknife.clusters) if jackknife is not None else (0, 0)
-    form = str(gauge.options.get("form", ""))
-    return MinimalWordsSummary(gauge.label, gauge.judge, form, *size, tuple(rows), remarks)
+    form = str(column.options.get("form", ""))
+    return MinimalWordsSummary(column.label, column.judge, form, *size, tuple(rows), remarks)
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Correlation:
-    """One way of measuring faithfulness against one judge."""
+    """The rank correlation of one measure of faithfulness with the verdicts of one judge."""
 
     faithfulness: str
     answerability: str
@@ -181,37 +182,36 @@ class Correlation:
     points: tuple[Point, ...]
     """Highest rate first among the methods, then the controls."""
     spearman: Number
-    """Spearman's rank correlation over the methods, controls left out, in [-1, 1]; its interval by cluster bootstrap over samples,
-    which says how well the ranks are known, not what other methods would do. None for fewer than three methods, or where all are
-    equal."""
+    """Spearman's rank correlation over the methods, without controls, in [-1, 1]. The interval is by cluster bootstrap over samples:
+    it says how well the ranks are known, not what other methods would do. None for fewer than three methods, or if all are equal."""
     methods: int
-    """How many it is over."""
+    """The number of methods in the correlation."""
     samples: int
-    """How many every row has under all three metrics."""
+    """How many samples every row has a value for under all three metrics."""
     remarks: tuple[str, ...] = ()
 
 
 def faithfulness_correlations(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[Correlation, ...]:
     """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row. The seed
     is that of the bootstrap."""
-    if not any(each.label == REFERENCE for each in contenders):
+    if not any(each.label == REFERENCE for each in method_rows):
         return ()
-    answers = [each for each in gauges if each.metric == METRIC]
-    return tuple(_correlation(records, contenders, pair, answer, seed) for pair in _pairs(gauges) for answer in answers)
+    answers = [each for each in metric_columns if each.metric == METRIC]
+    return tuple(_correlation(records, method_rows, pair, answer, seed) for pair in _pairs(metric_columns) for answer in answers)
 
 
-def _pairs(gauges: Sequence[MetricColumn]) -> Iterator[tuple[MetricColumn, MetricColumn]]:
-    for one in gauges:
+def _pairs(metric_columns: Sequence[MetricColumn]) -> Iterator[tuple[MetricColumn, MetricColumn]]:
+    for one in metric_columns:
         if one.metric == "soft_ns":
-            yield from ((one, other) for other in gauges if other.metric == "soft_nc" and other.options == one.options)
+            yield from ((one, other) for other in metric_columns if other.metric == "soft_nc" and other.options == one.options)
 
 
 def _correlation(
-    records: Sequence[Record], contenders: Sequence[MethodRow], pair: tuple[MetricColumn, MetricColumn], answer: MetricColumn, seed: int
+    records: Sequence[Record], method_rows: Sequence[MethodRow], pair: tuple[MetricColumn, MetricColumn], answer: MetricColumn, seed: int
 ) -> Correlation:
-    found = compared(records, contenders, [pair[0].label, pair[1].label, answer.label])
+    found = common_samples(records, method_rows, [pair[0].label, pair[1].label, answer.label])
     label = pair[0].label.replace("soft_ns", FAITHFULNESS, 1)
     about = (label, answer.label, answer.judge, str(answer.options.get("forms", "")).split(",")[0])
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
@@ -232,18 +232,8 @@ def _correlation(
     methods = [place for place, row in enumerate(found.rows) if not row.control and np.isfinite(faithful[place])]
     rho = Number(None)
     if len(methods) > 2:
-        estimate = float(spearman(faithful[None, methods], whole[None, methods, 2])[0])
-        ends = bootstrap.interval(spearman(faithful_resampled[:, methods], resampled[:, methods, 2]))
+        estimate = float(rank_correlations(faithful[None, methods], whole[None, methods, 2])[0])
+        ends = bootstrap.interval(rank_correlations(faithful_resampled[:, methods], resampled[:, methods, 2]))
         rho = Number(estimate, *(ends or (None, None))) if np.isfinite(estimate) else rho
     points.sort(key=lambda point: (point.control, -(point.rate.value or 0.0)))
     return Correlation(*about, tuple(points), rho, len(methods), len(found.samples), (*found.remarks, *few_clusters(jackknife)))
-
-
-def spearman(one: Float[np.ndarray, "draws methods"], other: Float[np.ndarray, "draws methods"]) -> Float[np.ndarray, " draws"]:
-    """Of each draw: Pearson's correlation of the ranks, equal values sharing the mean of theirs; NaN where all are equal."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(each, axis=1) for each in (one, other)]
-    first, second = (each - each.mean(1, keepdims=True) for each in ranks)
-    with np.errstate(all="ignore"):  # 0 / 0 is said as a number that is missing
-        return (first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1))
