@@ -89,15 +89,6 @@ class EvaluateOptions:
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateArgs:
-    """What `noiser evaluate` evaluates. Everything is checked before weights are read."""
-
-    spec: "EvaluationSpec"
-    plots: Path | None
-    output: Output
-
-
 @expand_options
 def evaluate(
     *,
@@ -115,13 +106,11 @@ def evaluate(
     if list_:
         list_metrics(output)
         raise typer.Exit(0)
-    raise typer.Exit(_run(model, _checked(options, judging, model.device, output)))
+    raise typer.Exit(_run(model, _parse(options, judging, model.device), options.plots, output))
 
 
-def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, output: Output) -> EvaluateArgs:
-    """Raises OptionError for what does not exist or fit."""
-    import noiser.methods
-    import noiser.metrics
+def _parse(options: EvaluateOptions, judging: JudgeOptions, device: str) -> "EvaluationSpec":
+    """Everything that is evaluated, checked. Raises OptionError for what does not exist or fit."""
     from noiser.evaluation.spec import EvaluationSpec
 
     if options.prompts is None:
@@ -129,28 +118,34 @@ def _checked(options: EvaluateOptions, judging: JudgeOptions, device: str, outpu
     if options.plots is not None:
         require_extra("plots", "--plots")
         _make_folder(options.plots)
-    labels = {name: read_names(f"--{name}", getattr(options, name)) for name in ("methods", "metrics", "controls")}
-    defaults = {
-        **{label: noiser.methods.parse(label).options for label in labels["methods"]},
-        **{label: noiser.metrics.parse(label).options for label in labels["metrics"]},
-    }
-    settings: dict[str, dict[str, Any]] = {**assign_settings(options.settings or [], defaults, "--methods and --metrics")}
-    for option in ("protocol", "masks"):
-        if (value := getattr(options, option)) is not None:
-            _share(option, value, {label: defaults[label] for label in labels["metrics"]}, settings)
-    methods, metrics = ({label: settings[label] for label in labels[name]} for name in ("methods", "metrics"))
-    spec = EvaluationSpec.parse(
+    methods, metrics = _select(options)
+    return EvaluationSpec.parse(
         read_examples(options.prompts),
         methods,
         metrics,
-        controls=labels["controls"],
+        controls=read_names("--controls", options.controls),
         generate=options.generate,
         limit=options.limit,
         seed=options.seed,
         judges=read_judges(judging.judge),
         judge_config=judging.config(device),
     )
-    return EvaluateArgs(spec=spec, plots=options.plots, output=output)
+
+
+def _select(options: EvaluateOptions) -> tuple[Selected, Selected]:
+    """The methods and the metrics, each with the options of --set, --protocol and --masks."""
+    import noiser.methods
+    import noiser.metrics
+
+    methods, metrics = read_names("--methods", options.methods), read_names("--metrics", options.metrics)
+    method_defaults = {label: noiser.methods.parse(label).options for label in methods}
+    metric_defaults = {label: noiser.metrics.parse(label).options for label in metrics}
+    defaults = {**method_defaults, **metric_defaults}
+    settings: dict[str, dict[str, Any]] = {**assign_settings(options.settings or [], defaults, "--methods and --metrics")}
+    for option in ("protocol", "masks"):
+        if (value := getattr(options, option)) is not None:
+            _share(option, value, metric_defaults, settings)
+    return {label: settings[label] for label in methods}, {label: settings[label] for label in metrics}
 
 
 def _make_folder(folder: Path) -> None:
@@ -209,23 +204,22 @@ def _read_example(number: int, line: bytes, *, is_json: bool) -> "Example":
     return Example(**{**values, **{key: str(values[key]) for key in ("id", "group") if key in values}})
 
 
-def _run(model: ModelOptions, arguments: EvaluateArgs) -> int:
+def _run(model: ModelOptions, spec: "EvaluationSpec", plots: Path | None, output: Output) -> int:
     """Evaluate and write. The exit status is 1 if a trial failed; undefined, refused and invalid answers are no failures."""
-    import noiser.evaluation
     from noiser.cli.progress import loaded_model
+    from noiser.evaluation import run_evaluation
     from noiser.judges.protocol import tally
 
-    spec = arguments.spec
     with loaded_model(model, len(spec.examples[: spec.limit])) as (lm, progress):
-        evaluation = noiser.evaluation.run_evaluation(lm, spec, on_sample=lambda _: progress.advance())
+        evaluation = run_evaluation(lm, spec, lambda _: progress.advance())
         for name, counts in evaluation.judges.items():
             progress.say(tally(name, counts), keep=True)
-    with arguments.output.open() as sink:
-        _write(evaluation, arguments.output, sink)
-    if arguments.plots is not None:
+    with output.open() as sink:
+        _write(evaluation, output, sink)
+    if plots is not None:
         from noiser.views.plots import save_plots
 
-        save_plots(evaluation.summaries, evaluation.model, arguments.plots)
+        save_plots(evaluation.summaries, evaluation.model, plots)
     return 0 if set(evaluation.statuses) <= NOT_FAILED else 1
 
 
