@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from noiser.errors import JudgeError, ModelError, OptionError, RunError
-from noiser.judges import llama_server as llama
+from noiser import errors
+from noiser.errors import JudgeError, MissingExtraError, ModelError, RunError
 from noiser.judges.backend import Backend, Call, Completion
 from noiser.judges.llama_server import LlamaBackend
 from noiser.judges.prompting import build_messages, reply_schema, token_limit
@@ -204,6 +204,6 @@ def test_what_cannot_be_served_is_said(monkeypatch, tmp_path):
     damaged.write_bytes(b"GGUF" + bytes(200))
     with pytest.raises(RunError, match=r"cannot serve damaged\.gguf"):
         LlamaBackend(str(damaged)).check()
-    monkeypatch.setattr(llama, "find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=r"pip install 'noiser\[llama\]'"):
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'noiser\[llama\]'"):
         LlamaBackend("smollm2-135m")
