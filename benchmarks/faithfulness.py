@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def judge(examples: Sequence[dict[str, Any]], rows: str, metrics: Sequence[str],
         methods = {label: each[part] for label, each in attributions.items()}
         found = evaluate(model(), left[part], methods, metrics, controls=CONTROLS[rows])
         with file.open("a") as sink:
-            sink.writelines(json.dumps(asdict(record), allow_nan=False) + "\n" for record in found.records)
+            sink.writelines(json.dumps(record.to_dict(), allow_nan=False) + "\n" for record in found.records)
         print(f"{min(start + SLICE, len(left))} of {len(left)}", flush=True)
 
 
@@ -125,7 +124,8 @@ def explained(examples: Sequence[dict[str, Any]], label: str, file: Path) -> lis
 
 def read(file: Path) -> list[Record]:
     """The records written so far."""
-    return [Record(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [Record(**{("extra" if name == "also" else name): value for name, value in line.items()}) for line in lines]
 
 
 def by_protocol(found: Sequence[Summary], metric: str) -> str:

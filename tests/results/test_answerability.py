@@ -22,7 +22,8 @@ from noiser.experiments.report.differences import answer_differences
 from noiser.experiments.report.report import report
 from noiser.experiments.report.reproduce import PUBLISHED, published, reproduction
 from noiser.experiments.trials import VALUE, RunContents
-from noiser.results.answer_comparison import faithfulness_correlations, judge_agreements, kappa, minimal_words_summaries, spearman
+from noiser.results.answer_comparison import faithfulness_correlations, judge_agreements, kappa, minimal_words_summaries
+from noiser.results.scores import rank_correlations
 from noiser.results.answerability import answer_summaries, answerers
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
@@ -176,7 +177,7 @@ def test_minimum_top_p_counts_who_is_out_and_what_was_saved():
 
 
 def test_ranks_correlate_over_the_methods_alone():
-    assert spearman(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])).tolist() == [1.0, -1.0]
+    assert rank_correlations(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])).tolist() == [1.0, -1.0]
     soft = [MetricColumn(name, name, {"masks": 2}, "higher", True) for name in ("soft_ns", "soft_nc")]
     rows = [MethodRow(name, name, {}, name == "random") for name in ("a", "b", "c", "random")]
     faith, rate = {"a": 0.3, "b": 0.6, "c": 0.9, "random": 0.1}, {"a": 0.2, "b": 0.4, "c": 0.6, "random": 1.0}

@@ -1,7 +1,7 @@
 """`noiser check`: which sanity checks does each method pass?"""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from noiser.cli.outputs import Output, console
 from noiser.errors import OptionError
 
 if TYPE_CHECKING:
-    pass
+    from noiser.registry import MethodSpec
 
 FORMATS = ("table", "json")
 
@@ -41,13 +41,12 @@ def check(
     out: Out = None,
 ) -> None:
     """Does each method pass sanity checks, on your model and on models whose answer is known?"""
+    import noiser.methods
     from noiser.evaluation.sanity import PROMPTS
-    from noiser.evaluation.spec import method_rows
 
-    selected = method_settings(methods, settings or [])
-    method_rows(selected, (), seed, 0)
+    specs = noiser.methods.parse_all(method_settings(methods, settings or []), seed=seed)
     texts = PROMPTS if prompts is None else _read_prompts(prompts)
-    raise typer.Exit(_run(model, selected, texts, seed, Output.checked(format_, out, FORMATS)))
+    raise typer.Exit(_run(model, specs, texts, seed, Output.checked(format_, out, FORMATS)))
 
 
 def _read_prompts(file: str) -> list[str]:
@@ -60,7 +59,7 @@ def _read_prompts(file: str) -> list[str]:
     return texts
 
 
-def _run(model: ModelOptions, methods: Mapping[str, Mapping[str, Any]], prompts: Sequence[str], seed: int, output: Output) -> int:
+def _run(model: ModelOptions, methods: "Sequence[MethodSpec]", prompts: Sequence[str], seed: int, output: Output) -> int:
     """Check and write. The exit status is 1 if a check failed."""
     import noiser.evaluation.sanity
     from noiser.cli.progress import loaded_model

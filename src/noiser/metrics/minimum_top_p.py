@@ -1,11 +1,11 @@
-"""Minimum top-p: how few of the highest words are enough for the answer?"""
+"""Minimum top-p: how few of the highest words are enough for the judge to find the answer?"""
 
 from typing import Any, Literal
 
 from noiser.judges.consultation import consult, unwrap
 from noiser.judges.protocol import Judge, JudgePrompt, Variant
 from noiser.lm.requests import Steps
-from noiser.metrics.answerability import Ranked, Words, judged, ranked
+from noiser.metrics.answerability import RankedWords, Words, rank_words, reply_detail
 from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
 from noiser.registry import metric
 from noiser.results.answerability import Form
@@ -23,7 +23,7 @@ WRONG = "wrong with all words"
     judged=True,
 )
 def minimum_top_p(
-    sample: MetricContext,
+    context: MetricContext,
     candidate: ScoresToEvaluate,
     judge: Judge,
     *,
@@ -33,43 +33,46 @@ def minimum_top_p(
     words: Words = "unicode",
     seed: int = 0,
 ) -> Steps[Value]:
-    """The share of the words that are kept at the last right answer when the least important ones go, in (0, 1]; lower is better.
+    """The smallest share of the words, highest first, with which the judge is still right; in (0, 1], lower is better.
 
-    search   sweep: from all words on, the lowest is dropped until the answer is wrong, as in the paper. bisection: the same
-             where an answer once wrong stays wrong with fewer words; where it does not, another place at which the answer turns.
-    variant  official: the share at the first wrong answer, 1 where none is wrong, and replies as in answerability.
+    search   sweep: start with all words and drop the lowest one until the answer is wrong, as in the paper. bisection: halve the
+             interval between a wrong and a right count. Both agree if a wrong answer stays wrong with fewer words; if not,
+             bisection ends at another count at which the answer changes.
+    variant  official: the share at the first wrong answer, 1 if no answer is wrong; replies as in answerability.
     form     as in answerability: top1 or top5.
     words    as in answerability: how the prompt is cut into words.
 
-    Undefined where the answer is wrong with all words. One that is never wrong has the share of its last word. Source: Ghasemi
-    Madani et al. 2025, arXiv:2504.02911.
+    Undefined if the answer is wrong with all words. If no answer is wrong, the value is the share of one word. Source: Ghasemi Madani
+    et al. 2025, arXiv:2504.02911.
     """
-    found = ranked(sample, candidate, words, variant, seed)
-    if isinstance(found, Value):
-        return found
+    ranked = rank_words(context, candidate, words, variant, seed)
+    if isinstance(ranked, Value):
+        return ranked
     asked: list[dict[str, Any]] = []
-    of = len(found.texts)
-    whole = yield from _right(judge, found, of, form, variant, asked)
-    detail = {"gold": found.gold, "words": of, "asked": asked}
+    total = len(ranked.texts)
+    whole = yield from _ask(judge, ranked, total, form, variant, asked)
+    detail = {"gold": ranked.gold, "words": total, "asked": asked}
     if not whole:
         return Value(None, detail, WRONG)
-    low, high = 0, of
+    low, high = 0, total
     while high - low > 1:
         count = (low + high) // 2 if search == "bisection" else high - 1
-        if (yield from _right(judge, found, count, form, variant, asked)):
+        if (yield from _ask(judge, ranked, count, form, variant, asked)):
             high = count
         elif search == "sweep":
             break
         else:
             low = count
-    plain_calls = of - high + 1 + (high > 1)
-    also = {"calls": float(len(asked)), "plain_calls": float(plain_calls), "saved": float(plain_calls - len(asked)), "words": float(of)}
-    share = high / of if variant == "paper" else (high - 1) / of if high > 1 else 1.0
-    return Value(share, detail | {"kept": high}, extra=also)
+    plain_calls = total - high + 1 + (high > 1)
+    calls, saved = float(len(asked)), float(plain_calls - len(asked))
+    extra = {"calls": calls, "plain_calls": float(plain_calls), "saved": saved, "words": float(total)}
+    share = high / total if variant == "paper" else (high - 1) / total if high > 1 else 1.0
+    return Value(share, detail | {"kept": high}, extra=extra)
 
 
-def _right(judge: Judge, found: Ranked, count: int, form: Form, variant: Variant, asked: list[dict[str, Any]]) -> Steps[bool]:
-    clue = JudgePrompt(found.at(found.top(count)), form, variant)
-    (reply,) = yield from consult(judge, [clue])
-    asked.append({"count": count, **judged(unwrap(reply), clue, found.gold, form, variant)})
+def _ask(judge: Judge, ranked: RankedWords, count: int, form: Form, variant: Variant, asked: list[dict[str, Any]]) -> Steps[bool]:
+    """Whether the judge is right with the `count` highest words. The reply is added to `asked`."""
+    prompt = JudgePrompt(ranked.at(ranked.top(count)), form, variant)
+    (reply,) = yield from consult(judge, [prompt])
+    asked.append({"count": count, **reply_detail(unwrap(reply), prompt, ranked.gold, form, variant)})
     return asked[-1]["correct"]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from noiser.results.answerability import FORMS, METRIC, SHARE, share
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
+from noiser.results.scores import rank_correlations
 from noiser.results.statistics import ClusterBootstrap, ClusterJackknife
 from noiser.results.tables import FAITHFULNESS, REFERENCE, compared, few_clusters, log_ratio, number
 
@@ -39,11 +40,11 @@ class Agreement:
         return {**vars(self), "judges": list(self.judges), "equal": self.equal.to_dict()}
 
 
-def judge_agreements(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]) -> tuple[Agreement, ...]:
+def judge_agreements(records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]) -> tuple[Agreement, ...]:
     """For each two judges that were asked alike, and each form."""
-    known = {each.label for each in contenders}
+    known = {each.label for each in method_rows}
     found = []
-    for one, other in combinations([each for each in gauges if each.metric == METRIC], 2):
+    for one, other in combinations([each for each in metric_columns if each.metric == METRIC], 2):
         if one.options == other.options and one.judge != other.judge:
             asked = str(one.options.get("forms", "")).split(",")
             found += [_agreement(records, known, (one, other), form) for form in FORMS if form in asked]
@@ -129,32 +130,32 @@ class MinimalWordsSummary:
 
 
 def minimal_words_summaries(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
 ) -> tuple[MinimalWordsSummary, ...]:
-    """For every `minimum_top_p` among the gauges."""
-    return tuple(_summary(records, contenders, each) for each in gauges if each.metric == MINIMUM_TOP_P)
+    """For every `minimum_top_p` among the metric_columns."""
+    return tuple(_summary(records, method_rows, each) for each in metric_columns if each.metric == MINIMUM_TOP_P)
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn) -> MinimalWordsSummary:
-    found = compared(records, contenders, [gauge.label])
+def _summary(records: Sequence[Record], method_rows: Sequence[MethodRow], column: MetricColumn) -> MinimalWordsSummary:
+    found = compared(records, method_rows, [column.label])
     jackknife = ClusterJackknife(found.clusters) if found.values.size else None
     left_out = jackknife.means(found.values[..., 0]) if jackknife is not None else None
     rows = []
-    for each in contenders:
+    for each in method_rows:
         mean, shares = Number(None), ()
         if jackknife is not None and left_out is not None and each in found.rows:
             place = found.rows.index(each)
             values = found.values[:, place, 0]
             mean, shares = number(jackknife, float(values.mean()), left_out[:, place], SHARE), tuple(sorted(values.tolist()))
-        own = [record for record in records if (record.metric, record.method) == (gauge.label, each.label)]
+        own = [record for record in records if (record.metric, record.method) == (column.label, each.label)]
         counted = [record.extra for record in own if {"calls", "plain_calls"} <= record.extra.keys()]
         calls = (float(sum(also[name] for also in counted)) for name in ("calls", "plain_calls"))
         rows.append(MinimalWordsRow(each.label, each.control, mean, shares, sum(record.status == "undefined" for record in own), *calls))
     rows.sort(key=lambda row: (row.control, row.mean.value is None, row.mean.value))
     remarks = (*found.remarks, *(few_clusters(jackknife) if jackknife is not None else ()))
     size = (len(found.values), jackknife.clusters) if jackknife is not None else (0, 0)
-    form = str(gauge.options.get("form", ""))
-    return MinimalWordsSummary(gauge.label, gauge.judge, form, *size, tuple(rows), remarks)
+    form = str(column.options.get("form", ""))
+    return MinimalWordsSummary(column.label, column.judge, form, *size, tuple(rows), remarks)
 
 
 @dataclass(frozen=True)
@@ -192,26 +193,26 @@ class Correlation:
 
 
 def faithfulness_correlations(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], seed: int = 0
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[Correlation, ...]:
     """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row. The seed
     is that of the bootstrap."""
-    if not any(each.label == REFERENCE for each in contenders):
+    if not any(each.label == REFERENCE for each in method_rows):
         return ()
-    answers = [each for each in gauges if each.metric == METRIC]
-    return tuple(_correlation(records, contenders, pair, answer, seed) for pair in _pairs(gauges) for answer in answers)
+    answers = [each for each in metric_columns if each.metric == METRIC]
+    return tuple(_correlation(records, method_rows, pair, answer, seed) for pair in _pairs(metric_columns) for answer in answers)
 
 
-def _pairs(gauges: Sequence[MetricColumn]) -> Iterator[tuple[MetricColumn, MetricColumn]]:
-    for one in gauges:
+def _pairs(metric_columns: Sequence[MetricColumn]) -> Iterator[tuple[MetricColumn, MetricColumn]]:
+    for one in metric_columns:
         if one.metric == "soft_ns":
-            yield from ((one, other) for other in gauges if other.metric == "soft_nc" and other.options == one.options)
+            yield from ((one, other) for other in metric_columns if other.metric == "soft_nc" and other.options == one.options)
 
 
 def _correlation(
-    records: Sequence[Record], contenders: Sequence[MethodRow], pair: tuple[MetricColumn, MetricColumn], answer: MetricColumn, seed: int
+    records: Sequence[Record], method_rows: Sequence[MethodRow], pair: tuple[MetricColumn, MetricColumn], answer: MetricColumn, seed: int
 ) -> Correlation:
-    found = compared(records, contenders, [pair[0].label, pair[1].label, answer.label])
+    found = compared(records, method_rows, [pair[0].label, pair[1].label, answer.label])
     label = pair[0].label.replace("soft_ns", FAITHFULNESS, 1)
     about = (label, answer.label, answer.judge, str(answer.options.get("forms", "")).split(",")[0])
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
@@ -232,18 +233,8 @@ def _correlation(
     methods = [place for place, row in enumerate(found.rows) if not row.control and np.isfinite(faithful[place])]
     rho = Number(None)
     if len(methods) > 2:
-        estimate = float(spearman(faithful[None, methods], whole[None, methods, 2])[0])
-        ends = bootstrap.interval(spearman(faithful_resampled[:, methods], resampled[:, methods, 2]))
+        estimate = float(rank_correlations(faithful[None, methods], whole[None, methods, 2])[0])
+        ends = bootstrap.interval(rank_correlations(faithful_resampled[:, methods], resampled[:, methods, 2]))
         rho = Number(estimate, *(ends or (None, None))) if np.isfinite(estimate) else rho
     points.sort(key=lambda point: (point.control, -(point.rate.value or 0.0)))
     return Correlation(*about, tuple(points), rho, len(methods), len(found.samples), (*found.remarks, *few_clusters(jackknife)))
-
-
-def spearman(one: Float[np.ndarray, "draws methods"], other: Float[np.ndarray, "draws methods"]) -> Float[np.ndarray, " draws"]:
-    """Of each draw: Pearson's correlation of the ranks, equal values sharing the mean of theirs; NaN where all are equal."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(each, axis=1) for each in (one, other)]
-    first, second = (each - each.mean(1, keepdims=True) for each in ranks)
-    with np.errstate(all="ignore"):  # 0 / 0 is said as a number that is missing
-        return (first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1))

@@ -100,14 +100,14 @@ class AnswerSummary:
 
 
 def answer_summaries(
-    records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
 ) -> tuple[AnswerSummary, ...]:
-    """For every `answerability` among the gauges and every form that was asked, in this order."""
+    """For every `answerability` among the metric_columns and every form that was asked, in this order."""
     found = []
-    for gauge in gauges:
-        if gauge.metric == METRIC:
-            asked = str(gauge.options.get("forms", "")).split(",")
-            found += [_summary(records, contenders, gauge, form) for form in FORMS if form in asked]
+    for column in metric_columns:
+        if column.metric == METRIC:
+            asked = str(column.options.get("forms", "")).split(",")
+            found += [_summary(records, method_rows, column, form) for form in FORMS if form in asked]
     return tuple(found)
 
 
@@ -117,21 +117,38 @@ def answerers(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(sorted({answer["model"] for answer in answers if isinstance(answer, Mapping) and answer.get("model")}))
 
 
-def _summary(records: Sequence[Record], contenders: Sequence[MethodRow], gauge: MetricColumn, form: str) -> AnswerSummary:
-    derived = [replace(each, value=_of_form(each, form)) if each.metric == gauge.label else each for each in records]
-    found = compared(derived, contenders, [gauge.label])
-    lost = {each.label: _lost(records, gauge.label, each.label) for each in contenders}
-    empty = [_without_value(each, lost[each.label]) for each in contenders if each not in found.rows]
-    about = (gauge.label, gauge.judge, form, dict(gauge.options), len(found.values) if found.values.size else 0)
+def _summary(records: Sequence[Record], method_rows: Sequence[MethodRow], column: MetricColumn, form: str) -> AnswerSummary:
+    derived = [replace(each, value=_of_form(each, form)) if each.metric == column.label else each for each in records]
+    found = compared(derived, method_rows, [column.label])
+    lost = {each.label: _lost(records, column.label, each.label) for each in method_rows}
+    empty = [_without_value(each, lost[each.label]) for each in method_rows if each not in found.rows]
+    summary = AnswerSummary(
+        metric=column.label,
+        judge=column.judge,
+        form=form,
+        options=dict(column.options),
+        samples=len(found.values) if found.values.size else 0,
+        clusters=0,
+        rows=tuple(empty),
+        conditions={},
+        remarks=tuple(found.remarks),
+    )
     if not found.values.size:
-        return AnswerSummary(*about, 0, tuple(empty), {}, (), tuple(found.remarks))
-    measured = _Measured(records, gauge.label, form, found)
+        return summary
+    measured = _Measured(records, column.label, form, found)
     comparing = Comparing(found.rows, measured.jackknife, *measured.of("")[:2], 1.0)
     letters, differences = comparing.groups()
     rows = [measured.row(place, letters.get(place, ""), lost[found.rows[place].label]) for place in comparing.order()]
     rows = sorted([*rows, *empty], key=lambda row: row.control)
     remarks = (*comparing.remarks(), *found.remarks, *measured.remarks(), *few_clusters(measured.jackknife))
-    return AnswerSummary(*about, measured.jackknife.clusters, tuple(rows), measured.conditions(), tuple(differences), remarks)
+    return replace(
+        summary,
+        clusters=measured.jackknife.clusters,
+        rows=tuple(rows),
+        conditions=measured.conditions(),
+        differences=tuple(differences),
+        remarks=remarks,
+    )
 
 
 def _of_form(record: Record, form: str) -> float | None:
@@ -145,9 +162,9 @@ def _lost(records: Sequence[Record], metric: str, method: str) -> tuple[int, int
     return statuses.count("undefined"), len(statuses) - statuses.count("undefined")
 
 
-def _without_value(contender: MethodRow, lost: tuple[int, int]) -> AnswerRow:
+def _without_value(row: MethodRow, lost: tuple[int, int]) -> AnswerRow:
     none, (undefined, errors) = Number(None), lost
-    return AnswerRow(contender.label, contender.control, "", None, None, none, none, none, 0.0, 0.0, 0.0, undefined, errors)
+    return AnswerRow(row.label, row.control, "", None, None, none, none, none, 0.0, 0.0, 0.0, undefined, errors)
 
 
 Array = Float[np.ndarray, "samples rows"]

@@ -1,4 +1,4 @@
-"""Ways to put scores on a common scale. Always a separate, named step: what a method returns is never normalised."""
+"""Scores on a common scale, and how far two rankings agree. A method never returns normalised scores: that is a separate step."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,16 @@ Scores = Float[np.ndarray, "targets seq"]
 
 
 def normalize(scores: Scores, how: str) -> Scores:
-    """`scores`, each target's row brought to a common scale.
+    """`scores` with each target's row on a common scale.
 
-    `none` leaves them; `clip_l1` drops what is negative and divides by the sum (a share of attribution mass, in [0, 1]);
-    `abs_l1` divides the absolute values by their sum; `softmax` exponentiates and divides by the sum; `minmax` maps the
-    lowest score to 0 and the highest to 1; `signed_sum` divides by the plain sum, keeps the signs, and is refused where
-    that sum is not positive, because it would turn every sign around. A row without mass (no positive score, all zero,
-    all equal) becomes zeros under `clip_l1`, `abs_l1` and `minmax` respectively.
+    none        the scores as they are.
+    clip_l1     negative scores become 0, then divide by the sum: shares of attribution mass, in [0, 1].
+    abs_l1      the absolute values divided by their sum.
+    softmax     exponentials divided by their sum.
+    minmax      the lowest score becomes 0, the highest 1.
+    signed_sum  divide by the sum and keep the signs. Raises OptionError if the sum is not positive: every sign would flip.
+
+    A row without mass becomes zeros: no positive score (`clip_l1`), all zero (`abs_l1`), all equal (`minmax`).
     """
     if how not in NORMALIZATIONS:
         raise OptionError(f"there is no normalization {how!r}; there are {', '.join(NORMALIZATIONS)}")
@@ -58,30 +61,31 @@ NORMALIZATIONS: dict[str, Callable[[Scores], Scores]] = {
 
 
 TOP = 3
+"""How many of the highest tokens `top_overlap` compares."""
 
-agreement_Scores = Float[np.ndarray, "targets seq"]
 
+def spearman(one: Scores, other: Scores, lengths: list[int]) -> float | None:
+    """Spearman's rank correlation of the scores of two methods, mean over the targets; in [-1, 1], 1 means the same order.
 
-def spearman(one: agreement_Scores, other: agreement_Scores, lengths: list[int]) -> float | None:
-    """Spearman's rank correlation of two score rows, mean over the targets; in [-1, 1], 1: the same order.
-
-    `lengths` are how many tokens come before each target. None where a row has fewer than two tokens or no order at all.
+    `lengths` is the number of tokens before each target. None if a row has fewer than two tokens, or all its scores are equal.
     """
     from scipy.stats import rankdata
 
-    found = []
+    correlations = []
     for a, b, length in zip(one, other, lengths, strict=True):
         checkpoint()
         ranks = [rankdata(row[:length]) for row in (a, b)]
         if length < 2 or any(np.ptp(rank) == 0 for rank in ranks):
             return None
-        found.append(float(np.corrcoef(*ranks)[0, 1]))
-    return float(np.mean(found))
+        correlations.append(float(np.corrcoef(*ranks)[0, 1]))
+    return float(np.mean(correlations))
 
 
-def top_overlap(one: agreement_Scores, other: agreement_Scores, lengths: list[int]) -> float | None:
-    """Which share of the TOP highest tokens both have in common, mean over the targets; in [0, 1]. Ties go to the earlier token;
-    None where a row has no order at all."""
+def top_overlap(one: Scores, other: Scores, lengths: list[int]) -> float | None:
+    """The share of the TOP highest tokens that both methods have in common, mean over the targets; in [0, 1].
+
+    Ties go to the earlier token. None if all scores of a row are equal.
+    """
     shares = []
     for a, b, length in zip(one, other, lengths, strict=True):
         if np.ptp(a[:length]) == 0 or np.ptp(b[:length]) == 0:
@@ -89,3 +93,13 @@ def top_overlap(one: agreement_Scores, other: agreement_Scores, lengths: list[in
         tops = [set(np.argsort(-row[:length], kind="stable")[:TOP].tolist()) for row in (a, b)]
         shares.append(len(tops[0] & tops[1]) / max(1, min(TOP, length)))
     return float(np.mean(shares))
+
+
+def rank_correlations(one: Float[np.ndarray, "draws methods"], other: Float[np.ndarray, "draws methods"]) -> Float[np.ndarray, " draws"]:
+    """Spearman's rank correlation of each draw, in [-1, 1]. Equal values share the mean of their ranks. NaN if all are equal."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values, axis=1) for values in (one, other)]
+    first, second = (rank - rank.mean(1, keepdims=True) for rank in ranks)
+    with np.errstate(all="ignore"):  # 0 / 0 gives NaN, which is reported as a missing number
+        return (first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1))

@@ -22,15 +22,15 @@ Statistic = Callable[[Float[np.ndarray, "*shape columns"]], Float[np.ndarray, "*
 """From the means of a table's columns to the number that its rows are ranked by."""
 
 
-def summarise(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn]) -> tuple[Summary, ...]:
+def summarise(records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]) -> tuple[Summary, ...]:
     """A table for each metric; where Soft-NS and Soft-NC were measured alike, the sum of their log-ratios as another."""
     tables: list[Summary | None] = []
-    for place, gauge in enumerate(gauges):
-        tables.append(_table(records, contenders, [gauge], gauge.label))
-        for other in gauges[:place]:
-            pair = sorted((gauge, other), key=lambda each: each.metric, reverse=True)
-            if [each.metric for each in pair] == ["soft_ns", "soft_nc"] and gauge.options == other.options:
-                tables.append(_table(records, contenders, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1)))
+    for place, column in enumerate(metric_columns):
+        tables.append(_table(records, method_rows, [column], column.label))
+        for other in metric_columns[:place]:
+            pair = sorted((column, other), key=lambda each: each.metric, reverse=True)
+            if [each.metric for each in pair] == ["soft_ns", "soft_nc"] and column.options == other.options:
+                tables.append(_table(records, method_rows, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1)))
     return tuple(table for table in tables if table is not None)
 
 
@@ -42,31 +42,31 @@ class Compared:
     """Those that have any value."""
     samples: list[str]
     """Their names."""
-    values: Float[np.ndarray, "samples rows gauges"]
+    values: Float[np.ndarray, "samples rows metric_columns"]
     clusters: list[str]
     remarks: list[str]
     """Which rows lack what."""
 
 
-def _table(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: Sequence[MetricColumn], label: str) -> Summary | None:
+def _table(records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn], label: str) -> Summary | None:
     """One metric's table; or of Soft-NS and Soft-NC together, which only their log-ratios can be added up for."""
-    found = compared(records, contenders, [gauge.label for gauge in gauges])
-    better, statuses = gauges[0].better, statuses_by_row(records, [gauge.label for gauge in gauges])
+    found = compared(records, method_rows, [column.label for column in metric_columns])
+    better, statuses = metric_columns[0].better, statuses_by_row(records, [column.label for column in metric_columns])
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
-    if len(gauges) > 1 and reference is None:
+    if len(metric_columns) > 1 and reference is None:
         return None
     if not found.values.size:
-        return Summary(label, better, tuple(_empty(each, statuses) for each in contenders), 0, 0, (), tuple(found.remarks))
+        return Summary(label, better, tuple(_empty(each, statuses) for each in method_rows), 0, 0, (), tuple(found.remarks))
     jackknife = ClusterJackknife(found.clusters)
     means = found.values.mean(0), jackknife.means(found.values)
-    ratios = [log_ratio(each, reference) for each in means] if gauges[0].relative and reference is not None else None
-    plain = [each[..., 0] for each in means] if len(gauges) == 1 else None
+    ratios = [log_ratio(each, reference) for each in means] if metric_columns[0].relative and reference is not None else None
+    plain = [each[..., 0] for each in means] if len(metric_columns) == 1 else None
     ranked = plain or ratios
     assert ranked is not None
     comparing = Comparing(found.rows, jackknife, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
     letters, differences = comparing.groups()
 
-    limits = (0.0 if gauges[0].relative else -np.inf, np.inf)
+    limits = (0.0 if metric_columns[0].relative else -np.inf, np.inf)
 
     def row(place: int) -> Row:
         own = found.rows[place]
@@ -74,7 +74,7 @@ def _table(records: Sequence[Record], contenders: Sequence[MethodRow], gauges: S
         ratio = number(jackknife, float(ratios[0][place]), ratios[1][:, place]) if ratios else None
         return Row(own.label, own.control, mean, ratio, letters.get(place, ""), statuses[own.label])
 
-    rows = [row(place) for place in comparing.order()] + [_empty(each, statuses) for each in contenders if each not in found.rows]
+    rows = [row(place) for place in comparing.order()] + [_empty(each, statuses) for each in method_rows if each not in found.rows]
     rows.sort(key=lambda row: row.control)
     remarks = (*comparing.remarks(), *found.remarks, *few_clusters(jackknife))
     return Summary(label, better, tuple(rows), len(found.values), jackknife.clusters, tuple(differences), remarks)
@@ -88,31 +88,31 @@ def few_clusters(jackknife: ClusterJackknife) -> list[str]:
     return [f"only {jackknife.clusters} clusters: the intervals are rough"] if jackknife.clusters < FEW else []
 
 
-def _empty(contender: MethodRow, statuses: Mapping[str, dict[str, int]]) -> Row:
-    return Row(contender.label, contender.control, Number(None), None, "", statuses.get(contender.label, {}))
+def _empty(row: MethodRow, statuses: Mapping[str, dict[str, int]]) -> Row:
+    return Row(row.label, row.control, Number(None), None, "", statuses.get(row.label, {}))
 
 
-def compared(records: Sequence[Record], contenders: Sequence[MethodRow], labels: Sequence[str]) -> Compared:
+def compared(records: Sequence[Record], method_rows: Sequence[MethodRow], labels: Sequence[str]) -> Compared:
     """Rows without any value under these metrics are left out, and then samples that lack one in any row, so that all rows stand
     on the same. What a judge refused to answer, or answered with nothing of use, has a value too."""
     clusters = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
     value = {(each.sample, each.method, each.metric): each.value for each in records if each.value is not None}
     samples = list(clusters)
     cells = np.array(
-        [[[value.get((sample, row.label, label), np.nan) for label in labels] for row in contenders] for sample in samples],
+        [[[value.get((sample, row.label, label), np.nan) for label in labels] for row in method_rows] for sample in samples],
         dtype=np.float64,
-    ).reshape(len(samples), len(contenders), len(labels))
+    ).reshape(len(samples), len(method_rows), len(labels))
     there = np.atleast_2d(np.isfinite(cells).all(-1))
     having = np.atleast_1d(there.any(0))
     full = np.atleast_1d(there[:, having].all(1))
-    remarks = [f"{row.label} has no value at all" for row, has in zip(contenders, having, strict=True) if not has]
-    for row, own in zip(contenders, there.T, strict=True):
+    remarks = [f"{row.label} has no value at all" for row, has in zip(method_rows, having, strict=True) if not has]
+    for row, own in zip(method_rows, there.T, strict=True):
         lacking = int((~own).sum())
         if own.any() and lacking:
             remarks.append(f"{row.label} lacks {lacking} of {len(samples)} samples")
     if not full.all():
         remarks.append(f"all rows are compared on the {int(full.sum())} samples that each of them has")
-    rows = [row for row, has in zip(contenders, having, strict=True) if has]
+    rows = [row for row, has in zip(method_rows, having, strict=True) if has]
     kept = [sample for sample, whole in zip(samples, full, strict=True) if whole]
     return Compared(rows, kept, cells[full][:, having], [clusters[sample] for sample in kept], remarks)
 
@@ -126,8 +126,8 @@ def statuses_by_row(records: Sequence[Record], labels: Sequence[str]) -> Mapping
     return {method: dict(count) for method, count in counts.items()}
 
 
-def log_ratio(means: Float[np.ndarray, "*shape rows gauges"], reference: int | None) -> Float[np.ndarray, "*shape rows"]:
-    """log(mean / mean of random), summed over the gauges; NaN or infinite where a mean is not positive."""
+def log_ratio(means: Float[np.ndarray, "*shape rows metric_columns"], reference: int | None) -> Float[np.ndarray, "*shape rows"]:
+    """log(mean / mean of random), summed over the metric_columns; NaN or infinite where a mean is not positive."""
     assert reference is not None
     with np.errstate(all="ignore"):  # the logarithm of 0 is said as a number that is missing
         return (np.log(means) - np.log(means[..., [reference], :])).sum(-1)
