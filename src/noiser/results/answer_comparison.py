@@ -1,4 +1,4 @@
-"""Do several judges say the same?"""
+"""Answerability compared: between judges, with the smallest number of words, and with faithfulness."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,20 +6,19 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from noiser.results.answerability import FORMS, METRIC, SHARE, share
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
 from noiser.results.scores import rank_correlations
 from noiser.results.statistics import ClusterBootstrap, ClusterJackknife
-from noiser.results.tables import FAITHFULNESS, REFERENCE, compared, few_clusters, log_ratio, number
+from noiser.results.tables import FAITHFULNESS, REFERENCE, common_samples, few_clusters, log_ratio, number
 
 Verdicts = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the same words of the same prompts."""
+    """How far two judges agree on the same words of the same prompts."""
 
     metric: str
     other: str
@@ -27,21 +26,22 @@ class Agreement:
     judges: tuple[str, str]
     form: str
     cells: int
-    """Samples times methods and controls that both judges have a verdict on."""
+    """The number of (sample, row) pairs with a verdict of both judges."""
     samples: int
     equal: Number
     """The share of the cells with equal verdicts, in [0, 1], with its interval by jackknife over clusters."""
     kappa: float | None
-    """Cohen's: by how much they agree more than by chance, 1 at most; None where both always say the same thing, or there is
-    nothing to compare."""
+    """Cohen's kappa: agreement beyond chance, 1 at most. None if both judges always give one verdict, or without verdicts."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
         return {**vars(self), "judges": list(self.judges), "equal": self.equal.to_dict()}
 
 
-def judge_agreements(records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]) -> tuple[Agreement, ...]:
-    """For each two judges that were asked alike, and each form."""
+def judge_agreements(
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
+) -> tuple[Agreement, ...]:
+    """One for every two judges with equal options, and each form."""
     known = {each.label for each in method_rows}
     found = []
     for one, other in combinations([each for each in metric_columns if each.metric == METRIC], 2):
@@ -77,7 +77,7 @@ def _equal(verdicts: Mapping[str, Verdicts], groups: Mapping[str, str]) -> Numbe
 
 
 def kappa(cells: Verdicts) -> float | None:
-    """Cohen's kappa: (observed - expected) / (1 - expected) share of equal verdicts. None where that is 0 / 0, or of nothing.
+    """Cohen's kappa: (observed - expected) / (1 - expected) share of equal verdicts. None if that is 0 / 0, or without verdicts.
 
     Source: Cohen 1960, doi:10.1177/001316446002000104.
     """
@@ -99,15 +99,15 @@ class MinimalWordsRow:
     method: str
     control: bool
     mean: Number
-    """The share of the words still kept at the last right answer: the mean over the samples compared, in (0, 1]; lower is better."""
+    """The share of the words still kept at the last right answer: the mean over the samples common_samples, in (0, 1]; lower is better."""
     shares: tuple[float, ...]
-    """Of each sample compared, ascending."""
+    """Of each sample common_samples, ascending."""
     out: int
-    """Samples that are undefined, as the judge is wrong with all words."""
+    """How many samples are undefined: the judge is wrong with all words."""
     calls: float
-    """Clues that finding them took, before the cache, over all samples that have a value."""
+    """How many clues the search took, before the cache, over all samples with a value."""
     plain_calls: float
-    """What dropping word after word would have taken."""
+    """How many clues it takes to drop word after word."""
 
     @property
     def saved(self) -> float:
@@ -117,7 +117,7 @@ class MinimalWordsRow:
 
 @dataclass(frozen=True)
 class MinimalWordsSummary:
-    """One metric's label, so one judge; the smallest mean first among the methods, then the controls."""
+    """The table of one metric column, so of one judge: methods first, the smallest mean on top, then controls."""
 
     metric: str
     judge: str
@@ -132,12 +132,12 @@ class MinimalWordsSummary:
 def minimal_words_summaries(
     records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
 ) -> tuple[MinimalWordsSummary, ...]:
-    """For every `minimum_top_p` among the metric_columns."""
+    """One for each column of `minimum_top_p`."""
     return tuple(_summary(records, method_rows, each) for each in metric_columns if each.metric == MINIMUM_TOP_P)
 
 
 def _summary(records: Sequence[Record], method_rows: Sequence[MethodRow], column: MetricColumn) -> MinimalWordsSummary:
-    found = compared(records, method_rows, [column.label])
+    found = common_samples(records, method_rows, [column.label])
     jackknife = ClusterJackknife(found.clusters) if found.values.size else None
     left_out = jackknife.means(found.values[..., 0]) if jackknife is not None else None
     rows = []
@@ -172,7 +172,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Correlation:
-    """One way of measuring faithfulness against one judge."""
+    """The rank correlation of one measure of faithfulness with the verdicts of one judge."""
 
     faithfulness: str
     answerability: str
@@ -182,13 +182,12 @@ class Correlation:
     points: tuple[Point, ...]
     """Highest rate first among the methods, then the controls."""
     spearman: Number
-    """Spearman's rank correlation over the methods, controls left out, in [-1, 1]; its interval by cluster bootstrap over samples,
-    which says how well the ranks are known, not what other methods would do. None for fewer than three methods, or where all are
-    equal."""
+    """Spearman's rank correlation over the methods, without controls, in [-1, 1]. The interval is by cluster bootstrap over samples:
+    it says how well the ranks are known, not what other methods would do. None for fewer than three methods, or if all are equal."""
     methods: int
-    """How many it is over."""
+    """The number of methods in the correlation."""
     samples: int
-    """How many every row has under all three metrics."""
+    """How many samples every row has a value for under all three metrics."""
     remarks: tuple[str, ...] = ()
 
 
@@ -212,7 +211,7 @@ def _pairs(metric_columns: Sequence[MetricColumn]) -> Iterator[tuple[MetricColum
 def _correlation(
     records: Sequence[Record], method_rows: Sequence[MethodRow], pair: tuple[MetricColumn, MetricColumn], answer: MetricColumn, seed: int
 ) -> Correlation:
-    found = compared(records, method_rows, [pair[0].label, pair[1].label, answer.label])
+    found = common_samples(records, method_rows, [pair[0].label, pair[1].label, answer.label])
     label = pair[0].label.replace("soft_ns", FAITHFULNESS, 1)
     about = (label, answer.label, answer.judge, str(answer.options.get("forms", "")).split(",")[0])
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)

@@ -1,4 +1,4 @@
-"""Rates and scores of one judge and one form: every method on the same samples, and what the judge does without any method."""
+"""Tables of answerability: rates and scores of every method for one judge and one form, and what the judge can do by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
 from noiser.results.statistics import ClusterJackknife, wilson
-from noiser.results.tables import Compared, Comparing, compared, few_clusters, number
+from noiser.results.tables import CommonSamples, RowComparison, common_samples, few_clusters, number
 
 Form = Literal["top1", "top5"]
 """What a judge is asked for: the most probable word, or the five most probable words."""
@@ -18,8 +18,8 @@ METRIC = "answerability"
 SHARE = (0.0, 1.0)
 """The limits of a rate, and of a share."""
 CONDITIONS = ("all", "random", "none", "canary")
-"""What the judge was shown that no method has a say in: all words; random ones of the same number; none; all words and a hidden
-instruction, where the rate says how often it was obeyed."""
+"""Conditions that do not depend on a method: all words; equally many random words; no words; all words with a hidden instruction
+among them, for which the rate says how often the judge obeyed it."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Rate:
     """A share of samples."""
 
     right: float
-    """How many; no whole number where a sample is the mean over a continuation."""
+    """How many. Not a whole number if a sample is a mean over a continuation."""
     of: int
     clustered: Number
     """The rate, with its interval by jackknife over clusters."""
     wilson: Number
-    """The rate, with Wilson's interval, which counts samples as independent; without one where `right` is no whole number."""
+    """The rate with Wilson's interval, which treats samples as independent. No interval if `right` is not a whole number."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
@@ -48,21 +48,21 @@ class AnswerRow:
     group: str
     """Letters: methods that share one do not differ in their rates after Holm's correction. Empty for controls."""
     rate: Rate | None
-    """How often the answer is right with the kept words; higher is better. None where the row has no value at all."""
+    """How often the answer is right with the kept words; higher is better. None if the row has no value."""
     shuffled: Rate | None
-    """The same with the kept words in a random order; None where that was not asked."""
+    """The same with the kept words in a random order. None if the judge was not asked."""
     score: Number
-    """The kept words' share of the attribution, 0 where the answer is wrong: the mean over all samples, in [0, 1]."""
+    """The kept words' share of the attribution if the answer is right, else 0: the mean over all samples, in [0, 1]."""
     score_answered: Number
     """The mean over the samples whose answer is right. No interval if they come from fewer than 5 clusters."""
     mass: Number
     """The kept words' share of the attribution, whatever the answer."""
     refused: float
-    """Of the samples compared, how many the judge would not answer; they count as wrong."""
+    """Of the samples common_samples, how many the judge would not answer; they count as wrong."""
     invalid: float
-    """Of the samples compared, how many replies held no answer; they count as wrong."""
+    """Of the samples common_samples, how many replies held no answer; they count as wrong."""
     given: float
-    """Of the samples compared, how many have the right word itself among the kept ones."""
+    """Of the samples common_samples, how many have the right word itself among the kept ones."""
     undefined: int
     """Of all samples."""
     errors: int
@@ -75,7 +75,7 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class AnswerSummary:
-    """One metric's label (so one judge) and one form; best row first among the methods, then the controls."""
+    """The table of one metric column (so of one judge) and one form: methods first, the best on top, then controls."""
 
     metric: str
     judge: str
@@ -83,13 +83,13 @@ class AnswerSummary:
     """`top1`: the most probable word; `top5`: any of the five most probable ones."""
     options: Mapping[str, Any]
     samples: int
-    """How many every row has: the ones that are compared."""
+    """How many samples every row has a value for: the samples that are compared."""
     clusters: int
     rows: tuple[AnswerRow, ...]
     conditions: Mapping[str, Rate]
-    """By the names in CONDITIONS; those that were asked."""
+    """By the names in CONDITIONS, for the conditions that were asked."""
     differences: tuple[Mapping[str, Any], ...] = ()
-    """Of every two methods: the difference of their rates with its interval, p after Holm's correction."""
+    """For every two methods the difference of their rates with its interval, and p after Holm's correction."""
     remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,14 +112,14 @@ def answer_summaries(
 
 
 def answerers(steps: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The ids of the models that gave the answers of a record, as the servers named them, each once, in alphabetical order."""
+    """The ids of the models that answered, as their servers name them, each once, in alphabetical order."""
     answers = [answer for step in steps for form in step.get("forms", {}).values() for answer in form.values()]
     return tuple(sorted({answer["model"] for answer in answers if isinstance(answer, Mapping) and answer.get("model")}))
 
 
 def _summary(records: Sequence[Record], method_rows: Sequence[MethodRow], column: MetricColumn, form: str) -> AnswerSummary:
     derived = [replace(each, value=_of_form(each, form)) if each.metric == column.label else each for each in records]
-    found = compared(derived, method_rows, [column.label])
+    found = common_samples(derived, method_rows, [column.label])
     lost = {each.label: _lost(records, column.label, each.label) for each in method_rows}
     empty = [_without_value(each, lost[each.label]) for each in method_rows if each not in found.rows]
     summary = AnswerSummary(
@@ -136,7 +136,7 @@ def _summary(records: Sequence[Record], method_rows: Sequence[MethodRow], column
     if not found.values.size:
         return summary
     measured = _Measured(records, column.label, form, found)
-    comparing = Comparing(found.rows, measured.jackknife, *measured.of("")[:2], 1.0)
+    comparing = RowComparison(found.rows, measured.jackknife, *measured.of("")[:2], 1.0)
     letters, differences = comparing.groups()
     rows = [measured.row(place, letters.get(place, ""), lost[found.rows[place].label]) for place in comparing.order()]
     rows = sorted([*rows, *empty], key=lambda row: row.control)
@@ -157,7 +157,7 @@ def _of_form(record: Record, form: str) -> float | None:
 
 
 def _lost(records: Sequence[Record], metric: str, method: str) -> tuple[int, int]:
-    """How many records have no value: undefined, and for any other reason."""
+    """How many records have no value: undefined, and for another reason."""
     statuses = [each.status for each in records if (each.metric, each.method) == (metric, method) and each.value is None]
     return statuses.count("undefined"), len(statuses) - statuses.count("undefined")
 
@@ -172,9 +172,9 @@ LeftOut = Float[np.ndarray, "clusters rows"]
 
 
 class _Measured:
-    """The numbers of one form on the samples that every row has."""
+    """The numbers of one form on the samples that all rows have in common."""
 
-    def __init__(self, records: Sequence[Record], label: str, form: str, found: Compared) -> None:
+    def __init__(self, records: Sequence[Record], label: str, form: str, found: CommonSamples) -> None:
         self.form, self.found = form, found
         self.jackknife = ClusterJackknife(found.clusters)
         also = {(each.sample, each.method): each.extra for each in records if each.metric == label}
@@ -182,7 +182,7 @@ class _Measured:
         self._arrays: dict[str, Array] = {}
 
     def array(self, name: str) -> Array:
-        """One of the other numbers of every record; NaN where it is not there."""
+        """One of the extra numbers of every record; NaN if a record lacks it."""
         if name not in self._arrays:
             self._arrays[name] = np.array([[row.get(name, np.nan) for row in sample] for sample in self._also], dtype=np.float64)
         return self._arrays[name]
@@ -193,7 +193,7 @@ class _Measured:
         return values.mean(0), self.jackknife.means(values), values
 
     def rate(self, values: Float[np.ndarray, " samples"]) -> Rate | None:
-        """None where a sample has none."""
+        """None if a sample has no value."""
         if not np.isfinite(values).all():
             return None
         right, of = float(values.sum()), len(values)
@@ -225,16 +225,16 @@ class _Measured:
         )
 
     def mean(self, values: Float[np.ndarray, " samples"]) -> Number:
-        """With its interval; none where a sample has none."""
+        """The mean with its interval; no number if a sample has no value."""
         return number(self.jackknife, float(values.mean()), self.jackknife.means(values), SHARE)
 
     def conditions(self) -> dict[str, Rate]:
-        """A sample's reply is the same whichever row it is taken from: the first that has one."""
+        """A sample's reply is the same for all rows; it is taken from the first row that has one."""
         found = {name: self.rate(_first(self.of(name)[2])) for name in CONDITIONS}
         return {name: rate for name, rate in found.items() if rate is not None}
 
     def remarks(self) -> list[str]:
-        """Whether the judge can answer at all; where it gave two answers to the same clue; where Wilson's interval makes no sense."""
+        """Remarks: whether the judge can answer at all, whether it answers one clue in two ways, whether Wilson's interval fits."""
         said = list(_able(self.conditions()))
         for name in CONDITIONS:
             values = self.of(name)[2]
@@ -247,7 +247,7 @@ class _Measured:
 
 
 def _able(conditions: Mapping[str, Rate]) -> Iterator[str]:
-    """What has to be said of a judge that is seldom right even with all words."""
+    """Remarks on a judge that is rarely right even with all words."""
     ceiling, floor = conditions.get("all"), conditions.get("none")
     if ceiling is None or floor is None:
         return

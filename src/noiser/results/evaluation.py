@@ -1,4 +1,4 @@
-"""Evaluation: all records and tables of one `noiser.evaluate`."""
+"""The result of `noiser.evaluate`: all records and tables."""
 
 import json
 from collections import Counter
@@ -26,13 +26,13 @@ class Evaluation:
     records: tuple[Record, ...]
     summaries: tuple[Summary, ...]
     costs: Mapping[str, Cost] = field(default_factory=dict)
-    """Of the attributions, by method, and under `metrics` of all metrics together."""
+    """The cost of the attributions by method, and of all metrics together under `metrics`."""
     judges: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """By name, what was asked of each judge: clues, calls, what came from the cache, each kind of failure."""
+    """The counts of each judge by name: clues, calls, replies from the cache, each kind of failure."""
 
     @property
     def planned(self) -> int:
-        """How many records there have to be."""
+        """How many records an evaluation has."""
         return self.samples * len(self.methods) * len(self.metrics)
 
     @property

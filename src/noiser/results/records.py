@@ -1,4 +1,4 @@
-"""What an evaluation is made of: examples in, a record for each of them, each method and each metric, and tables out."""
+"""The parts of an evaluation: examples, a record for each example, method and metric, and the rows of tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ OK = "ok"
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt to judge methods on."""
+    """A prompt to evaluate methods on."""
 
     prompt: Any
-    """Text, token ids, a Prompt, or a chat; or a NoiserError that says why there is none."""
+    """Text, token ids, a Prompt, or a chat. A NoiserError instead says why the prompt could not be read."""
     target: Any = None
     """The token to explain, as text with its leading space or as an id; None: the model's own prediction."""
     id: str | None = None
-    """A name; its place among the examples where there is none."""
+    """A name. The default is the position among the examples."""
     group: str | None = None
-    """What it was made from (a template, a relation, a document): samples of one group are not independent of each other."""
+    """What it was made from (a template, a relation, a document). Samples of one group are not independent."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class MetricColumn:
     better: str
     relative: bool
     judge: str = ""
-    """The name of the judge that it asks; empty where it asks none."""
+    """The name of the judge that the metric asks; empty if it asks none."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one example, method and metric."""
+    """The outcome of one example, method and metric."""
 
     sample: str
     group: str | None
-    """None: it is a group of its own."""
+    """None: the sample is a group of its own."""
     method: str
     metric: str
     status: str
@@ -58,9 +58,9 @@ class Record:
     value: float | None = None
     """Mean over the steps of a continuation. None unless `ok`; or `refused` or `invalid_answer`, which count as a wrong answer."""
     message: str = ""
-    """Why it is not `ok`."""
+    """Why the status is not `ok`."""
     steps: tuple[Mapping[str, Any], ...] = ()
-    """For each explained token what the value is made of: values of single masks, shares, d0."""
+    """For each explained token the details of the value: values of single masks, shares, d0."""
     trace: str = ""
     """The traceback of an exception that is not noiser's own."""
     extra: Mapping[str, float] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Number:
-    """A statistic and its 95 % interval; None where it has none."""
+    """A statistic and its 95 % interval; None for what does not exist."""
 
     value: float | None
     low: float | None = None
@@ -92,9 +92,9 @@ class Row:
     method: str
     control: bool
     mean: Number
-    """Over the samples that every row has."""
+    """Over the samples for which every row has a value."""
     log_ratio: Number | None
-    """log(mean / mean of random); None where the metric is not reported so. For `faithfulness` there is only this."""
+    """log(mean / mean of random). None if the metric is not reported so. `faithfulness` has only this number."""
     group: str
     """Letters: methods that share one do not differ after Holm's correction. Empty for controls."""
     statuses: Mapping[str, int]
@@ -107,18 +107,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric's table, best row first among the methods; then the controls."""
+    """The table of one metric: methods first, the best on top, then controls."""
 
     metric: str
     better: str
     rows: tuple[Row, ...]
     samples: int
-    """How many every row has a value for: the ones that are compared."""
+    """How many samples every row has a value for: the samples that are compared."""
     clusters: int
     differences: tuple[Mapping[str, Any], ...] = ()
-    """Of every two methods: the difference of their means with its interval, p after Holm's correction."""
+    """For every two methods the difference of their means with its interval, and p after Holm's correction."""
     remarks: tuple[str, ...] = ()
-    """What has to be said in words: controls that beat methods, samples that are missing."""
+    """Sentences: controls that beat methods, samples that are missing."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""

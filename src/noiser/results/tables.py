@@ -1,4 +1,4 @@
-"""From records to tables: means, ratios to random, intervals, groups, and what has to be said in words."""
+"""From records to tables: means, ratios to random, intervals, rank groups and remarks."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from noiser.results.statistics import MIN_CLUSTERS, ClusterJackknife, holm, rank
 
 FAITHFULNESS = "faithfulness"
 REFERENCE = "random"
-"""The row that log-ratios are taken to."""
+"""The row in the denominator of log-ratios."""
 LEVEL = 0.05
 FEW = 10
 """With fewer clusters, a remark says that the intervals are rough."""
@@ -35,22 +35,24 @@ def summarise(records: Sequence[Record], method_rows: Sequence[MethodRow], metri
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
-    """The samples that every row has: one table's numbers."""
+class CommonSamples:
+    """The numbers of one table: the samples for which every row has a value."""
 
     rows: list[MethodRow]
-    """Those that have any value."""
+    """The rows with at least one value."""
     samples: list[str]
     """Their names."""
     values: Float[np.ndarray, "samples rows metric_columns"]
     clusters: list[str]
     remarks: list[str]
-    """Which rows lack what."""
+    """Which rows lack which samples, in words."""
 
 
-def _table(records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn], label: str) -> Summary | None:
-    """One metric's table; or of Soft-NS and Soft-NC together, which only their log-ratios can be added up for."""
-    found = compared(records, method_rows, [column.label for column in metric_columns])
+def _table(
+    records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn], label: str
+) -> Summary | None:
+    """The table of one metric, or of Soft-NS and Soft-NC together: only their log-ratios can be added."""
+    found = common_samples(records, method_rows, [column.label for column in metric_columns])
     better, statuses = metric_columns[0].better, statuses_by_row(records, [column.label for column in metric_columns])
     reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
     if len(metric_columns) > 1 and reference is None:
@@ -63,7 +65,7 @@ def _table(records: Sequence[Record], method_rows: Sequence[MethodRow], metric_c
     plain = [each[..., 0] for each in means] if len(metric_columns) == 1 else None
     ranked = plain or ratios
     assert ranked is not None
-    comparing = Comparing(found.rows, jackknife, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
+    comparing = RowComparison(found.rows, jackknife, ranked[0], ranked[1], 1.0 if better == "higher" else -1.0)
     letters, differences = comparing.groups()
 
     limits = (0.0 if metric_columns[0].relative else -np.inf, np.inf)
@@ -92,9 +94,11 @@ def _empty(row: MethodRow, statuses: Mapping[str, dict[str, int]]) -> Row:
     return Row(row.label, row.control, Number(None), None, "", statuses.get(row.label, {}))
 
 
-def compared(records: Sequence[Record], method_rows: Sequence[MethodRow], labels: Sequence[str]) -> Compared:
-    """Rows without any value under these metrics are left out, and then samples that lack one in any row, so that all rows stand
-    on the same. What a judge refused to answer, or answered with nothing of use, has a value too."""
+def common_samples(records: Sequence[Record], method_rows: Sequence[MethodRow], labels: Sequence[str]) -> CommonSamples:
+    """The values that all rows have in common: rows without any value are left out, then samples that lack a value in any row.
+
+    A refusal of a judge, and a reply without an answer, have values too.
+    """
     clusters = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
     value = {(each.sample, each.method, each.metric): each.value for each in records if each.value is not None}
     samples = list(clusters)
@@ -114,11 +118,11 @@ def compared(records: Sequence[Record], method_rows: Sequence[MethodRow], labels
         remarks.append(f"all rows are compared on the {int(full.sum())} samples that each of them has")
     rows = [row for row, has in zip(method_rows, having, strict=True) if has]
     kept = [sample for sample, whole in zip(samples, full, strict=True) if whole]
-    return Compared(rows, kept, cells[full][:, having], [clusters[sample] for sample in kept], remarks)
+    return CommonSamples(rows, kept, cells[full][:, having], [clusters[sample] for sample in kept], remarks)
 
 
 def statuses_by_row(records: Sequence[Record], labels: Sequence[str]) -> Mapping[str, dict[str, int]]:
-    """How many of each row's records under these metrics ended how."""
+    """For each row, how many records of these metrics have each status."""
     counts: dict[str, Counter[str]] = {}
     for record in records:
         if record.metric in labels:
@@ -129,7 +133,7 @@ def statuses_by_row(records: Sequence[Record], labels: Sequence[str]) -> Mapping
 def log_ratio(means: Float[np.ndarray, "*shape rows metric_columns"], reference: int | None) -> Float[np.ndarray, "*shape rows"]:
     """log(mean / mean of random), summed over the metric_columns; NaN or infinite where a mean is not positive."""
     assert reference is not None
-    with np.errstate(all="ignore"):  # the logarithm of 0 is said as a number that is missing
+    with np.errstate(all="ignore"):  # the logarithm of 0 gives a missing number
         return (np.log(means) - np.log(means[..., [reference], :])).sum(-1)
 
 
@@ -145,7 +149,7 @@ def number(
     return Number(float(estimate), max(float(low), limits[0]), min(float(high), limits[1]))
 
 
-class Comparing:
+class RowComparison:
     """Rows against each other, each two on the same samples."""
 
     def __init__(
@@ -168,7 +172,7 @@ class Comparing:
         return [place for part in (self.methods, self.controls) for place in sorted(part, key=lambda place: -best[place])]
 
     def test(self, pairs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-        """For each pair how much better the first is, with interval, and p after Holm's correction over all of them."""
+        """For each pair how much better the first row is, with its interval, and p after Holm's correction over all pairs."""
         found = []
         for one, other in pairs:
             with np.errstate(invalid="ignore"):
