@@ -16,8 +16,8 @@ import numpy as np
 
 from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
 from noiser.text.prompt import Prompt
-from noiser.views.viewer import page, page_parts
 from noiser.views.viewer.data import view
+from noiser.views.viewer.page import page, page_parts
 
 WORDS = ("why", "did", "the", "model", "say", "that", "people", "look", "rather", "than", "read", "which", "token", "moved", "it", "most")
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"

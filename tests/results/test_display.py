@@ -10,8 +10,8 @@ from nbclient import NotebookClient
 import noiser
 from noiser import cli
 from noiser.errors import OptionError
-from noiser.views.viewer import in_script, page
 from noiser.views.viewer.data import view
+from noiser.views.viewer.page import in_script, page
 from tests.browser import browser, needs_chromium, tab  # noqa: F401  (a fixture)
 from tests.conftest import byte_tokenizer, tiny
 from tests.shown_results import made

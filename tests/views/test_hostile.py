@@ -18,8 +18,8 @@ from rich.console import Console
 from noiser.views.figure.figure import figure
 from noiser.views.terminal.attribution import heatmap
 from noiser.views.terminal.comparison import render_comparison
-from noiser.views.viewer import in_script, page
 from noiser.views.viewer.data import view
+from noiser.views.viewer.page import in_script, page
 from tests.browser import browser, needs_chromium, tab  # noqa: F401  (a fixture)
 from tests.hostile import HOSTILE
 from tests.shown_results import made

@@ -176,7 +176,7 @@ def named_view(result: "Attribution | Comparison", name: str) -> "View":
 
 def page(views: Sequence["View"]) -> bytes:
     """One HTML page for all views."""
-    from noiser.views.viewer import page
+    from noiser.views.viewer.page import page
 
     title = views[0]["title"] if len(views) == 1 else f"noiser: {len(views)} prompts"
     return page(views, title).encode()

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, Literal
 
 from noiser.views.escape import visible
-from noiser.views.viewer import digest, in_script, page_parts
+from noiser.views.viewer.page import digest, in_script, page_parts
 
 Form = Literal["svg", "png"]
 

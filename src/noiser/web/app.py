@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from noiser.views.viewer import page
+from noiser.views.viewer.page import page
 from noiser.web.errors import HttpError
 from noiser.web.middleware import Access, ClientDisconnected, Receive, Scope, SecurityMiddleware, Send
 from noiser.web.page import app_page

@@ -5,7 +5,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from noiser.views.viewer import digest, page_parts
+from noiser.views.viewer.page import digest, page_parts
 
 EXAMPLES: list[dict[str, Any]] = [
     {"title": "A fact", "prompt": "The Eiffel Tower is located in the city of"},

@@ -4,8 +4,8 @@ from html import escape
 
 from noiser.results.attribution import Attribution, Comparison
 from noiser.results.evaluation import Evaluation
-from noiser.views.viewer import page
 from noiser.views.viewer.data import view
+from noiser.views.viewer.page import page
 
 SANDBOX = "allow-scripts allow-downloads allow-modals"
 """What the page in the frame may do: run its script, and save files. It has no origin, so it cannot reach the notebook."""

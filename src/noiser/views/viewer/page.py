@@ -1,0 +1,76 @@
+"""The HTML page of a result: the viewer's script, style and data in one file."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+SCRIPTS = (
+    "dom.js", "palette.js", "state.js", "labels.js", "tokens.js", "rows.js", "matrix.js", "header.js", "panel.js",
+    "evidence.js", "copying.js", "picture.js", "main.js",
+)  # fmt: skip
+"""The scripts, in this order, share one scope."""
+STYLES = ("viewer.css", "evidence.css")
+
+
+@dataclass(frozen=True)
+class PageParts:
+    """The style and script that a page needs to show views."""
+
+    css: str
+    js: str
+    """One statement. Everything is inside one function, so only `window.noiser` becomes global."""
+
+
+@cache
+def page_parts(more_scripts: tuple[str, ...] = ()) -> PageParts:
+    """The viewer's style and script. `more_scripts` join its scope at the end."""
+    js = "\n".join([*map(_read, SCRIPTS), *more_scripts]).replace("</script", r"<\/script")  # cannot end the element
+    return PageParts("\n".join(map(_read, STYLES)), f'(() => {{\n"use strict";\n{js}\n}})();')
+
+
+def page(views: Sequence[dict[str, Any]], title: str) -> str:
+    """A whole HTML file that shows these views and needs no network. Without views it is a template that a script can fill.
+
+    Its policy allows only the viewer's own script, named by its hash, and forbids every request.
+    """
+    parts = page_parts()
+    fields = {
+        "policy": policy(parts),
+        "title": escape(title, quote=True),
+        "style": parts.css,
+        "data": in_script(list(views)),
+        "script": parts.js,
+    }
+    return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], _read("page.html"))
+
+
+def policy(parts: PageParts) -> str:
+    """The Content-Security-Policy of a page that consists of these parts only."""
+    return (
+        f"default-src 'none'; script-src '{digest(parts.js)}'; style-src '{digest(parts.css)}'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def digest(text: str) -> str:
+    """The name of a script or style in a policy: `sha256-...`."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def in_script(value: Any) -> str:
+    """A value as strict JSON inside a script element. Nothing in it can end the element or start a comment."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _read(name: str) -> str:
+    return files("noiser.views.viewer").joinpath(name).read_text(encoding="utf-8")
