@@ -148,13 +148,13 @@ def test_what_is_not_a_number_is_no_answer():
 
 
 def test_a_row_that_does_not_fit_into_memory(lm, monkeypatch):
-    def clean(group, gradient):
+    def forward(group, gradient):
         if any(len(run.prompt) > 5 for run in group):
             raise torch.OutOfMemoryError("out of memory")
         return plain(group, gradient)
 
-    plain = lm._clean
-    monkeypatch.setattr(lm, "_clean", clean)
+    plain = lm._forward
+    monkeypatch.setattr(lm, "_forward", forward)
     reasons = [each.reason for each in screen(lm, rows("x", "x", "x", "x", "x"), "token")]
     assert reasons == [OOM, OTHER_ANSWER, OOM, OTHER_ANSWER, OTHER_ANSWER]
 
