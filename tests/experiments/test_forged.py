@@ -1,7 +1,7 @@
 """Files with correct checksums that noiser did not write: each is named as damage, and none becomes a number or a traceback.
 
-Mutants caught: `record_problem` that returns "" (tracebacks in the report, in exports and when a run continues); `_is_number` without
-isfinite or without the OverflowError; `RecordIndex.find` without the kind; `run_problem` or `screening_problem` that returns "".
+Mutants caught: `record_problem` that returns "" (tracebacks in the report, in exports and when a run continues); `RecordIndex.find`
+without the kind; `run_problem` or `screening_problem` that returns "". Numbers that no float64 holds: tests/test_storage.py.
 """
 
 import json
