@@ -1,8 +1,8 @@
-"""What a run costs beside the numbers themselves: workers, the runner's own overhead, going on with a large folder.
+"""What a run costs besides its numbers: workers, the runner's own overhead, continuing a large folder.
 
 python -m benchmarks.experiments workers FILE.json --limit 12     one worker with two threads against two with one each, on Known
 python -m benchmarks.experiments overhead --limit 20 --rounds 3   the runner against the bare loop, alternating, in one process
-python -m benchmarks.experiments resume --records 100000          going on with a finished folder of so many records
+python -m benchmarks.experiments resume --records 100000          continue a finished folder of N records
 """
 
 import argparse
@@ -30,7 +30,7 @@ CHEAP = ["occlusion", "input_x_gradient", "last_attention"]
 
 
 class Silent:
-    """Watches nothing."""
+    """Progress that nobody sees."""
 
     def say(self, message: str, *, keep: bool = False) -> None:
         """Nothing."""
@@ -79,11 +79,11 @@ def workers(options: Any, folder: Path) -> None:
         print(f"{count} worker(s): {stands.done} samples, {wall:.0f} s in all, {60 * stands.done / wall:.2f} a minute;")
         print(f"  at work {working:.0f} s each: {60 * stands.done / working:.2f} samples a minute without loading and screening")
         print(f"  {forward:,} tokens forward, {backward:,} backward; {len(records):,} records, {size / len(records):,.0f} bytes each")
-        by: dict[str, list[float]] = {}
+        by_method: dict[str, list[float]] = {}
         for record in records:
             if record.get("cost"):
-                by.setdefault(record["method"] or "all metrics", []).append(record["cost"]["seconds"])
-        print("  median seconds:", ", ".join(f"{name} {statistics.median(own):.2f}" for name, own in by.items()))
+                by_method.setdefault(record["method"] or "all metrics", []).append(record["cost"]["seconds"])
+        print("  median seconds:", ", ".join(f"{name} {statistics.median(seconds):.2f}" for name, seconds in by_method.items()))
 
 
 def overhead(options: Any, folder: Path) -> None:
@@ -109,9 +109,9 @@ def _bare(plan: Plan, limit: int) -> float:
 
     begin = time.perf_counter()
     lm = noiser.load()
-    kept = [each for each in screen(lm, read("known-mini").rows, "token", limit) if each.answered]
-    for each in kept:
-        example = noiser.Example(each.row.prompt, each.target_ids, each.row.id, each.row.group)
+    kept = [row for row in screen(lm, read("known-mini").rows, "token", limit) if row.answered]
+    for screened in kept:
+        example = noiser.Example(screened.row.prompt, screened.target_ids, screened.row.id, screened.row.group)
         noiser.evaluate(lm, [example], plan.methods, METRICS)
     return time.perf_counter() - begin
 
@@ -124,10 +124,10 @@ def _run(prepared: Any, out: Path) -> float:
     def timed(name: str) -> Any:
         def call(*arguments: Any) -> Any:
             begin = time.perf_counter()
-            found = real[name](*arguments)
-            found = list(found) if name == "work" else found
+            result = real[name](*arguments)
+            result = list(result) if name == "work" else result
             spent[name] += time.perf_counter() - begin
-            return found
+            return result
 
         return call
 
@@ -171,15 +171,14 @@ def resume(options: Any, folder: Path) -> None:
     size = sum(file.stat().st_size for file in made.records.iterdir())
     count = samples * len(real)
     print(f"{count:,} records, {size / 2**20:.0f} MiB, {size / count:,.0f} bytes each; the largest {max(map(len, map(encode, real))):,}")
-    commands = {"going on": [*base, str(out)], **{name: [*base[:3], name, str(out)] for name in ("status", "report")}}
+    commands = {"continuing": [*base, str(out)], **{name: [*base[:3], name, str(out)] for name in ("status", "report")}}
     for what, words in {"importing torch": [sys.executable, "-c", "import noiser.experiments.run"], **commands}.items():
-        found = [_whole_command(words) for _ in range(options.rounds)]
-        times = [seconds for seconds, _ in found]
-        peak = max(peak for _, peak in found)
+        rounds = [_whole_command(words) for _ in range(options.rounds)]
+        times = [seconds for seconds, _ in rounds]
+        peak = max(peak for _, peak in rounds)
         print(f"{what}: {statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f}), peak {peak:,.0f} MiB")
     begin = time.perf_counter()
-    found = RecordIndex(made, whole=False)
-    assert len(found.records) == count
+    assert len(RecordIndex(made, whole=False).records) == count
     print(f"reading alone: {time.perf_counter() - begin:.1f} s")
 
 

@@ -28,17 +28,17 @@ import os, signal, time
 from noiser.methods.controls import constant
 from noiser.methods.base import MethodOutput
 from noiser.registry import method
-from noiser.lm.target import Goal
-from noiser.lm.kv_cache import Clean
+from noiser.lm.target import Objective
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 
-@method("touchy", family="control", source="here", released="none")
-def touchy(lm: LanguageModel, clean: Clean, goal: Goal) -> MethodOutput:
+@method("touchy", family="control", source="here", paper_normalization="none")
+def touchy(lm: LanguageModel, clean: CleanRun, objective: Objective) -> MethodOutput:
     if "wait" in clean.prompt.text:
         time.sleep(float(os.environ.get("TOUCHY", "0.7")))
     if "poison" in clean.prompt.text:
         os.kill(os.getpid(), signal.SIGKILL)
-    return constant(lm, clean, goal)
+    return constant(lm, clean, objective)
 """
 METHODS = ["occlusion", "touchy"]
 GIVEN = {"methods": METHODS, "metrics": ["soft_nc", "comprehensiveness"], "controls": ["random"]}

@@ -106,7 +106,7 @@ def test_a_ray_of_our_own_lets_no_stranger_in():
     ("lost", "message"), [("gcs_server", "head of the Ray cluster cannot be reached"), ("raylet", "Ray's own process")]
 )
 def test_a_run_whose_cluster_is_gone_ends_with_an_error_and_goes_on(place, alone, tmp_path, monkeypatch, lost, message):
-    """Mutant: `Cluster.look` is not called (Ray ends the process by itself, without a word of ours)."""
+    """Mutant: `Cluster.check_health` is not called (Ray ends the process by itself, without a word of ours)."""
     monkeypatch.setenv("TOUCHY", "8")
     process, said = started(place, tmp_path / "run")
     records = tmp_path / "run" / "records"

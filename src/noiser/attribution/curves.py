@@ -1,4 +1,4 @@
-"""What becomes of a prediction as the tokens with the highest scores are removed, and as only they are kept."""
+"""Removal curves: the explained quantity as the tokens with the highest scores are removed, and as only they are kept."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,40 +17,41 @@ from noiser.lm.target import Objective, Question, measure, resolve_target
 from noiser.results.attribution import Attribution, Comparison, Curve
 
 ROUNDING = 0.02
-"""By how much two computations of the explained quantity may differ: bfloat16 in batches of another shape does by so much."""
+"""How far two computations of the explained quantity may differ, as a share: bfloat16 in batches of another shape does."""
 POINTS = 24
-"""A longer prompt gets a curve at so many numbers of tokens, close together at its beginning."""
+"""The number of points on the curve of a longer prompt, close together at the beginning."""
 
 R = TypeVar("R", Attribution, Comparison)
 Kept = Bool[np.ndarray, " seq"]
 
 
 def with_curves(lm: LanguageModel, result: R) -> R:
-    """The same result, with what removing and keeping its highest tokens does to what it explains: `Attribution.curves`.
+    """The same result with `Attribution.curves`: how the explained quantity changes as the highest tokens are removed, or kept alone.
 
     A token is removed by setting its embedding to zero. At most `2 POINTS` rows of T tokens go through the model for each method
-    and target; methods share the rows that are equal. Equal scores go by the order of the prompt. Where the curves cannot be had
-    (a target function, which is not kept; not enough memory; NaN), the attribution says so in its warnings and has none.
+    and target; methods share equal rows. Equal scores are ordered as in the prompt. An attribution without curves says why in its
+    warnings: its target is a function (which is not stored), memory is too small, or a value is NaN.
 
-    Raises OptionError where the result is another model's: by name and revision, or because it gives the target another probability.
+    Raises OptionError if the result is another model's: by name and revision, or because the model gives the target another value.
     """
-    each = result.attributions if isinstance(result, Comparison) else (result,)
-    if (each[0].model, each[0].revision) != (lm.name, lm.revision):
-        raise OptionError(f"this explains {each[0].model} ({each[0].revision}); the model given is {lm.name} ({lm.revision})")
-    made = _made(lm, each)
-    found: Any = replace(result, attributions=made) if isinstance(result, Comparison) else made[0]
-    return found
+    attributions = result.attributions if isinstance(result, Comparison) else (result,)
+    first = attributions[0]
+    if (first.model, first.revision) != (lm.name, lm.revision):
+        raise OptionError(f"this explains {first.model} ({first.revision}); the model given is {lm.name} ({lm.revision})")
+    extended = _extend(lm, attributions)
+    with_them: Any = replace(result, attributions=extended) if isinstance(result, Comparison) else extended[0]
+    return with_them
 
 
-def _made(lm: LanguageModel, each: Sequence[Attribution]) -> tuple[Attribution, ...]:
-    if each[0].target.quantity.startswith("function"):
-        return tuple(_without(one, "what a function of the logits gives is not computed again") for one in each)
-    (job,) = schedule(lm, [_curves(lm, each)])
+def _extend(lm: LanguageModel, attributions: Sequence[Attribution]) -> tuple[Attribution, ...]:
+    if attributions[0].target.quantity.startswith("function"):
+        return tuple(_without(one, "a function of the logits is not stored, so it cannot be computed again") for one in attributions)
+    (job,) = schedule(lm, [_curves(lm, attributions)])
     if isinstance(job.error, OptionError):
         raise job.error
     if job.result is None:
-        return tuple(_without(one, str(job.error)) for one in each)
-    return tuple(replace(one, curves=curves) for one, curves in zip(each, job.result, strict=True))
+        return tuple(_without(one, str(job.error)) for one in attributions)
+    return tuple(replace(one, curves=curves) for one, curves in zip(attributions, job.result, strict=True))
 
 
 def _without(attribution: Attribution, reason: str | NoiserError) -> Attribution:
@@ -101,7 +102,7 @@ def _curve(goal: Objective, scores: Float[np.ndarray, " seq"], edits: dict[bytes
 
 
 def _counts(seq: int) -> tuple[int, ...]:
-    """None, all, and numbers between: every one of a short prompt, else each about the same factor more than the last."""
+    """The numbers of tokens on a curve, from 0 to all: every number for a short prompt, else growing by about the same factor."""
     if seq <= POINTS:
         return tuple(range(seq + 1))
     return (0, *np.unique(np.geomspace(1, seq, POINTS).round().astype(int)).tolist())

@@ -144,10 +144,10 @@ def _count(data: "Dataset", match: "Match", rows: "Sequence[ScreenedRow]") -> di
 
 def _share(rows: "Sequence[ScreenedRow]") -> dict[str, Any]:
     """The number of rows and of answered rows, and the share with Wilson's 95 % interval."""
-    from scipy.stats import binomtest
+    from noiser.results.statistics import wilson
 
     answered = sum(row.answered for row in rows)
-    low, high = binomtest(answered, len(rows)).proportion_ci(method="wilson")
+    low, high = wilson(answered, len(rows))
     return {"rows": len(rows), "answered": answered, "share": answered / len(rows), "low": float(low), "high": float(high)}
 
 

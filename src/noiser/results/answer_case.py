@@ -1,4 +1,4 @@
-"""One prompt before its judges: what was kept of it, what they were shown, what they said and whether that was right."""
+"""The result of `noiser.answer`: the kept words of one prompt, what each judge was shown, its reply, and whether it is right."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,30 +15,32 @@ WITH_VERDICT = ("ok", "refused", "invalid_answer")
 
 @dataclass(frozen=True)
 class Ruling:
-    """What one judge made of the case."""
+    """The verdict of one judge."""
 
     judge: str
     status: str
-    """`ok`; `refused` or `invalid_answer`, which count as wrong; `undefined` or `error(CLASS)`, of which there is no verdict."""
+    """`ok`; `refused` or `invalid_answer`, which count as wrong; `undefined` or `error(CLASS)`, which give no verdict."""
     message: str
     """Why there is no verdict."""
     detail: Mapping[str, Any]
-    """The record's step: `gold`, `words`, `scores`, `kept`, `mass`, `given`, `forms`; empty where there was no word to show."""
+    """The details of the record: `gold`, `words`, `scores`, `kept`, `mass`, `given`, `forms`. Empty if there was no word to show."""
 
     @property
     def forms(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """By form and by what was shown (`kept`, `shuffled`, `all`, `none`, `random`, `canary`): the reply and whether it is
-        right; of a `canary` whether the judge obeyed."""
+        """By form and condition (`kept`, `shuffled`, `all`, `none`, `random`, `canary`): the reply and whether it is right.
+
+        For `canary`: whether the judge obeyed the hidden instruction.
+        """
         return self.detail.get("forms", {})
 
     @property
     def first(self) -> Mapping[str, Any]:
-        """Its reply to the kept words in the first form; empty where there is none."""
+        """Its reply to the kept words in the first form. Empty if there is none."""
         return next(iter(self.forms.values()), {}).get(KEPT, {})
 
     @property
     def correct(self) -> bool | None:
-        """Whether that named the explained word; None where there is no verdict."""
+        """Whether the first reply names the explained word. None if there is no verdict."""
         return bool(self.first.get("correct")) if self.status in WITH_VERDICT else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,22 +51,22 @@ class Ruling:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """An explanation and what judges made of its highest words. `print` it, `.correct`, `.rulings`, `.to_json()`."""
+    """An explanation and the verdicts of judges on its highest words. `print` it, or read `.correct`, `.rulings`, `.to_json()`."""
 
     attribution: Attribution
     options: Mapping[str, Any]
-    """Of the metric, in full: `share`, `forms`, `variant`, `words`, `checks`, `seed`."""
+    """All options of the metric: `share`, `forms`, `variant`, `words`, `checks`, `seed`."""
     rulings: tuple[Ruling, ...]
-    """One for each judge, in the order asked for."""
+    """One for each judge, in the order of the judges."""
 
     @property
     def correct(self) -> bool | None:
-        """Whether the first judge named the explained word; None where there is no verdict."""
+        """Whether the first judge named the explained word. None if there is no verdict."""
         return self.rulings[0].correct
 
     @property
     def detail(self) -> Mapping[str, Any]:
-        """The words, their scores and which were kept: the same for all judges. Empty where there was no word to show."""
+        """The words, their scores and which were kept: the same for all judges. Empty if there was no word to show."""
         return next((each.detail for each in self.rulings if each.detail.get("words")), {})
 
     @property
@@ -79,13 +81,13 @@ class Case:
 
     @property
     def spans(self) -> Iterator[Span]:
-        """Where the kept words stand in the prompt's text: first and one past the last character."""
-        text, wanted, stop = _said(self.attribution), set(self.detail.get("kept", ())), 0
-        for place, word in enumerate(self.detail.get("words", ())):
+        """The spans of the kept words in the prompt's text: the first character and one past the last."""
+        text, kept, stop = _message_text(self.attribution), set(self.detail.get("kept", ())), 0
+        for index, word in enumerate(self.detail.get("words", ())):
             start = text.find(word, stop)
             if start >= 0:
                 stop = start + len(word)
-                if place in wanted:
+                if index in kept:
                     yield start, stop
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,10 +121,10 @@ class Case:
         return view("case")(self)
 
 
-def _said(attribution: Attribution) -> str:
-    """The prompt's text; of a chat what its messages say, with its template blotted out."""
+def _message_text(attribution: Attribution) -> str:
+    """The prompt's text. In a chat the characters of the template are replaced, so that only its messages are left."""
     prompt = attribution.prompt
     if not prompt.turns or not prompt.offsets:
         return prompt.text
-    own = {place for turn in prompt.turns for token in turn.tokens for place in range(*prompt.offsets[token])}
-    return "".join(character if place in own else "\0" for place, character in enumerate(prompt.text))
+    indices = {index for turn in prompt.turns for token in turn.tokens for index in range(*prompt.offsets[token])}
+    return "".join(character if index in indices else "\0" for index, character in enumerate(prompt.text))

@@ -1,4 +1,4 @@
-"""What flows through the library: frozen, plain, printable."""
+"""The results of `noiser.attribute` and `noiser.compare`: frozen, plain, printable."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,16 +17,16 @@ from noiser.text.units import Units, units
 
 @dataclass(frozen=True)
 class Curve:
-    """The explained quantity of one target, at some numbers of tokens."""
+    """The explained quantity of one target as tokens are removed, and as only they are kept."""
 
     order: tuple[int, ...]
-    """The tokens that come before the target, the one with the highest score first."""
+    """The tokens before the target, highest score first."""
     counts: tuple[int, ...]
-    """How many of them, from none to all."""
+    """Numbers of tokens, from 0 to all."""
     removed: tuple[float, ...]
-    """The quantity when the first so many of the order are removed. The earlier it falls, the more faithful the order."""
+    """The quantity without the first tokens of the order, for each count. The earlier it falls, the more faithful the order."""
     kept: tuple[float, ...]
-    """The quantity when only the first so many are there. The earlier it rises, the more faithful the order."""
+    """The quantity with only the first tokens of the order, for each count. The earlier it rises, the more faithful the order."""
     operator: str = "zero"
     """What removing a token means: its embedding is zero."""
 
@@ -37,34 +37,34 @@ class Curve:
 
 @dataclass(frozen=True)
 class Target:
-    """What is explained: one token, several as a whole, or what one has over another."""
+    """What is explained: one token, several tokens as a whole, or the difference between a target and a foil."""
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     prob: float
     """Their joint probability on the clean run, in [0, 1]."""
     rank: int
-    """How many tokens the model holds more probable, where it is most; 0: each is the model's own prediction."""
+    """How many tokens are more probable than it; of several tokens the largest such number. 0: the model's own prediction."""
     quantity: str = "prob"
     """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of."""
     value: float | None = None
-    """The quantity on the clean run; with a foil, of the target less that of the foil. None is the same as `prob`."""
+    """The quantity on the clean run; with a foil, that of the target minus that of the foil. None is the same as `prob`."""
     foil: "Target | None" = None
-    """What the target is held against."""
+    """What the target is compared with."""
     context: int = 0
-    """How many tokens come before it: the columns it is attributed to; 0 stands for all."""
+    """How many tokens come before it: the columns it is attributed to. 0 stands for all."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an attribution took."""
+    """The cost of an attribution."""
 
     seconds: float
-    """Wall-clock; where prompts shared batches, this prompt's share by token-forwards."""
+    """Wall-clock time. If prompts share batches, this prompt's share by token-forwards."""
     forward_tokens: int
-    """Tokens that went through the whole model, counted by the engine; independent of the machine's clock."""
+    """Tokens that went through the whole model, as the engine counts them. They do not depend on the clock."""
     backward_tokens: int
-    """Tokens that a gradient was taken through."""
+    """Tokens of backward passes."""
     peak_bytes: int
     """On a GPU the most memory allocated during the call; on a CPU the process's highest resident size so far."""
 
@@ -82,10 +82,10 @@ class Attribution(Showable):
     """Which input tokens caused a prediction, and by how much."""
 
     scores: Float[np.ndarray, "targets seq"]
-    """In the method's own units, not normalised, read-only. Higher: the token supports the target more (methods without a
-    sign: matters more). A token that does not come before a target has 0 there."""
+    """In the method's own units, not normalised, read-only. Higher: the token supports the target more; of a method without signs:
+    the token matters more. A token that does not come before a target has 0."""
     prompt: Prompt
-    """The tokens in the order of the scores: the prompt, and where a continuation is explained its tokens but the last."""
+    """The tokens in the order of the scores: the prompt, then an explained continuation without its last token."""
     targets: tuple[Target, ...]
     """One for each row of the scores."""
     method: str
@@ -93,17 +93,17 @@ class Attribution(Showable):
     model: str
     revision: str
     seed: int | None
-    """None where the method draws nothing at random."""
+    """None if the method draws nothing at random."""
     cost: Cost
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What the method found on the way (for noiser: k, k_status, ...) and `warnings`, a list of sentences. With several
-    targets `rows` holds the notes of each."""
+    """What the method reports besides scores (noiser: k, k_status, ...) and `warnings`, a list of sentences. With several targets
+    `rows` holds the notes of each target."""
     unit: str = "token"
-    """What was perturbed as a whole; a unit's score is then divided evenly among its tokens, so that sums say what was measured."""
+    """What was perturbed as a whole. A unit's score is divided evenly among its tokens, so sums over units are what was measured."""
     given: int | None = None
-    """How many of the tokens are the prompt that was given; None: all."""
+    """How many of the tokens belong to the given prompt. None: all."""
     curves: tuple[Curve, ...] = ()
-    """One for each target, or none: what removing and keeping the highest tokens does; see `noiser.with_curves`."""
+    """One removal curve for each target, or none; see `noiser.with_curves`."""
     label: str = ""
     """The name of its row, as it was asked for: `noiser:bound=none`. The method's name by default."""
 
@@ -197,16 +197,16 @@ class Comparison(Showable):
 
     attributions: tuple[Attribution, ...]
     failures: Mapping[str, str] = field(default_factory=dict)
-    """Methods that could not explain this prompt or model, and why."""
+    """The methods that failed, by label, and why."""
 
     @property
     def spearman(self) -> list[list[float | None]]:
-        """Rank correlation of every two methods, see `noiser.results.scores.spearman`; None where a method ranks nothing."""
+        """Rank correlation of every two methods, see `noiser.results.scores.spearman`. None if all scores of a method are equal."""
         return self._pairs(spearman)
 
     @property
     def top_overlap(self) -> list[list[float | None]]:
-        """Share of the three highest tokens that every two methods have in common."""
+        """The share of the three highest tokens that every two methods have in common."""
         return self._pairs(top_overlap)
 
     def _pairs(self, how: Callable[..., Any]) -> list[list[Any]]:
