@@ -1,11 +1,12 @@
-"""Answerability compared: between judges, with the smallest number of words, and with faithfulness."""
+"""Comparisons of answerability: agreement between judges, the fewest words that suffice, correlation with faithfulness."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from noiser.results.answerability import FORMS, METRIC, SHARE, share
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
@@ -18,20 +19,20 @@ Verdicts = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two judges agree on the same words of the same prompts."""
+    """How often two judges agree on the same words of the same prompts."""
 
     metric: str
     other: str
-    """The two metrics' labels."""
+    """The labels of the two metrics."""
     judges: tuple[str, str]
     form: str
     cells: int
-    """The number of (sample, row) pairs with a verdict of both judges."""
+    """The number of (sample, row) pairs with a verdict of each judge."""
     samples: int
     equal: Number
     """The share of the cells with equal verdicts, in [0, 1], with its interval by jackknife over clusters."""
     kappa: float | None
-    """Cohen's kappa: agreement beyond chance, 1 at most. None if both judges always give one verdict, or without verdicts."""
+    """Cohen's kappa: agreement beyond chance, 1 at most. None if there are no verdicts, or if all verdicts are equal."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
@@ -41,51 +42,60 @@ class Agreement:
 def judge_agreements(
     records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
 ) -> tuple[Agreement, ...]:
-    """One for every two judges with equal options, and each form."""
-    known = {each.label for each in method_rows}
-    found = []
-    for one, other in combinations([each for each in metric_columns if each.metric == METRIC], 2):
+    """The agreement of each pair of judges with equal options, for each form."""
+    methods = {row.label for row in method_rows}
+    agreements = []
+    for one, other in combinations([column for column in metric_columns if column.metric == METRIC], 2):
         if one.options == other.options and one.judge != other.judge:
-            asked = str(one.options.get("forms", "")).split(",")
-            found += [_agreement(records, known, (one, other), form) for form in FORMS if form in asked]
-    return tuple(found)
+            forms = str(one.options.get("forms", "")).split(",")
+            agreements += [_agreement(records, methods, (one, other), form) for form in FORMS if form in forms]
+    return tuple(agreements)
 
 
-def _agreement(records: Sequence[Record], known: set[str], pair: tuple[MetricColumn, MetricColumn], form: str) -> Agreement:
+def _agreement(records: Sequence[Record], methods: set[str], pair: tuple[MetricColumn, MetricColumn], form: str) -> Agreement:
     one, other = pair
-    said = {
-        (each.sample, each.method, each.metric): float(each.extra[form])
-        for each in records
-        if each.value is not None and form in each.extra and each.method in known
+    verdicts = {
+        (record.sample, record.method, record.metric): float(record.extra[form])
+        for record in records
+        if record.value is not None and form in record.extra and record.method in methods
     }
-    groups = {each.sample: f"group {each.group}" if each.group is not None else f"sample {each.sample}" for each in records}
-    verdicts: dict[str, Verdicts] = {}
-    for (sample, method, metric), verdict in said.items():
-        if metric == one.label and (sample, method, other.label) in said:
-            verdicts.setdefault(sample, []).append((verdict, said[sample, method, other.label]))
-    cells = [each for own in verdicts.values() for each in own]
-    about = (one.label, other.label, (one.judge, other.judge), form, len(cells), len(verdicts))
-    return Agreement(*about, _equal(verdicts, groups), kappa(cells))
+    clusters = {record.sample: f"group {record.group}" if record.group is not None else f"sample {record.sample}" for record in records}
+    cells_by_sample: dict[str, Verdicts] = {}
+    for (sample, method, metric), verdict in verdicts.items():
+        if metric == one.label and (sample, method, other.label) in verdicts:
+            cells_by_sample.setdefault(sample, []).append((verdict, verdicts[sample, method, other.label]))
+    cells = [cell for sample_cells in cells_by_sample.values() for cell in sample_cells]
+    return Agreement(
+        metric=one.label,
+        other=other.label,
+        judges=(one.judge, other.judge),
+        form=form,
+        cells=len(cells),
+        samples=len(cells_by_sample),
+        equal=_equal_share(cells_by_sample, clusters),
+        kappa=kappa(cells),
+    )
 
 
-def _equal(verdicts: Mapping[str, Verdicts], groups: Mapping[str, str]) -> Number:
-    if not verdicts:
+def _equal_share(cells_by_sample: Mapping[str, Verdicts], clusters: Mapping[str, str]) -> Number:
+    """The share of cells whose two verdicts are equal."""
+    if not cells_by_sample:
         return Number(None)
-    equal = np.array([float(sum(one == other for one, other in own)) for own in verdicts.values()])
-    cells = np.array([float(len(own)) for own in verdicts.values()])
-    return share([groups[sample] for sample in verdicts], equal, cells)
+    equal = np.array([float(sum(one == other for one, other in cells)) for cells in cells_by_sample.values()])
+    counts = np.array([float(len(cells)) for cells in cells_by_sample.values()])
+    return share([clusters[sample] for sample in cells_by_sample], equal, counts)
 
 
 def kappa(cells: Verdicts) -> float | None:
-    """Cohen's kappa: (observed - expected) / (1 - expected) share of equal verdicts. None if that is 0 / 0, or without verdicts.
+    """Cohen's kappa: (observed - expected) / (1 - expected), both shares of equal verdicts. None for 0 / 0, or without cells.
 
     Source: Cohen 1960, doi:10.1177/001316446002000104.
     """
     if not cells:
         return None
     observed = sum(one == other for one, other in cells) / len(cells)
-    kinds = {verdict for cell in cells for verdict in cell}
-    expected = sum(sum(one == kind for one, _ in cells) * sum(other == kind for _, other in cells) for kind in kinds) / len(cells) ** 2
+    values = {verdict for cell in cells for verdict in cell}
+    expected = sum(sum(one == value for one, _ in cells) * sum(other == value for _, other in cells) for value in values) / len(cells) ** 2
     return None if expected == 1 else (observed - expected) / (1 - expected)
 
 
@@ -99,31 +109,31 @@ class MinimalWordsRow:
     method: str
     control: bool
     mean: Number
-    """The share of the words still kept at the last right answer: the mean over the samples common_samples, in (0, 1]; lower is better."""
+    """The share of words that are left at the last right answer: the mean over the compared samples, in (0, 1]. Lower is better."""
     shares: tuple[float, ...]
-    """Of each sample common_samples, ascending."""
+    """That share for each compared sample, in ascending order."""
     out: int
     """How many samples are undefined: the judge is wrong with all words."""
     calls: float
-    """How many clues the search took, before the cache, over all samples with a value."""
+    """How many clues the search needs, over all samples with a value. Clues from the cache count too."""
     plain_calls: float
-    """How many clues it takes to drop word after word."""
+    """How many clues it takes to drop one word at a time."""
 
     @property
     def saved(self) -> float:
-        """Clues saved by bisection."""
+        """How many clues bisection saves."""
         return self.plain_calls - self.calls
 
 
 @dataclass(frozen=True)
 class MinimalWordsSummary:
-    """The table of one metric column, so of one judge: methods first, the smallest mean on top, then controls."""
+    """The table of one metric column, which has one judge. Methods come first, the smallest mean on top, then controls."""
 
     metric: str
     judge: str
     form: str
     samples: int
-    """How many every row has: the ones that are compared."""
+    """How many samples the table compares: those for which every row has a value."""
     clusters: int
     rows: tuple[MinimalWordsRow, ...]
     remarks: tuple[str, ...] = ()
@@ -132,30 +142,44 @@ class MinimalWordsSummary:
 def minimal_words_summaries(
     records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn]
 ) -> tuple[MinimalWordsSummary, ...]:
-    """One for each column of `minimum_top_p`."""
-    return tuple(_summary(records, method_rows, each) for each in metric_columns if each.metric == MINIMUM_TOP_P)
+    """One table for each `minimum_top_p` column."""
+    return tuple(_summary(records, method_rows, column) for column in metric_columns if column.metric == MINIMUM_TOP_P)
 
 
 def _summary(records: Sequence[Record], method_rows: Sequence[MethodRow], column: MetricColumn) -> MinimalWordsSummary:
-    found = common_samples(records, method_rows, [column.label])
-    jackknife = ClusterJackknife(found.clusters) if found.values.size else None
-    left_out = jackknife.means(found.values[..., 0]) if jackknife is not None else None
+    common = common_samples(records, method_rows, [column.label])
+    jackknife = ClusterJackknife(common.clusters) if common.values.size else None
+    left_out = jackknife.means(common.values[..., 0]) if jackknife is not None else None
     rows = []
-    for each in method_rows:
+    for method_row in method_rows:
         mean, shares = Number(None), ()
-        if jackknife is not None and left_out is not None and each in found.rows:
-            place = found.rows.index(each)
-            values = found.values[:, place, 0]
-            mean, shares = number(jackknife, float(values.mean()), left_out[:, place], SHARE), tuple(sorted(values.tolist()))
-        own = [record for record in records if (record.metric, record.method) == (column.label, each.label)]
-        counted = [record.extra for record in own if {"calls", "plain_calls"} <= record.extra.keys()]
-        calls = (float(sum(also[name] for also in counted)) for name in ("calls", "plain_calls"))
-        rows.append(MinimalWordsRow(each.label, each.control, mean, shares, sum(record.status == "undefined" for record in own), *calls))
+        if jackknife is not None and left_out is not None and method_row in common.rows:
+            index = common.rows.index(method_row)
+            values = common.values[:, index, 0]
+            mean, shares = number(jackknife, float(values.mean()), left_out[:, index], SHARE), tuple(sorted(values.tolist()))
+        row_records = [record for record in records if (record.metric, record.method) == (column.label, method_row.label)]
+        extras = [record.extra for record in row_records if {"calls", "plain_calls"} <= record.extra.keys()]
+        rows.append(
+            MinimalWordsRow(
+                method=method_row.label,
+                control=method_row.control,
+                mean=mean,
+                shares=shares,
+                out=sum(record.status == "undefined" for record in row_records),
+                calls=float(sum(extra["calls"] for extra in extras)),
+                plain_calls=float(sum(extra["plain_calls"] for extra in extras)),
+            )
+        )
     rows.sort(key=lambda row: (row.control, row.mean.value is None, row.mean.value))
-    remarks = (*found.remarks, *(few_clusters(jackknife) if jackknife is not None else ()))
-    size = (len(found.values), jackknife.clusters) if jackknife is not None else (0, 0)
-    form = str(column.options.get("form", ""))
-    return MinimalWordsSummary(column.label, column.judge, form, *size, tuple(rows), remarks)
+    return MinimalWordsSummary(
+        metric=column.label,
+        judge=column.judge,
+        form=str(column.options.get("form", "")),
+        samples=len(common.values) if jackknife is not None else 0,
+        clusters=jackknife.clusters if jackknife is not None else 0,
+        rows=tuple(rows),
+        remarks=(*common.remarks, *(few_clusters(jackknife) if jackknife is not None else ())),
+    )
 
 
 @dataclass(frozen=True)
@@ -165,40 +189,43 @@ class Point:
     method: str
     control: bool
     faithfulness: Number
-    """Sum of the log-ratios of Soft-NS and Soft-NC to random; higher is better."""
+    """Sum of the log-ratios of Soft-NS and Soft-NC to random. Higher is better."""
     rate: Number
-    """How often the answer is right with the kept words; higher is better."""
+    """How often the answer is right with the kept words. Higher is better."""
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """The rank correlation of one measure of faithfulness with the verdicts of one judge."""
+    """The rank correlation between one measure of faithfulness and the verdicts of one judge."""
 
     faithfulness: str
     answerability: str
-    """The two labels."""
+    """The labels of the two measures."""
     judge: str
     form: str
     points: tuple[Point, ...]
-    """Highest rate first among the methods, then the controls."""
+    """Methods come first, the highest rate on top, then controls."""
     spearman: Number
-    """Spearman's rank correlation over the methods, without controls, in [-1, 1]. The interval is by cluster bootstrap over samples:
-    it says how well the ranks are known, not what other methods would do. None for fewer than three methods, or if all are equal."""
+    """Spearman's rank correlation over the methods, without controls, in [-1, 1]. None if there are fewer than three methods, or if
+    all are equal. The interval comes from a cluster bootstrap over samples. It says how certain the ranks of these methods are. It
+    says nothing about other methods."""
     methods: int
     """The number of methods in the correlation."""
     samples: int
-    """How many samples every row has a value for under all three metrics."""
+    """How many samples have a value in every row under all three metrics."""
     remarks: tuple[str, ...] = ()
 
 
 def faithfulness_correlations(
     records: Sequence[Record], method_rows: Sequence[MethodRow], metric_columns: Sequence[MetricColumn], seed: int = 0
 ) -> tuple[Correlation, ...]:
-    """For every way in which both Soft-NS and Soft-NC were measured, and every `answerability`; none without the random row. The seed
-    is that of the bootstrap."""
-    if not any(each.label == REFERENCE for each in method_rows):
+    """One correlation for each pair of Soft-NS and Soft-NC with equal options, and each `answerability` column.
+
+    Empty if there is no random row. `seed` is the seed of the bootstrap.
+    """
+    if not any(row.label == REFERENCE for row in method_rows):
         return ()
-    answers = [each for each in metric_columns if each.metric == METRIC]
+    answers = [column for column in metric_columns if column.metric == METRIC]
     return tuple(_correlation(records, method_rows, pair, answer, seed) for pair in _pairs(metric_columns) for answer in answers)
 
 
@@ -211,29 +238,48 @@ def _pairs(metric_columns: Sequence[MetricColumn]) -> Iterator[tuple[MetricColum
 def _correlation(
     records: Sequence[Record], method_rows: Sequence[MethodRow], pair: tuple[MetricColumn, MetricColumn], answer: MetricColumn, seed: int
 ) -> Correlation:
-    found = common_samples(records, method_rows, [pair[0].label, pair[1].label, answer.label])
-    label = pair[0].label.replace("soft_ns", FAITHFULNESS, 1)
-    about = (label, answer.label, answer.judge, str(answer.options.get("forms", "")).split(",")[0])
-    reference = next((place for place, row in enumerate(found.rows) if row.label == REFERENCE), None)
-    if not found.values.size or reference is None:
-        return Correlation(*about, (), Number(None), 0, 0, tuple(found.remarks))
-    jackknife, bootstrap = ClusterJackknife(found.clusters), ClusterBootstrap(found.clusters, seed=seed)
-    whole, left_out, resampled = found.values.mean(0), jackknife.means(found.values), bootstrap.means(found.values)
-    faithful, faithful_left_out, faithful_resampled = (log_ratio(each[..., :2], reference) for each in (whole, left_out, resampled))
-    points = [
-        Point(
-            row.label,
-            row.control,
-            number(jackknife, float(faithful[place]), faithful_left_out[:, place]),
-            number(jackknife, float(whole[place, 2]), left_out[:, place, 2], SHARE),
-        )
-        for place, row in enumerate(found.rows)
-    ]
-    methods = [place for place, row in enumerate(found.rows) if not row.control and np.isfinite(faithful[place])]
+    common = common_samples(records, method_rows, [pair[0].label, pair[1].label, answer.label])
+    empty = Correlation(
+        faithfulness=pair[0].label.replace("soft_ns", FAITHFULNESS, 1),
+        answerability=answer.label,
+        judge=answer.judge,
+        form=str(answer.options.get("forms", "")).split(",")[0],
+        points=(),
+        spearman=Number(None),
+        methods=0,
+        samples=0,
+        remarks=tuple(common.remarks),
+    )
+    reference = next((index for index, row in enumerate(common.rows) if row.label == REFERENCE), None)
+    if not common.values.size or reference is None:
+        return empty
+    jackknife, bootstrap = ClusterJackknife(common.clusters), ClusterBootstrap(common.clusters, seed=seed)
+    means, left_out, resampled = common.values.mean(0), jackknife.means(common.values), bootstrap.means(common.values)
+    faithful, faithful_left_out, faithful_resampled = (log_ratio(values[..., :2], reference) for values in (means, left_out, resampled))
+    points = []
+    for index, row in enumerate(common.rows):
+        faithfulness = number(jackknife, float(faithful[index]), faithful_left_out[:, index])
+        rate = number(jackknife, float(means[index, 2]), left_out[:, index, 2], SHARE)
+        points.append(Point(row.label, row.control, faithfulness, rate))
+    methods = [index for index, row in enumerate(common.rows) if not row.control and np.isfinite(faithful[index])]
     rho = Number(None)
     if len(methods) > 2:
-        estimate = float(rank_correlations(faithful[None, methods], whole[None, methods, 2])[0])
-        ends = bootstrap.interval(rank_correlations(faithful_resampled[:, methods], resampled[:, methods, 2]))
-        rho = Number(estimate, *(ends or (None, None))) if np.isfinite(estimate) else rho
+        draws = rank_correlations(faithful_resampled[:, methods], resampled[:, methods, 2])
+        estimate = float(rank_correlations(faithful[None, methods], means[None, methods, 2])[0])
+        rho = _bootstrap_number(bootstrap, estimate, draws)
     points.sort(key=lambda point: (point.control, -(point.rate.value or 0.0)))
-    return Correlation(*about, tuple(points), rho, len(methods), len(found.samples), (*found.remarks, *few_clusters(jackknife)))
+    return replace(
+        empty,
+        points=tuple(points),
+        spearman=rho,
+        methods=len(methods),
+        samples=len(common.samples),
+        remarks=(*common.remarks, *few_clusters(jackknife)),
+    )
+
+
+def _bootstrap_number(bootstrap: ClusterBootstrap, estimate: float, resampled: Float[np.ndarray, " resamples"]) -> Number:
+    """The estimate with its bootstrap interval. Empty if the estimate is not finite."""
+    if not np.isfinite(estimate):
+        return Number(None)
+    return Number(estimate, *(bootstrap.interval(resampled) or (None, None)))
