@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from noiser.results.answerability import FORMS, METRIC, SHARE, share
 from noiser.results.records import MethodRow, MetricColumn, Number, Record
@@ -255,21 +256,17 @@ def _correlation(
     jackknife, bootstrap = ClusterJackknife(common.clusters), ClusterBootstrap(common.clusters, seed=seed)
     means, left_out, resampled = common.values.mean(0), jackknife.means(common.values), bootstrap.means(common.values)
     faithful, faithful_left_out, faithful_resampled = (log_ratio(values[..., :2], reference) for values in (means, left_out, resampled))
-    points = [
-        Point(
-            row.label,
-            row.control,
-            number(jackknife, float(faithful[index]), faithful_left_out[:, index]),
-            number(jackknife, float(means[index, 2]), left_out[:, index, 2], SHARE),
-        )
-        for index, row in enumerate(common.rows)
-    ]
+    points = []
+    for index, row in enumerate(common.rows):
+        faithfulness = number(jackknife, float(faithful[index]), faithful_left_out[:, index])
+        rate = number(jackknife, float(means[index, 2]), left_out[:, index, 2], SHARE)
+        points.append(Point(row.label, row.control, faithfulness, rate))
     methods = [index for index, row in enumerate(common.rows) if not row.control and np.isfinite(faithful[index])]
     rho = Number(None)
     if len(methods) > 2:
+        draws = rank_correlations(faithful_resampled[:, methods], resampled[:, methods, 2])
         estimate = float(rank_correlations(faithful[None, methods], means[None, methods, 2])[0])
-        ends = bootstrap.interval(rank_correlations(faithful_resampled[:, methods], resampled[:, methods, 2]))
-        rho = Number(estimate, *(ends or (None, None))) if np.isfinite(estimate) else rho
+        rho = _bootstrap_number(bootstrap, estimate, draws)
     points.sort(key=lambda point: (point.control, -(point.rate.value or 0.0)))
     return replace(
         empty,
@@ -279,3 +276,10 @@ def _correlation(
         samples=len(common.samples),
         remarks=(*common.remarks, *few_clusters(jackknife)),
     )
+
+
+def _bootstrap_number(bootstrap: ClusterBootstrap, estimate: float, resampled: Float[np.ndarray, " resamples"]) -> Number:
+    """The estimate with its bootstrap interval. Empty if the estimate is not finite."""
+    if not np.isfinite(estimate):
+        return Number(None)
+    return Number(estimate, *(bootstrap.interval(resampled) or (None, None)))
