@@ -1,4 +1,4 @@
-"""One prompt before its judges: what was kept of it, what they were shown, what they said and whether that was right."""
+"""One explained prompt and its judges: the kept words, what each judge sees, what it replies, and whether the reply is correct."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,57 +15,58 @@ WITH_VERDICT = ("ok", "refused", "invalid_answer")
 
 @dataclass(frozen=True)
 class Ruling:
-    """What one judge made of the case."""
+    """The verdict of one judge."""
 
     judge: str
     status: str
-    """`ok`; `refused` or `invalid_answer`, which count as wrong; `undefined` or `error(CLASS)`, of which there is no verdict."""
+    """`ok`; `refused` or `invalid_answer`, which count as wrong; `undefined` or `error(CLASS)`, which give no verdict."""
     message: str
-    """Why there is no verdict."""
+    """The reason if there is no verdict."""
     detail: Mapping[str, Any]
-    """The record's step: `gold`, `words`, `scores`, `kept`, `mass`, `given`, `forms`; empty where there was no word to show."""
+    """The record's step: `gold`, `words`, `scores`, `kept`, `mass`, `given`, `forms`. Empty if the prompt
+    has no word to show."""
 
     @property
     def forms(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """By form and by what was shown (`kept`, `shuffled`, `all`, `none`, `random`, `canary`): the reply and whether it is
-        right; of a `canary` whether the judge obeyed."""
+        """By form and by the words that the judge sees (`kept`, `shuffled`, `all`, `none`, `random`, `canary`): its reply, and
+        whether the reply is correct. For `canary`: whether the judge obeys."""
         return self.detail.get("forms", {})
 
     @property
     def first(self) -> Mapping[str, Any]:
-        """Its reply to the kept words in the first form; empty where there is none."""
+        """The reply to the kept words in the first form. Empty if there is no reply."""
         return next(iter(self.forms.values()), {}).get(KEPT, {})
 
     @property
     def correct(self) -> bool | None:
-        """Whether that named the explained word; None where there is no verdict."""
+        """Whether this reply names the explained word. None if there is no verdict."""
         return bool(self.first.get("correct")) if self.status in WITH_VERDICT else None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
-        about = {"judge": self.judge, "model": self.first.get("model"), "status": self.status, "message": self.message}
-        return about | {"correct": self.correct, "answers": list(self.first.get("answers", ())), "forms": dict(self.forms)}
+        values = {"judge": self.judge, "model": self.first.get("model"), "status": self.status, "message": self.message}
+        return values | {"correct": self.correct, "answers": list(self.first.get("answers", ())), "forms": dict(self.forms)}
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """An explanation and what judges made of its highest words. `print` it, `.correct`, `.rulings`, `.to_json()`."""
+    """An explanation and the judges' verdicts on its highest words. See `print`, `.correct`, `.rulings` and `.to_json()`."""
 
     attribution: Attribution
     options: Mapping[str, Any]
-    """Of the metric, in full: `share`, `forms`, `variant`, `words`, `checks`, `seed`."""
+    """All options of the metric: `share`, `forms`, `variant`, `words`, `checks`, `seed`."""
     rulings: tuple[Ruling, ...]
-    """One for each judge, in the order asked for."""
+    """One for each judge, in the order of the judges."""
 
     @property
     def correct(self) -> bool | None:
-        """Whether the first judge named the explained word; None where there is no verdict."""
+        """Whether the first judge names the explained word. None if there is no verdict."""
         return self.rulings[0].correct
 
     @property
     def detail(self) -> Mapping[str, Any]:
-        """The words, their scores and which were kept: the same for all judges. Empty where there was no word to show."""
-        return next((each.detail for each in self.rulings if each.detail.get("words")), {})
+        """The words, their scores and the kept ones: the same for all judges. Empty if the prompt has no word to show."""
+        return next((ruling.detail for ruling in self.rulings if ruling.detail.get("words")), {})
 
     @property
     def gold(self) -> str:
@@ -75,23 +76,23 @@ class Case:
     @property
     def kept(self) -> tuple[str, ...]:
         """The words with the highest scores, in the order of the prompt."""
-        return tuple(self.detail["words"][place] for place in self.detail.get("kept", ()))
+        return tuple(self.detail["words"][index] for index in self.detail.get(KEPT, ()))
 
     @property
     def spans(self) -> Iterator[Span]:
-        """Where the kept words stand in the prompt's text: first and one past the last character."""
-        text, wanted, stop = _said(self.attribution), set(self.detail.get("kept", ())), 0
-        for place, word in enumerate(self.detail.get("words", ())):
+        """The range of each kept word in the prompt's text: its first character and one past its last."""
+        text, kept, stop = _text_of_messages(self.attribution), set(self.detail.get(KEPT, ())), 0
+        for index, word in enumerate(self.detail.get("words", ())):
             start = text.find(word, stop)
             if start >= 0:
                 stop = start + len(word)
-                if place in wanted:
+                if index in kept:
                     yield start, stop
 
     def to_dict(self) -> dict[str, Any]:
         """The case as plain Python values, in the shape of the command line's JSON (schema 1)."""
         first = self.rulings[0].to_dict()
-        found, target = self.detail, self.attribution.target
+        detail, target = self.detail, self.attribution.target
         return {
             "schema": 1,
             **{name: first[name] for name in ("correct", "status", "message", "answers", "judge")},
@@ -105,9 +106,9 @@ class Case:
             "method": {"name": self.attribution.method, "options": dict(self.attribution.options), "seed": self.attribution.seed},
             "options": dict(self.options),
             "share": self.options["share"],
-            **{name: found.get(name) for name in ("words", "scores", "mass", "given")},
-            "kept_places": found.get(KEPT),
-            "judges": [each.to_dict() for each in self.rulings],
+            **{name: detail.get(name) for name in ("words", "scores", "mass", "given")},
+            "kept_places": detail.get(KEPT),
+            "judges": [ruling.to_dict() for ruling in self.rulings],
             "warnings": list(self.attribution.notes.get("warnings", ())),
         }
 
@@ -119,10 +120,10 @@ class Case:
         return view("case")(self)
 
 
-def _said(attribution: Attribution) -> str:
-    """The prompt's text; of a chat what its messages say, with its template blotted out."""
+def _text_of_messages(attribution: Attribution) -> str:
+    """The prompt's text. In a chat a NUL replaces each character of the template, so only the messages keep their text."""
     prompt = attribution.prompt
     if not prompt.turns or not prompt.offsets:
         return prompt.text
-    own = {place for turn in prompt.turns for token in turn.tokens for place in range(*prompt.offsets[token])}
-    return "".join(character if place in own else "\0" for place, character in enumerate(prompt.text))
+    indices = {index for turn in prompt.turns for token in turn.tokens for index in range(*prompt.offsets[token])}
+    return "".join(character if index in indices else "\0" for index, character in enumerate(prompt.text))

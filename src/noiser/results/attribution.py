@@ -1,4 +1,4 @@
-"""What flows through the library: frozen, plain, printable."""
+"""The results of attribution: frozen dataclasses that can be printed, saved and turned into JSON."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,18 +17,18 @@ from noiser.text.units import Units, units
 
 @dataclass(frozen=True)
 class Curve:
-    """The explained quantity of one target, at some numbers of tokens."""
+    """The explained quantity of one target as tokens are removed, and as tokens are added."""
 
     order: tuple[int, ...]
-    """The tokens that come before the target, the one with the highest score first."""
+    """Indices of the tokens before the target, from the highest score to the lowest."""
     counts: tuple[int, ...]
-    """How many of them, from none to all."""
+    """Numbers of tokens, from none to all. The curve has one point for each."""
     removed: tuple[float, ...]
-    """The quantity when the first so many of the order are removed. The earlier it falls, the more faithful the order."""
+    """The quantity without the first tokens of the order, for each count. The earlier it falls, the more faithful the order."""
     kept: tuple[float, ...]
-    """The quantity when only the first so many are there. The earlier it rises, the more faithful the order."""
+    """The quantity with only the first tokens of the order, for each count. The earlier it rises, the more faithful the order."""
     operator: str = "zero"
-    """What removing a token means: its embedding is zero."""
+    """How a token is removed. `zero`: its embedding is set to zero."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
@@ -37,36 +37,36 @@ class Curve:
 
 @dataclass(frozen=True)
 class Target:
-    """What is explained: one token, several as a whole, or what one has over another."""
+    """What is explained: one token, several tokens together, or the difference between a target and a foil."""
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     prob: float
-    """Their joint probability on the clean run, in [0, 1]."""
+    """The joint probability of the tokens on the clean run, in [0, 1]."""
     rank: int
-    """How many tokens the model holds more probable, where it is most; 0: each is the model's own prediction."""
+    """How many tokens the model finds more probable; for several tokens the largest such number. 0: the model predicts each of them."""
     quantity: str = "prob"
-    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of."""
+    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: the scores are differences of this quantity."""
     value: float | None = None
-    """The quantity on the clean run; with a foil, of the target less that of the foil. None is the same as `prob`."""
+    """The quantity on the clean run. With a foil: the target's quantity minus the foil's. None: equal to `prob`."""
     foil: "Target | None" = None
-    """What the target is held against."""
+    """The target that this one is compared with."""
     context: int = 0
-    """How many tokens come before it: the columns it is attributed to; 0 stands for all."""
+    """The number of tokens before the target. They are the columns of its scores. 0: all tokens."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an attribution took."""
+    """The time, the tokens and the memory that an attribution uses."""
 
     seconds: float
-    """Wall-clock; where prompts shared batches, this prompt's share by token-forwards."""
+    """Wall-clock time. If prompts share batches, it is this prompt's share by token-forwards."""
     forward_tokens: int
-    """Tokens that went through the whole model, counted by the engine; independent of the machine's clock."""
+    """Tokens that go through the whole model. The engine counts them, so the number does not depend on the machine's speed."""
     backward_tokens: int
-    """Tokens that a gradient was taken through."""
+    """Tokens that a gradient goes back through."""
     peak_bytes: int
-    """On a GPU the most memory allocated during the call; on a CPU the process's highest resident size so far."""
+    """On a GPU: the peak of allocated memory during the call. On a CPU: the peak resident size of the process so far."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -82,30 +82,30 @@ class Attribution(Showable):
     """Which input tokens caused a prediction, and by how much."""
 
     scores: Float[np.ndarray, "targets seq"]
-    """In the method's own units, not normalised, read-only. Higher: the token supports the target more (methods without a
-    sign: matters more). A token that does not come before a target has 0 there."""
+    """In the method's own units, not normalised, read-only. A higher score means that the token supports the target more; for a
+    method without a sign, that it matters more. A token that does not precede a target has score 0 for it."""
     prompt: Prompt
-    """The tokens in the order of the scores: the prompt, and where a continuation is explained its tokens but the last."""
+    """The tokens in the order of the scores. If a continuation is explained, its tokens except the last follow the prompt."""
     targets: tuple[Target, ...]
-    """One for each row of the scores."""
+    """One target for each row of the scores."""
     method: str
     options: Mapping[str, Any]
     model: str
     revision: str
     seed: int | None
-    """None where the method draws nothing at random."""
+    """None if the method is deterministic."""
     cost: Cost
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What the method found on the way (for noiser: k, k_status, ...) and `warnings`, a list of sentences. With several
-    targets `rows` holds the notes of each."""
+    """Intermediate results of the method (for noiser: k, k_status, ...) and `warnings`, a list of sentences. With several targets
+    `rows` holds the notes of each target."""
     unit: str = "token"
-    """What was perturbed as a whole; a unit's score is then divided evenly among its tokens, so that sums say what was measured."""
+    """The unit that is perturbed as a whole. Its score is divided evenly among its tokens, so their sum is the measured score."""
     given: int | None = None
-    """How many of the tokens are the prompt that was given; None: all."""
+    """The number of tokens in the user's prompt. A continuation is not part of it. None: all tokens."""
     curves: tuple[Curve, ...] = ()
-    """One for each target, or none: what removing and keeping the highest tokens does; see `noiser.with_curves`."""
+    """One removal curve for each target, or empty; see `noiser.with_curves`."""
     label: str = ""
-    """The name of its row, as it was asked for: `noiser:bound=none`. The method's name by default."""
+    """The name of the row, as the user writes it: `noiser:bound=none`. The method's name by default."""
 
     def __post_init__(self) -> None:
         frozen = np.array(self.scores, dtype=np.float64)
@@ -116,12 +116,12 @@ class Attribution(Showable):
         object.__setattr__(self, "label", self.label or self.method)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = (getattr(self, each.name) for each in fields(self))
+        values = (getattr(self, attribute.name) for attribute in fields(self))
         return Attribution, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
     @property
     def target(self) -> Target:
-        """What the first row explains."""
+        """The target of the first row."""
         return self.targets[0]
 
     @property
@@ -135,8 +135,8 @@ class Attribution(Showable):
 
     def by(self, unit: str) -> "UnitScores":
         """The scores summed over words, sentences, lines or the turns of a chat; see `noiser.text.units.units`."""
-        found = units(self.prompt, unit)
-        return UnitScores(found, *found.sums(self.scores))
+        prompt_units = units(self.prompt, unit)
+        return UnitScores(prompt_units, *prompt_units.sums(self.scores))
 
     def to_dict(self) -> dict[str, Any]:
         """The attribution as plain Python values, in the shape of the command line's JSON (schema 1)."""
@@ -173,12 +173,12 @@ class Attribution(Showable):
 
 @dataclass(frozen=True, eq=False)
 class UnitScores:
-    """Scores of an attribution summed over units."""
+    """The scores of an attribution, summed over units."""
 
     units: Units
     scores: Float[np.ndarray, "targets units"]
     rest: Float[np.ndarray, " targets"]
-    """The sum over tokens that belong to no unit (special tokens, a chat's template)."""
+    """The sum over tokens that belong to no unit (special tokens, the template of a chat)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
@@ -193,32 +193,32 @@ class UnitScores:
 
 @dataclass(frozen=True, eq=False)
 class Comparison(Showable):
-    """Several methods on exactly the same tokens and targets."""
+    """The attributions of several methods for the same tokens and targets."""
 
     attributions: tuple[Attribution, ...]
     failures: Mapping[str, str] = field(default_factory=dict)
-    """Methods that could not explain this prompt or model, and why."""
+    """The error message of each method that cannot explain this prompt or model, by the method's label."""
 
     @property
     def spearman(self) -> list[list[float | None]]:
-        """Rank correlation of every two methods, see `noiser.results.scores.spearman`; None where a method ranks nothing."""
+        """Rank correlation of each pair of methods; see `noiser.results.scores.spearman`. None if a method ranks nothing."""
         return self._pairs(spearman)
 
     @property
     def top_overlap(self) -> list[list[float | None]]:
-        """Share of the three highest tokens that every two methods have in common."""
+        """The share of the three highest tokens that each pair of methods has in common."""
         return self._pairs(top_overlap)
 
-    def _pairs(self, how: Callable[..., Any]) -> list[list[Any]]:
-        lengths = [target.context or len(each.prompt) for each in self.attributions[:1] for target in each.targets]
-        return [[how(a.scores, b.scores, lengths) for b in self.attributions] for a in self.attributions]
+    def _pairs(self, agreement: Callable[..., Any]) -> list[list[Any]]:
+        lengths = [target.context or len(first.prompt) for first in self.attributions[:1] for target in first.targets]
+        return [[agreement(a.scores, b.scores, lengths) for b in self.attributions] for a in self.attributions]
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain Python values (schema 1): the attributions, and how far each two agree."""
+        """The comparison as plain Python values (schema 1): the attributions, and the agreement of each pair."""
         return {
             "schema": 1,
-            "methods": [each.label for each in self.attributions],
-            "attributions": [each.to_dict() for each in self.attributions],
+            "methods": [attribution.label for attribution in self.attributions],
+            "attributions": [attribution.to_dict() for attribution in self.attributions],
             "agreement": {"spearman": self.spearman, "top3_overlap": self.top_overlap},
             "failures": dict(self.failures),
         }
