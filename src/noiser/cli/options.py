@@ -1,5 +1,6 @@
 """The options that commands share, as frozen dataclasses, and the decorator that turns a dataclass into options of a command.
 
+TargetOptions is in inputs.py. DisplayOptions (--granularity, --normalize) is in outputs.py.
 No module of this package imports torch, transformers, matplotlib or starlette when it is imported, so that --help is fast.
 """
 

@@ -1,4 +1,4 @@
-"""All methods and all metrics on some examples at a time: no row runs twice, and each failure stays with its own record."""
+"""Run all methods and all metrics on some examples at a time. No row runs twice, and each failure has its own record."""
 
 import json
 import traceback
@@ -26,7 +26,7 @@ from noiser.rng import generator
 from noiser.text.prompt import Prompt
 
 MAX_RANDOM_BYTES = 1 << 30
-"""How many bytes of random draws for masks may be held at a time."""
+"""The most bytes of random draws for masks in memory at a time."""
 Result = Attribution | Failure | None
 
 
@@ -38,7 +38,7 @@ class ExampleResult:
     prompt: Prompt | None
     """None if the prompt cannot be read."""
     results: dict[str, Result]
-    """The attribution or the failure of each method that was run, by the row's label."""
+    """The attribution or the failure of each method that runs, by the row's label."""
     records: list[Record]
     metrics: Cost = field(default=Cost(0.0, 0, 0, 0))
     """The cost of all metrics together."""
@@ -46,7 +46,7 @@ class ExampleResult:
 
 @dataclass(eq=False)
 class ExampleTask:
-    """One example on its way through the methods and the metrics."""
+    """One example, with what the methods and the metrics need and what they give."""
 
     example: Example
     index: int
@@ -56,11 +56,11 @@ class ExampleTask:
     pool: Sequence[int]
     """Ids of the tokens of the other examples' prompts."""
     cleans: CleanRunCache = field(default_factory=dict)
-    """Its clean runs, made once for all methods and metrics."""
+    """The clean runs of the example. All methods and metrics share them."""
     results: dict[str, Result] = field(default_factory=dict)
     """By the row's label. None for a row that permutes the scores of another."""
     scores: dict[str, list[ScoresToEvaluate]] = field(default_factory=dict)
-    """By the row's label: one entry for each explained token. Rows that failed are missing."""
+    """By the row's label: one entry for each explained token. Rows that fail are missing."""
     explained: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     """By the row's label: the token ids of each target that the scores explain."""
 
@@ -68,8 +68,8 @@ class ExampleTask:
 class EvaluationRunner:
     """Runs the rows and columns of a table on some examples at a time.
 
-    operator=resample draws its tokens from `prompts`. One method on one prompt may take `limit` seconds; so may all metrics of all
-    methods on one prompt.
+    operator=resample draws its tokens from `prompts`. One method may take `limit` seconds on one prompt. All metrics of all methods
+    together may also take `limit` seconds on one prompt.
     """
 
     def __init__(
@@ -89,16 +89,16 @@ class EvaluationRunner:
         """Checks what needs the model or a judge.
 
         Raises OptionError if operator=resample has a single prompt to draw from, and for Attributions of other prompts or of
-        another model. Raises RunError if a judge cannot be asked.
+        another model. Raises RunError if a judge does not answer.
         """
         if self._resamples and len(self.prompts) < 2:
             raise OptionError("operator=resample takes its tokens from other prompts: give more than one")
         for row in self.rows:
             for attribution, prompt in zip(row.attributions or (), self.prompts, strict=False):
                 if attribution.model != self.lm.name:
-                    raise OptionError(f"{row.label}: the Attributions given explain {attribution.model}, not {self.lm.name}")
+                    raise OptionError(f"{row.label}: its Attributions explain {attribution.model}, not {self.lm.name}")
                 if isinstance(prompt, Prompt) and attribution.prompt.input_ids[: len(prompt)] != prompt.input_ids:
-                    raise OptionError(f"{row.label}: the Attributions given are of other prompts than the examples")
+                    raise OptionError(f"{row.label}: its Attributions are of other prompts than the examples")
         for judge in {id(column.judge_client): column.judge_client for column in self.columns}.values():
             if judge is not None:
                 judge.check()
@@ -125,12 +125,12 @@ class EvaluationRunner:
     def _tasks(
         self, work: Sequence[tuple[Example, Prompt | NoiserError]], start: int, generate: int | None
     ) -> list[ExampleTask | NoiserError]:
-        """One task for each example, or the reason that there is none. A continuation is generated once, for all methods."""
+        """One task for each example, or the error of an example that has no task. All methods share one generated continuation."""
         prompts = [prompt for _, prompt in work if isinstance(prompt, Prompt)]
-        continued = iter(schedule(self.lm, (_generate(prompt, generate) for prompt in prompts)) if generate else ())
+        generations = iter(schedule(self.lm, (_generate(prompt, generate) for prompt in prompts)) if generate else ())
         tasks: list[ExampleTask | NoiserError] = []
         for index, (example, prompt) in enumerate(work, start):
-            job = next(continued) if generate and isinstance(prompt, Prompt) else None
+            job = next(generations) if generate and isinstance(prompt, Prompt) else None
             try:
                 if not isinstance(prompt, Prompt):
                     raise prompt
@@ -152,7 +152,7 @@ class EvaluationRunner:
         return list(attribute_each(self.lm, inputs, replace(row.spec, method=method), "return", self.limit))
 
     def _set_scores(self, task: ExampleTask) -> list[Record]:
-        """Sets the task's scores from its results. Returns the records of the rows that have none."""
+        """Sets the task's scores from its results. Returns the records of the rows without scores."""
         failures: list[Record] = []
         for row in self.rows:
             result = task.results[row.permutes or row.label]
@@ -175,36 +175,35 @@ class EvaluationRunner:
 def measure_examples(
     lm: LanguageModel, tasks: Sequence[ExampleTask], columns: Sequence[EvaluatedMetric], limit: float | None = None
 ) -> Iterator[tuple[list[Record], Job]]:
-    """The records of each example, in order, and the job that made them. A job that takes more than `limit` seconds fails.
+    """The records of each example, in order, and the job that makes them. A job that takes more than `limit` seconds fails.
 
-    If a job fails, its methods and metrics run again one by one, so that each failure has its own record. A job that ran out of
-    time is not run again.
+    If a job fails, its methods and metrics run again one by one, so that each failure has its own record. A job that exceeds its
+    time limit does not run again.
     """
-    cells = [[(label, column) for label in task.scores for column in columns] for task in tasks]
-    work = (_measure(lm, task, own) for task, own in zip(tasks, cells, strict=True))
-    running = schedule(lm, work, _concurrent_examples(lm, tasks, columns), limit)
-    for task, own, job in zip(tasks, cells, running, strict=True):
+    tables = [[(label, column) for label in task.scores for column in columns] for task in tasks]
+    work = (_measure(lm, task, cells) for task, cells in zip(tasks, tables, strict=True))
+    jobs = schedule(lm, work, _concurrent_examples(lm, tasks, columns), limit)
+    for task, cells, job in zip(tasks, tables, jobs, strict=True):
         if job.error is None or isinstance(job.error, TimeLimitError):
-            yield list(_records(task, own, job)), job
+            yield list(_records(task, cells, job)), job
             continue
-        single = [[cell] for cell in own]
-        jobs = list(schedule(lm, (_measure(lm, task, cell) for cell in single), limit=limit))
-        for retried in jobs:
-            job.seconds += retried.seconds
-            job.forward_tokens += retried.forward_tokens
-        yield [record for cell, retried in zip(single, jobs, strict=True) for record in _records(task, cell, retried)], job
+        retries = list(schedule(lm, (_measure(lm, task, [cell]) for cell in cells), limit=limit))
+        for retry in retries:
+            job.seconds += retry.seconds
+            job.forward_tokens += retry.forward_tokens
+        yield [record for cell, retry in zip(cells, retries, strict=True) for record in _records(task, [cell], retry)], job
 
 
 Cells = Sequence[tuple[str, EvaluatedMetric]]
-"""Rows, by label, and columns of the table."""
+"""Cells of one example's table: the label of the row, and the column."""
 
 
 def _concurrent_examples(lm: LanguageModel, tasks: Sequence[ExampleTask], columns: Sequence[EvaluatedMetric]) -> int:
-    """How many examples may hold their masks at a time: at least one, and as many as fit into MAX_RANDOM_BYTES."""
-    drawn = {(column.options.get("masks", 0), column.options.get("seed", 0)) for column in columns}
-    masks = sum(count for count, _ in drawn)
+    """How many examples run at a time, so that their masks fit into MAX_RANDOM_BYTES. At least one."""
+    draws = {(column.options.get("masks", 0), column.options.get("seed", 0)) for column in columns}
+    masks = sum(count for count, _ in draws)
     width = lm.model.get_input_embeddings().weight.shape[-1]
-    tokens = max((sum(len(one.scores) for one in next(iter(task.scores.values()), ())) for task in tasks), default=1)
+    tokens = max((sum(len(step.scores) for step in next(iter(task.scores.values()), ())) for task in tasks), default=1)
     return max(1, min(MAX_CONCURRENT, MAX_RANDOM_BYTES // max(1, 4 * masks * width * tokens)))
 
 
@@ -214,7 +213,7 @@ def _measure(lm: LanguageModel, task: ExampleTask, cells: Cells) -> Steps[list[l
     contexts = [MetricContext(lm, clean, objective, task.pool) for clean, objective in resolved]
     for label in dict.fromkeys(label for label, _ in cells):
         if task.explained[label] != [objective.target.token_ids for _, objective in resolved]:
-            raise OptionError(f"{label}: the scores given explain other tokens than the example asks for")
+            raise OptionError(f"{label}: the scores explain other tokens than the example asks for")
     parts = [
         _measure_one(column, context, candidate)
         for label, column in cells
@@ -229,7 +228,7 @@ def _measure_one(column: EvaluatedMetric, context: MetricContext, candidate: Sco
     judges = () if column.judge_client is None else (column.judge_client,)
     try:
         value = yield from isolate_errors(column.spec.metric.function)(context, candidate, *judges, **column.options)
-    except JudgeError as error:  # only this value is lost: nothing else of the example runs again
+    except JudgeError as error:  # only this value is lost: the rest of the example does not run again
         return Value(None, {}, str(error), status=status_of(error))
     if not isinstance(value, Value) or not (value.value is None or isinstance(value.value, Real)):
         actual = f"one of a {type(value.value).__name__}" if isinstance(value, Value) else type(value).__name__
@@ -253,11 +252,11 @@ def _records(task: ExampleTask, cells: Cells, job: Job[list[list[Value]]]) -> It
 
 
 def _outcome(values: Sequence[Value]) -> dict[str, Any]:
-    """Status, means over the explained tokens and details of a record; the reason if there is no value."""
+    """The status, the means over the explained tokens and the details of a record; the reason if there is no value."""
     steps = tuple({"value": value.value, **value.detail} for value in values)
-    lacking = next((value for value in values if value.value is None), None)
-    if lacking is not None:
-        return {"status": "undefined" if lacking.status == OK else lacking.status, "message": lacking.reason, "steps": steps}
+    missing = next((value for value in values if value.value is None), None)
+    if missing is not None:
+        return {"status": "undefined" if missing.status == OK else missing.status, "message": missing.reason, "steps": steps}
     mean = float(np.mean([value.value for value in values if value.value is not None]))
     extra = {name: float(np.mean([value.extra[name] for value in values])) for name in values[0].extra}
     if not np.isfinite([mean, *extra.values()]).all():
@@ -283,7 +282,7 @@ def isolate_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def failed_records(example: Example, label: str, columns: Sequence[EvaluatedMetric], error: NoiserError) -> list[Record]:
-    """The records of one row whose scores could not be had."""
+    """The records of one row that has no scores because of this error."""
     return [
         Record(str(example.id), example.group, label, column.label, status_of(error), message=str(error), trace=trace_of(error))
         for column in columns
@@ -291,7 +290,7 @@ def failed_records(example: Example, label: str, columns: Sequence[EvaluatedMetr
 
 
 def status_of(error: NoiserError) -> str:
-    """The status of a record that failed with this error."""
+    """The status of a record that fails with this error."""
     if isinstance(error, NonFiniteError):
         return "nonfinite"
     if isinstance(error, DeviceMemoryError):
@@ -303,7 +302,7 @@ def status_of(error: NoiserError) -> str:
 
 
 def trace_of(error: NoiserError) -> str:
-    """The traceback of an exception that is not noiser's own; empty for noiser's own."""
+    """The traceback of a foreign exception. Empty for noiser's own errors."""
     return "".join(traceback.format_exception(error.__cause__)) if isinstance(error, ForeignError) and error.__cause__ else ""
 
 
@@ -313,10 +312,10 @@ def _generate(prompt: Prompt, count: int | None) -> Steps[Any]:
 
 
 def _scores_to_evaluate(attribution: Attribution, permute_seed: int | None) -> list[ScoresToEvaluate]:
-    """The scores before each target, as the metrics take them. With a seed they come in a random order."""
+    """The scores of the tokens before each target, for the metrics. With a seed the scores are permuted at random."""
     method = METHODS.get(attribution.method)
     normalization: PaperNormalization = method.paper_normalization if method else "abs_l1"
-    if attribution.options.get("variant") == "official":  # the method has normalised them already
+    if attribution.options.get("variant") == "official":  # the method normalises them already
         normalization = "none"
     rows = []
     for row, target in zip(attribution.scores, attribution.targets, strict=True):

@@ -120,7 +120,7 @@ class Judge(Protocol):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Work so far: `clues` (different prompts), `cached`, `calls`, and the number of each kind of failure."""
+        """Counts of the work so far: `clues` (distinct prompts), `cached` (cached replies), `calls`, and each kind of failure."""
         ...
 
     def check(self) -> None:

@@ -181,7 +181,7 @@ class LanguageModel:
         return self.budget if rows.weights is None else self.gradient_budget
 
     def _run_batch(self, batch: Batch, collector: Collector, *, is_half: bool = False) -> None:
-        """Run one batch. If it is out of memory, run its halves, down to a single row; the budget learns what did fit."""
+        """Run one batch. If it is out of memory, run its halves, down to a single row, and remember the size that fits."""
         sums: BatchSums | None = None
         with suppress(DeviceMemoryError), unify_memory_errors():
             sums = run_batch(self.model, batch)

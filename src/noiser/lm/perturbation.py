@@ -1,4 +1,4 @@
-"""The engine's vocabulary: perturbed rows of a clean prompt, and what is read from them."""
+"""The engine's types: perturbed rows of a clean prompt, and the readouts of these rows."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

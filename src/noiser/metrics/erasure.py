@@ -1,4 +1,4 @@
-"""Leaving whole tokens out of a prompt: what the metrics share that do so, and their common options."""
+"""The code and the options that the erasure metrics share. An erasure metric removes whole tokens from a prompt."""
 
 import inspect
 from collections.abc import Callable, Sequence

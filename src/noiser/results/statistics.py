@@ -11,7 +11,7 @@ from noiser.rng import generator
 
 LEVEL = 0.95
 MIN_CLUSTERS = 5
-"""Below this number of clusters no interval holds its level, so there is none."""
+"""Below this number of clusters no interval reaches its nominal coverage, so none is computed."""
 EXTRA_SKEW = 10.0
 """The skewness of few clusters underestimates the true one, so it is multiplied by 1 + EXTRA_SKEW / (effective number of clusters).
 Chosen by simulation, see `benchmarks/RESULTS.md`, section "Intervals"."""

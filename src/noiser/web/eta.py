@@ -1,4 +1,4 @@
-"""How long a method will take, learned from what it took before."""
+"""Estimates of how long a method takes, from its earlier runs."""
 
 import math
 import threading
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_KEYS = 500
-"""Methods with options that are remembered."""
+"""The most methods, each with its options, that are remembered."""
 MAX_OBSERVATIONS = 12
-"""Observations that are kept of each of them."""
+"""The most observations that are kept for each method with its options."""
 MAX_RATIO = 3.0
 """A prompt may be so many times longer or shorter than an observed one; else there is no estimate."""
 

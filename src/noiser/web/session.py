@@ -1,4 +1,4 @@
-"""One served model: it is loaded in the queue's thread, warmed up, and asked. Slow imports happen only when they are needed."""
+"""One served model. The queue's thread loads it, warms it up and runs its jobs. Slow modules are imported only when needed."""
 
 import json
 import logging
