@@ -13,10 +13,10 @@ import torch
 
 import noiser
 from noiser.errors import OptionError
-from noiser.evaluation.sanity import CHECKS, TRIES, check
+from noiser.evaluation.sanity import CHECKS, TRIES, Subject, check
 from noiser.evaluation.sanity_models import CUE, NO, PAYLOADS, QUERY, YES, copy_circuit, ignoring, linear_model, shortcut, shuffled
 from noiser.methods.base import MethodOutput
-from noiser.registry import METHODS, method
+from noiser.registry import METHODS, Method, MethodSpec, method
 from noiser.rng import generator
 from tests.conftest import byte_tokenizer, tiny
 
@@ -183,3 +183,20 @@ def test_prompts_that_are_too_few_or_short_are_refused(lm):
             check(lm, ["occlusion"], prompts=prompts)
     with pytest.raises(OptionError):
         check(lm, ["nonsense"])
+
+
+@pytest.mark.parametrize(("hits", "passes"), [(5, False), (6, True), (8, True)])
+def test_a_planted_cue_must_be_found_in_six_of_eight_prompts(lm, hits, passes):
+    """Mutant caught: the threshold at one half."""
+    calls = []
+
+    def partly_right(lm, clean, objective) -> MethodOutput:
+        calls.append(clean)
+        is_cue = np.array([token == CUE for token in clean.prompt.input_ids])
+        return MethodOutput(np.where(is_cue, 1.0, 0.0) if len(calls) <= hits else np.where(is_cue, -1.0, 0.0))
+
+    entry = Method(name="partly_right", function=partly_right, source="a test", family="test")
+    subject = Subject(lm, [], MethodSpec("partly_right", entry, {}), 0)
+    share, found, _ = CHECKS["shortcut_word"][1](subject)
+    assert len(calls) == TRIES == 8
+    assert (share, found) == (hits / TRIES, passes)
