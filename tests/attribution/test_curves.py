@@ -109,7 +109,7 @@ def test_another_model_of_the_same_name_is_refused():
     assert (one.name, one.revision) == (other.name, other.revision)
     explained = noiser.attribute(one, "abc", "uniform")
     assert noiser.with_curves(one, explained).curves
-    with pytest.raises(OptionError, match="the result explains"):
+    with pytest.raises(OptionError, match="the model given holds"):
         noiser.with_curves(other, explained)
 
 
