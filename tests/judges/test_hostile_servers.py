@@ -286,7 +286,9 @@ def test_whatever_a_server_sends_costs_that_question_alone(count, capsys):
     assert all(outcomes[place] == Completion("yes", "stop", "fake-1") for place in range(0, count, 2))
 
 
-@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize(
+    "header", [header if index % 3 == 0 else pytest.param(header, marks=pytest.mark.slow) for index, header in enumerate(HEADERS)]
+)
 def test_a_batch_has_its_other_answers_whatever_the_header(header):
     """As the audit did it: twelve questions, one of them answered with an attack, 429 or 200."""
     name, _, value = header.partition(":")
@@ -300,7 +302,7 @@ def test_a_batch_has_its_other_answers_whatever_the_header(header):
     heard = {}
     with FaultServer(lambda body: "yes", plan) as server:
         backend = ApiBackend(
-            "openai:fake", "fake", url=server.url, key=None, identity={}, timeout=1.0, total_timeout=0.3, first_wait=0.01, max_wait=0.02,
+            "openai:fake", "fake", url=server.url, key=None, identity={}, timeout=1.0, total_timeout=1.0, first_wait=0.01, max_wait=0.02,
             trust_env=False,
         )  # fmt: skip
         backend.set_capabilities({"structured": True})
