@@ -12,30 +12,59 @@ from torch import Tensor
 
 from noiser.lm.devices import Budget
 from noiser.lm.forward import layout_of
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable, to_float64
 
+Capacity = Callable[[int, int], int]
+"""Callable(seq, wanted): the longest packing in tokens for prompts of `seq` tokens, see `LayoutCheck.capacity`."""
 
-def batches(perturbed: Sequence[PerturbedRows], budget_of: Callable[[PerturbedRows], Budget]) -> Iterator[Batch]:
+
+def batches(perturbed: Sequence[PerturbedRows], budget_of: Callable[[PerturbedRows], Budget], capacity: Capacity) -> Iterator[Batch]:
     """All rows in as few batches as the budget allows. The budget is read again for each batch, as it may shrink."""
     kinds = [_kind(rows) for rows in perturbed]
     group: list[int] = []
     length = kept = 0
+    packing = _Packing(capacity)
     for index in sorted(range(len(perturbed)), key=kinds.__getitem__):
         rows, layout = perturbed[index], layout_of(perturbed[index])
         budget, tokens, ends = budget_of(rows), layout.tokens(rows), len(rows.logit_fn.ends)
         full = (
             rows.rows * (length + tokens) > budget.tokens
             or rows.rows * (kept + ends) > budget.rows
-            or (layout.packs and length + tokens > budget.length)
+            or (layout.packs and (length + tokens > budget.length or not packing.takes(rows, length + tokens, budget.length)))
         )
         if group and (full or kinds[group[0]] != kinds[index]):
             yield from _split_rows(perturbed, group, length, kept, budget_of(perturbed[group[0]]))
             group, length, kept = [], 0, 0
+            packing = _Packing(capacity)
         group.append(index)
+        packing.add(rows)
         length, kept = length + tokens, kept + ends
     if group:
         yield from _split_rows(perturbed, group, length, kept, budget_of(perturbed[group[0]]))
+
+
+@dataclass
+class _Packing:
+    """The prefixes that the rows of one batch share, and whether more rows fit behind them."""
+
+    capacity: Capacity
+    longest: int = 0
+    """Tokens of the longest prompt."""
+    prefixes: dict[CleanRun, int] = field(default_factory=dict)
+
+    def takes(self, rows: PerturbedRows, suffixes: int, length: int) -> bool:
+        """Whether a packing with these rows, whose suffixes then have so many tokens, was checked. `length` is the budget's."""
+        longest = max(self.longest, len(rows.clean.prompt))
+        before = self.prefixes.get(rows.clean.source, 0)
+        keys = sum(self.prefixes.values()) + max(0, rows.perturbation.start - before) + suffixes
+        return keys <= self.capacity(longest, max(keys, 2 * length))
+
+    def add(self, rows: PerturbedRows) -> None:
+        source = rows.clean.source
+        self.longest = max(self.longest, len(rows.clean.prompt))
+        self.prefixes[source] = max(rows.perturbation.start, self.prefixes.get(source, 0))
 
 
 def _kind(rows: PerturbedRows) -> tuple[Any, ...]:

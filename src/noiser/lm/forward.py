@@ -8,7 +8,6 @@ Full: each row is the whole prompt, without cache and mask. It serves models who
 
 import inspect
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +17,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from noiser.errors import DeviceMemoryError, ModelError
-from noiser.lm.devices import TOO_LARGE, has_accelerate_hook, unify_memory_errors
-from noiser.lm.kv_cache import CleanRun, LayoutName, prefix_cache
-from noiser.lm.perturbation import AddNoise, Batch, PerturbedRows
-from noiser.lm.quantity import token_logit_fn
+from noiser.errors import ModelError
+from noiser.lm.devices import has_accelerate_hook
+from noiser.lm.kv_cache import CleanRun, LayoutName, new_cache, prefix_cache
+from noiser.lm.perturbation import Batch, PerturbedRows
 
 TOLERANCE = 0.05
-"""The largest difference between two ways to the same logits, as a share of a perturbation's effect. Rounding is far below
-it; an error is far above."""
+"""The largest difference between the prediction from ids and that from embeddings, as a share of the probability."""
 
 
 class Full:
@@ -63,16 +60,13 @@ class Packed:
         """The number of tokens that go through the model for one row."""
         return len(rows.clean.prompt) - rows.perturbation.start
 
-    def kind(self, rows: PerturbedRows) -> tuple[int, ...]:  # noqa: ARG002  (the interface of `Full.kind`)
-        """Rows of any kind may share a batch."""
-        return ()
+    def kind(self, rows: PerturbedRows) -> tuple[int, ...]:
+        """Only rows of equal kind may share a batch."""
+        return (rows.clean.length_class(len(rows.clean.prompt)),)
 
     def logits(self, model: Any, batch: Batch, embeds: Sequence[Tensor]) -> Float[Tensor, "rows kept vocab"]:
         """The logits at each member's ends, member by member, in each row."""
-        prefix_lengths: dict[CleanRun, int] = {}
-        for member in batch.members:
-            source = member.clean.source
-            prefix_lengths[source] = max(member.perturbation.start, prefix_lengths.get(source, 0))
+        prefix_lengths = longest_prefixes(batch.members)
         suffixes = [_row(*parts) for parts in zip(embeds, _after_span(batch), strict=True)]
         starts = np.cumsum([0] + [suffix.shape[1] for suffix in suffixes]).tolist()
         kept = [
@@ -83,6 +77,15 @@ class Packed:
         cleans = list(prefix_lengths)
         queries, prefix = _suffix_columns(batch.members, cleans), _prefix_columns(list(prefix_lengths.values()))
         return _masked_forward(model, torch.cat(suffixes, dim=1), queries, prefix, kept, prefix_cache(list(prefix_lengths.items())))
+
+
+def longest_prefixes(members: Sequence[PerturbedRows]) -> dict[CleanRun, int]:
+    """The clean runs whose keys these rows reuse, and how many positions of each."""
+    lengths: dict[CleanRun, int] = {}
+    for member in members:
+        source = member.clean.source
+        lengths[source] = max(member.perturbation.start, lengths.get(source, 0))
+    return lengths
 
 
 Layout = Full | Packed
@@ -103,6 +106,16 @@ def _row(*parts: Tensor) -> Float[Tensor, "rows length dim"]:
     """The parts one after the other. A part without a row dimension is the same in every row."""
     rows = max(len(part) for part in parts if part.dim() == 3)
     return torch.cat([part if part.dim() == 3 else part.expand(rows, -1, -1) for part in parts], dim=1)
+
+
+def run_prompt(
+    model: Any, embeds: Float[Tensor, "seq dim"], ends: Sequence[int]
+) -> tuple[Float[Tensor, "kept vocab"], DynamicCache | None]:
+    """Run one whole prompt. Returns the logits at its ends, and its cache if rows can reuse it."""
+    cache, seq = new_cache(model), len(embeds)
+    options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+    logits = model(inputs_embeds=embeds[None], logits_to_keep=seq - ends[0], **options).logits[0].to(embeds.device)
+    return logits[[end - seq for end in ends]], cache
 
 
 def run_packed_prompts(
@@ -171,10 +184,9 @@ def _masked_forward(
 ) -> Float[Tensor, "rows kept vocab"]:
     visible = _visible(queries, prefix)
     key_position = queries.position if prefix is None else np.concatenate([prefix.position, queries.position])
-    distance = queries.position[:, None] - key_position
     return model(
         inputs_embeds=rows,
-        attention_mask=_masks(model.config.get_text_config(), visible, distance, rows),
+        attention_mask=_masks(model.config.get_text_config(), visible, queries.position, key_position, rows),
         position_ids=torch.from_numpy(queries.position).to(rows.device).expand(len(rows), -1),
         past_key_values=cache,
         use_cache=True,
@@ -183,20 +195,34 @@ def _masked_forward(
     ).logits.to(rows.device)
 
 
+WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""Types of layers whose attention is shorter than the prompt, and the configuration's name for how far it reaches."""
+
+
 def exceeds_window(config: Any, seq: int) -> bool:
-    """Whether the sliding window of some layer is shorter than a prompt of `seq` tokens."""
-    window = getattr(config, "sliding_window", None)
-    return bool(window) and seq > window and set(getattr(config, "layer_types", None) or ["sliding_attention"]) != {"full_attention"}
+    """Whether the window or chunk of some layer is shorter than a prompt of `seq` tokens."""
+    return any(seq > reach for reach in _windows(config).values())
 
 
-def _masks(config: Any, visible: np.ndarray, distance: np.ndarray, rows: Tensor) -> Any:
-    """One additive mask. If only some layers have a sliding window, one mask for each layer type, as transformers takes them."""
+def _windows(config: Any) -> dict[str, int]:
+    """How many tokens each type of layer reaches over. Without types, a window is that of all layers."""
+    types = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    reaches = {kind: getattr(config, name, None) for kind, name in WINDOWS.items() if kind in types}
+    return {kind: reach for kind, reach in reaches.items() if isinstance(reach, int) and reach > 0}
+
+
+def _masks(config: Any, visible: np.ndarray, queries: np.ndarray, keys: np.ndarray, rows: Tensor) -> Any:
+    """One additive mask. If layers differ in their windows, one mask for each type of layer, as transformers takes them."""
     plain = _additive(visible, rows)
-    if not exceeds_window(config, int(distance.max()) + 1):
+    if not exceeds_window(config, int(queries.max()) + 1):
         return plain
-    sliding = _additive(visible & (distance < config.sliding_window), rows)
-    mixed = "full_attention" in (getattr(config, "layer_types", None) or ())
-    return {"full_attention": plain, "sliding_attention": sliding} if mixed else sliding
+    types, masks = set(getattr(config, "layer_types", None) or ()), {}
+    for kind, reach in _windows(config).items():
+        near = queries[:, None] - keys < reach if kind == "sliding_attention" else queries[:, None] // reach == keys // reach
+        masks[kind] = _additive(visible & near, rows)
+    if len(types | set(masks)) == 1 and "chunked_attention" not in masks:
+        return masks.popitem()[1]
+    return dict.fromkeys(types, plain) | masks
 
 
 def _additive(visible: np.ndarray, rows: Tensor) -> Float[Tensor, "1 1 queries keys"]:
@@ -225,43 +251,3 @@ def check_embeddings(model: Any, ids: Tensor, from_embeds: Float[Tensor, " vocab
             f"{type(model).__name__} predicts differently from inputs_embeds than from the same input_ids (by {difference:.2g} of the "
             "probability), so perturbing embeddings would not explain it"
         )
-
-
-def choose_layout(model: Any, clean: CleanRun) -> tuple[LayoutName, str]:
-    """`packed` if it gives the same logits as `full` for perturbations of this prompt. Otherwise `full`, and the reason."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return "full", "the model takes no position_ids"
-    if model.config._attn_implementation not in ("sdpa", "eager"):
-        return "full", f"a mask cannot steer {model.config._attn_implementation}"
-    if not clean.layers:
-        return "full", "the model keeps more than keys and values"
-    batch = _trial_batch(clean)
-    full = _logits_in_parts(LAYOUTS["full"], model, batch).float()
-    try:
-        packed = _logits_in_parts(LAYOUTS["packed"], model, batch).float()
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        return "full", f"the packed layout failed: {type(error).__name__}: {error}"
-    effect, difference = (full[0] - full[1]).norm(dim=-1).max(), (full - packed).norm(dim=-1).max()
-    if difference <= TOLERANCE * effect:
-        return "packed", ""
-    return "full", f"the packed layout's logits differ by {difference / effect:.2g} of a perturbation's effect"
-
-
-def _trial_batch(clean: CleanRun) -> Batch:
-    """Noise on the first, the middle and the last token."""
-    size = clean.embeds.float().std()
-    noise = torch.randn(2, 1, clean.embeds.shape[1], generator=torch.Generator().manual_seed(0)).to(clean.embeds.device) * size
-    last = len(clean.prompt) - 1
-    logit_fn = token_logit_fn("prob", (0,), (last,))
-    members = tuple(PerturbedRows(clean, AddNoise(position, noise, 1.0), logit_fn) for position in (0, last // 2, last))
-    return Batch(members, (0, 1, 2), range(2))
-
-
-def _logits_in_parts(layout: Layout, model: Any, batch: Batch) -> Float[Tensor, "rows members vocab"]:
-    """The logits of a batch. If it does not fit into memory, those of its halves: memory must not decide about the layout."""
-    with suppress(DeviceMemoryError), unify_memory_errors():
-        return layout.logits(model, batch, batch.embeds())
-    halves = batch.halves()
-    if halves is None:
-        raise DeviceMemoryError(TOO_LARGE)
-    return torch.cat([_logits_in_parts(layout, model, half) for half in halves], dim=1 if len(batch.members) > 1 else 0)

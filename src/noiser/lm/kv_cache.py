@@ -1,14 +1,14 @@
 """The clean run of a prompt and its keys and values, which rows reuse: nothing before a perturbed token changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from noiser.text.prompt import Prompt
 
@@ -37,8 +37,15 @@ class CleanRun:
     """The reduced attention weights. None if no reducer was requested, and in a truncated run: see `source`."""
     whole: "CleanRun | None" = None
     """The longer run that this one was truncated from. None if it was not truncated."""
-    layout: LayoutName = "full"
-    """The layout of rows that perturb this prompt."""
+    choose_layout: Callable[[int], LayoutName] = lambda _seq: "full"
+    """The layout of rows that perturb a prompt of so many tokens."""
+    length_class: Callable[[int], int] = lambda _seq: 0
+    """Prompts of one class may share a pass, see `noiser.lm.rotary`."""
+
+    @cached_property
+    def layout(self) -> LayoutName:
+        """The layout of rows that perturb this prompt. It is chosen when the first row runs."""
+        return self.choose_layout(len(self.prompt))
 
     @cached_property
     def probs(self) -> Float[Tensor, " vocab"]:
@@ -55,9 +62,7 @@ class CleanRun:
         """The run that holds the keys and values. All truncations of one run share them."""
         return self.whole or self
 
-    def truncated(
-        self, length: int, logits: Float[Tensor, " vocab"], gradient: Float[Tensor, "_ dim"] | None, layout: LayoutName
-    ) -> "CleanRun":
+    def truncated(self, length: int, logits: Float[Tensor, " vocab"], gradient: Float[Tensor, "_ dim"] | None) -> "CleanRun":
         """The first `length` positions, with the model's logits there."""
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
         return CleanRun(
@@ -67,7 +72,8 @@ class CleanRun:
             layers=layers,
             gradient=None if gradient is None else gradient[:length],
             whole=self.source,
-            layout=layout,
+            choose_layout=self.choose_layout,
+            length_class=self.length_class,
         )
 
     def subset(self, positions: Sequence[int]) -> "CleanRun":
@@ -85,7 +91,8 @@ class CleanRun:
             special=tuple(bool(prompt.special[position]) for position in positions),
         )
         no_logits = torch.full_like(self.logits, torch.nan)
-        return CleanRun(kept, self.embeds[list(positions)], no_logits, self.layers, layout=self.layout)
+        embeds = self.embeds[list(positions)]
+        return CleanRun(kept, embeds, no_logits, self.layers, choose_layout=self.choose_layout, length_class=self.length_class)
 
 
 class PrefixLayer(DynamicLayer):
@@ -117,8 +124,17 @@ def prefix_cache(prefixes: Sequence[tuple[CleanRun, int]]) -> Cache:
     return Cache(layers=layers)
 
 
-def read_cache(cache: DynamicCache) -> tuple[KeysValues, ...]:
+def new_cache(model: Any) -> DynamicCache | None:
+    """An empty cache for a clean run. None if the model's own generation keeps more than the keys and values of attention, as
+    state-space and linear-attention layers do: such a model runs without a cache."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return DynamicCache() if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers) else None
+
+
+def read_cache(cache: DynamicCache | None) -> tuple[KeysValues, ...]:
     """Keys and values of each layer. Empty unless every layer is plain attention over all positions."""
+    if cache is None:
+        return ()
     pairs = [(layer.keys, layer.values) for layer in cache.layers if type(layer) is DynamicLayer]
     filled = tuple((keys.detach(), values.detach()) for keys, values in pairs if keys is not None and values is not None)
     same_length = len({keys.shape[-2] for keys, _ in filled}) == 1

@@ -8,26 +8,18 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from noiser.errors import DeviceMemoryError, NonFiniteError
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
-from noiser.lm.forward import (
-    LAYOUTS,
-    Layout,
-    check_embeddings,
-    check_signature,
-    choose_layout,
-    exceeds_window,
-    layout_of,
-    run_packed_prompts,
-)
+from noiser.lm.forward import LAYOUTS, Layout, check_embeddings, check_signature, layout_of, run_packed_prompts, run_prompt
 from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, split_layers
+from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable
 from noiser.lm.requests import ForwardRequest
+from noiser.lm.rotary import fresh_frequencies, length_class
 from noiser.lm.tokenizer import Source, Tokens
 from noiser.text.prompt import Prompt
 
@@ -38,6 +30,8 @@ class TokenCounter:
 
     forward_tokens: int = 0
     backward_tokens: int = 0
+    check_tokens: int = 0
+    """Tokens of the checks of the model, which run once. They are no attribution's cost."""
 
 
 ProgressCallback = Callable[[int, int], None]
@@ -74,7 +68,14 @@ class LanguageModel:
         self._no_gradient = why_no_gradient(placement)
         self.token_counter = TokenCounter()
         self._callback: ProgressCallback | None = None
-        self._layouts: dict[bool, tuple[LayoutName, str]] = {} if prefix else dict.fromkeys((False, True), ("full", "asked for"))
+        self._layout_check = LayoutCheck(
+            model,
+            self._synthetic_ids,
+            limit,
+            identity="" if self.revision == "unknown" else f"{self.name} {self.revision}",
+            reason="" if prefix else "asked for",
+            on_tokens=self._count_check,
+        )
         self._embeddings_checked = False
 
     def __repr__(self) -> str:
@@ -94,18 +95,27 @@ class LanguageModel:
         return tensor if tensor.dtype == torch.float64 and self.device.type == "mps" else tensor.to(self.device)
 
     def layout(self, prompt: Prompt) -> tuple[Layout, str]:
-        """The layout for rows of this prompt, and the reason if it is the full one.
-
-        It is known after the clean run of any prompt with more than two tokens that uses the same attention window.
-        """
-        name, reason = self._layout_of_length(len(prompt))
+        """The layout for rows of this prompt, and the reason if it is the full one. A short check of the model may run first."""
+        with evaluation_mode(self.model):
+            name, reason = self._layout_check.layout(len(prompt))
         return LAYOUTS[name], reason
 
-    def _layout_of_length(self, seq: int) -> tuple[LayoutName, str]:
-        return self._layouts.get(self._exceeds_window(seq), ("full", "the prompt is too short to tell"))
+    def _choose_layout(self, seq: int) -> LayoutName:
+        with evaluation_mode(self.model):
+            return self._layout_check.layout(seq)[0]
 
-    def _exceeds_window(self, seq: int) -> bool:
-        return exceeds_window(self.model.config.get_text_config(), seq)
+    def _length_class(self, seq: int) -> int:
+        return length_class(self.model.config.get_text_config(), seq)
+
+    def _synthetic_ids(self, length: int, seed: int) -> list[int]:
+        """Ids of ordinary tokens, drawn at random."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(self.tokens.size, (20 * length + 100,), generator=generator).tolist()
+        ordinary = [token for token in drawn if not self.tokens.is_special(token)]
+        return (ordinary * length)[:length] if ordinary else drawn[:length]
+
+    def _count_check(self, tokens: int) -> None:
+        self.token_counter.check_tokens += tokens
 
     def clean(self, prompts: Sequence[Prompt]) -> list[CleanRun]:
         """Run each prompt unperturbed. Short prompts share forward passes."""
@@ -117,9 +127,9 @@ class LanguageModel:
         with evaluation_mode(self.model):
             for group in self._forward_groups(requests):
                 results += self._forward_that_fits(group, gradient=group[0].scalars is not None and not self._no_gradient)
-                self._check_model(results[-1].clean_run("full"))
+                self._check_model(results[-1].clean_run())
                 self._report()
-        return [result.clean_runs(lambda seq: self._layout_of_length(seq)[0]) for result in results]
+        return [result.clean_runs() for result in results]
 
     def generate(self, prompt: Prompt, count: int) -> tuple[int, ...]:
         """The greedy continuation: `count` tokens, or fewer if the model ends its answer. The end token is included.
@@ -170,7 +180,7 @@ class LanguageModel:
         collector = Collector(len(perturbed))
         remaining = sum(layout_of(rows).tokens(rows) * rows.rows for rows in perturbed) if self._callback else 0
         with evaluation_mode(self.model):
-            for batch in batches(perturbed, self._budget_of):
+            for batch in batches(perturbed, self._budget_of, self._layout_check.capacity):
                 before = self.token_counter.forward_tokens
                 self._run_batch(batch, collector)
                 remaining -= self.token_counter.forward_tokens - before
@@ -203,7 +213,7 @@ class LanguageModel:
         collector.add(batch, sums)
 
     def _forward_groups(self, requests: Sequence[ForwardRequest]) -> Iterator[list[ForwardRequest]]:
-        """Requests that share a pass: single ones until the packed layout is verified, then up to the budget's length."""
+        """Requests that share a pass, up to the budget's length and the longest packing that was checked."""
         group: list[ForwardRequest] = []
         for request in requests:
             if group and not self._may_join(group, request):
@@ -214,11 +224,12 @@ class LanguageModel:
             yield group
 
     def _may_join(self, group: Sequence[ForwardRequest], request: ForwardRequest) -> bool:
-        first = group[0]
-        packs = self.layout(request.prompt)[0].packs and self.layout(first.prompt)[0].packs
-        fits = sum(len(other.prompt) for other in group) + len(request.prompt) <= self.budget.length
+        first, lengths = group[0], [len(other.prompt) for other in (*group, request)]
         alike = (request.scalars is None) == (first.scalars is None) and not (request.attention_reducer or first.attention_reducer)
-        return packs and fits and alike
+        same_class = self._length_class(lengths[0]) == self._length_class(lengths[-1])
+        if not alike or not same_class or sum(lengths) > self.budget.length:
+            return False
+        return sum(lengths) <= self._layout_check.capacity(max(lengths), 2 * self.budget.length)
 
     def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
         """The group in one pass. One by one if memory is short or one prompt's NaN spread; without gradient if need be."""
@@ -237,25 +248,20 @@ class LanguageModel:
             embeds = [self.model.get_input_embeddings()(tensor).detach().requires_grad_(gradient) for tensor in ids]
             reducer = group[0].attention_reducer
             with reduce_attention(self.model, len(embeds[0]), reducer) if reducer else nullcontext() as attention:
-                kept, cache = self._end_logits(embeds, [request.ends for request in group])
+                ends = [request.ends for request in group]
+                several = len(group) > 1
+                kept, cache = run_packed_prompts(self.model, embeds, ends) if several else run_prompt(self.model, embeds[0], ends[0])
             logits = kept.float().split([len(request.ends) for request in group])
             gradients = self._gradients(group, logits, embeds) if gradient else [{} for _ in group]
         self.token_counter.forward_tokens += sum(map(len, ids))
         layers = split_layers(read_cache(cache), [len(tensor) for tensor in ids])
         parts = zip(group, embeds, logits, layers, gradients, strict=True)
         return [
-            _ForwardResult(request, e.detach(), at_ends.detach(), kv, g, attention and attention.value)
+            _ForwardResult(
+                request, e.detach(), at_ends.detach(), kv, g, attention and attention.value, self._choose_layout, self._length_class
+            )
             for request, e, at_ends, kv, g in parts
         ]
-
-    def _end_logits(self, embeds: list[Tensor], ends: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "kept vocab"], DynamicCache]:
-        """The logits at each prompt's ends, and the cache."""
-        if len(embeds) > 1:
-            return run_packed_prompts(self.model, embeds, ends)
-        cache, keep = DynamicCache(), len(embeds[0]) - ends[0][0]
-        logits = self.model(inputs_embeds=embeds[0][None], past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
-        logits = logits.to(embeds[0].device)
-        return logits[[end - len(embeds[0]) for end in ends[0]]], cache
 
     def _gradients(self, group: list[ForwardRequest], logits: Sequence[Tensor], embeds: list[Tensor]) -> list[dict[int, Tensor]]:
         """The gradient of each request's scalars. One backward pass takes one scalar of each request."""
@@ -274,14 +280,11 @@ class LanguageModel:
         return gradients
 
     def _check_model(self, clean: CleanRun) -> None:
-        """Check once per model that embeddings give the same prediction as ids. Choose the layout once per model and window."""
-        exceeds = self._exceeds_window(len(clean.prompt))
-        with unify_memory_errors():
-            if not self._embeddings_checked:
+        """Check once per model that embeddings give the same prediction as ids."""
+        if not self._embeddings_checked:
+            with unify_memory_errors():
                 check_embeddings(self.model, torch.tensor(clean.prompt.input_ids, device=self.device), clean.probs)
-                self._embeddings_checked = True
-            if exceeds not in self._layouts and len(clean.prompt) > 2:
-                self._layouts[exceeds] = choose_layout(self.model, clean)
+            self._embeddings_checked = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,22 +298,28 @@ class _ForwardResult:
     gradients: Mapping[int, Tensor]
     """By the index of the end that each belongs to."""
     attention: Tensor | None
+    choose_layout: Callable[[int], LayoutName]
+    length_class: Callable[[int], int]
 
-    def clean_run(self, layout: LayoutName) -> CleanRun:
+    def clean_run(self) -> CleanRun:
         """The clean run of the whole sequence."""
         last = len(self.request.ends) - 1
         return CleanRun(
-            self.request.prompt, self.embeds, self.logits[last], self.layers, self.gradients.get(last), self.attention, layout=layout
+            self.request.prompt,
+            self.embeds,
+            self.logits[last],
+            self.layers,
+            self.gradients.get(last),
+            self.attention,
+            choose_layout=self.choose_layout,
+            length_class=self.length_class,
         )
 
-    def clean_runs(self, layout_of_length: Callable[[int], LayoutName]) -> list[CleanRun]:
+    def clean_runs(self) -> list[CleanRun]:
         """The clean run up to each end, the whole sequence last."""
-        whole = self.clean_run(layout_of_length(len(self.request.prompt)))
-        truncated = [
-            whole.truncated(end + 1, self.logits[index], self.gradients.get(index), layout_of_length(end + 1))
-            for index, end in enumerate(self.request.ends[:-1])
-        ]
-        return [*truncated, whole]
+        whole = self.clean_run()
+        ends = enumerate(self.request.ends[:-1])
+        return [*(whole.truncated(end + 1, self.logits[index], self.gradients.get(index)) for index, end in ends), whole]
 
 
 def _as_list(ids: Any) -> list[int]:
@@ -324,7 +333,7 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     try:
         for module in training:
             module.training = False
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), fresh_frequencies(model):
             yield
     finally:
         for module in training:

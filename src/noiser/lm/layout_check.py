@@ -1,0 +1,239 @@
+"""Check on the model at hand that packed rows give the logits of whole rows, before the packed layout is used.
+
+A model may count places in a sequence where it should count positions: a window, a chunk, a bias or a scale of its own. Such a
+model is right in a short packing and wrong in a longer one. So a packing is used only up to the length, and for prompts up to
+the length, that was checked. The check runs synthetic prompts, so that no prompt of the user decides about another.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Float
+from torch import Tensor
+
+from noiser.errors import DeviceMemoryError, NoiserError
+from noiser.lm.checkpoint import first_line
+from noiser.lm.devices import TOO_LARGE, unify_memory_errors
+from noiser.lm.forward import LAYOUTS, Layout, exceeds_window, longest_prefixes, run_packed_prompts, run_prompt
+from noiser.lm.kv_cache import CleanRun, LayoutName, read_cache
+from noiser.lm.perturbation import AddNoise, Batch, PerturbedRows
+from noiser.lm.quantity import token_logit_fn
+from noiser.lm.rotary import length_class
+from noiser.storage import cache_folder, write_file
+from noiser.text.prompt import Prompt
+
+FORMAT = 1
+"""Part of the name of what is remembered in the cache. It changes when the check changes."""
+ROWS = 2
+"""Draws of noise in each trial. Their difference is the effect that a layout's error is compared with."""
+SHORTEST = 16
+"""Tokens of the shortest prompt that is checked. Shorter prompts have its result."""
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """The largest difference between two ways to the same logits, as a share of a perturbation's effect. Rounding is below it."""
+    return 0.002 if dtype in (torch.float32, torch.float64) else 0.05
+
+
+@dataclass
+class LayoutCheck:
+    """What is known about one model: the longest packing that gives the right logits, for prompts of each length."""
+
+    model: Any
+    synthetic_ids: Callable[[int, int], list[int]]
+    """Callable(length, seed): ids of ordinary tokens, for synthetic prompts."""
+    limit: int | None
+    """The largest number of tokens that the model takes. None if it is not known."""
+    identity: str = ""
+    """What the result depends on. If it is not empty, results are remembered in the user's cache."""
+    reason: str = ""
+    """Why no packing is possible, if that is known without a check."""
+    on_tokens: Callable[[int], None] = lambda _: None
+    """Callback(tokens) with the token-forwards that a check took."""
+    _results: dict[str, str] = field(default_factory=dict)
+    _lengths: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reason = self.reason or _why_impossible(self.model)
+        if self._file is not None:
+            with suppress(OSError, ValueError):
+                self._results = {str(key): str(value) for key, value in json.loads(self._file.read_bytes()).items()}
+
+    def layout(self, seq: int) -> tuple[LayoutName, str]:
+        """The layout for rows of prompts of `seq` tokens, and the reason if it is the full one."""
+        shortest = 2 * _octave(seq)
+        if self.capacity(seq, shortest):
+            return "packed", ""
+        return "full", self.reason or self._results[self._key(seq, shortest)]
+
+    def capacity(self, seq: int, wanted: int) -> int:
+        """The longest packing, in tokens, that is right for prompts of `seq` tokens: at least `wanted` if possible, 0 if none is."""
+        shortest = 2 * _octave(seq)
+        keys = max(shortest, _octave(wanted))
+        while not self.reason and keys >= shortest:
+            if not self._result(seq, keys):
+                return keys
+            keys //= 2
+        return 0
+
+    def _result(self, seq: int, keys: int) -> str:
+        """Why a packing of `keys` tokens is wrong. Empty if it is right."""
+        name = self._key(seq, keys)
+        if name not in self._results:
+            longer = (self._key(seq, keys * 2**power) for power in range(1, 8))
+            if any(self._results.get(other) == "" for other in longer):
+                return ""
+            self._results[name] = self._check(self._checked_length(seq), keys)
+            if self._file is not None:
+                with suppress(OSError):
+                    self._file.parent.mkdir(parents=True, exist_ok=True)
+                    write_file(self._file, json.dumps(self._results).encode())
+        return self._results[name]
+
+    def _key(self, seq: int, keys: int) -> str:
+        return f"{self._checked_length(seq)} tokens in {keys}"
+
+    def _checked_length(self, seq: int) -> int:
+        """The length that is checked for prompts of `seq` tokens: the next power of two, or the longest before it that the model
+        treats alike."""
+        if seq not in self._lengths:
+            config = self.model.config.get_text_config()
+            rounded = max(seq, min(_octave(seq), self.limit or _octave(seq)))
+            kind = exceeds_window(config, seq), length_class(config, seq)
+            lengths = range(rounded, seq - 1, -1)
+            self._lengths[seq] = next(n for n in lengths if (exceeds_window(config, n), length_class(config, n)) == kind)
+        return self._lengths[seq]
+
+    @property
+    def _file(self) -> Path | None:
+        if not self.identity:
+            return None
+        config, dtype = self.model.config, str(self.model.dtype)
+        versions = FORMAT, torch.__version__, transformers.__version__
+        parts = (*versions, self.identity, dtype, config._attn_implementation, type(self.model).__name__, config.to_json_string())
+        return cache_folder() / "layouts" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def _check(self, seq: int, keys: int) -> str:
+        try:
+            difference, tokens = _difference(self.model, self.synthetic_ids, seq, keys)
+        except NoiserError:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever a model raises on a mask, a cache or positions)
+            return f"the packed layout failed: {type(error).__name__}: {first_line(error)}"
+        self.on_tokens(tokens)
+        if difference <= tolerance(self.model.dtype):
+            return ""
+        return f"the packed layout's logits differ by {difference:.2g} of a perturbation's effect, in {keys} tokens"
+
+
+def _octave(count: int) -> int:
+    """The next power of two, from SHORTEST on."""
+    return max(SHORTEST, 1 << (count - 1).bit_length())
+
+
+def _why_impossible(model: Any) -> str:
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "the model takes no position_ids"
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        return f"a mask cannot steer {model.config._attn_implementation}"
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Noise on one token of a synthetic prompt."""
+
+    rows: PerturbedRows
+    whole: Float[Tensor, "rows vocab"]
+    """The logits of whole rows."""
+
+    @property
+    def suffix(self) -> int:
+        return len(self.rows.clean.prompt) - self.rows.perturbation.start
+
+
+def _difference(model: Any, synthetic_ids: Callable[[int, int], list[int]], seq: int, keys: int) -> tuple[float, int]:
+    """The largest difference between packed and whole logits, as a share of a perturbation's effect, and the token-forwards.
+
+    Two prompts, one of them short, share packings of `keys` tokens: of suffixes, and of whole prompts, the short one first.
+    """
+    config = model.config.get_text_config()
+    short = min(seq, max(3, seq // 3))
+    lengths = short if length_class(config, short) == length_class(config, seq) else seq, seq
+    device = model.get_input_embeddings().weight.device
+    embed = model.get_input_embeddings()
+    embeds = [embed(torch.tensor(synthetic_ids(length, number), device=device)) for number, length in enumerate(lengths)]
+    cleans = [_clean(model, tensor) for tensor in embeds]
+    if not all(clean.layers for clean in cleans):
+        raise ValueError("the model keeps more than keys and values")
+    trials = [_trial(model, clean, position) for clean, position in _positions(cleans)]
+    effect = max(float((trial.whole[0] - trial.whole[1]).norm(dim=-1).max()) for trial in trials)
+    packing = _fill(trials, keys)
+    packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], 1)
+    difference = float((torch.stack([trial.whole[:1] for trial in packing], dim=1) - packed).norm(dim=-1).max())
+    together = (0, 1, 0)
+    at_ends, _ = run_packed_prompts(model, [embeds[number] for number in together], [[lengths[number] - 1] for number in together])
+    alone = torch.stack([cleans[number].logits for number in together])
+    difference = max(difference, float((alone - at_ends.float()).norm(dim=-1).max()))
+    whole_rows = ROWS * sum(len(trial.rows.clean.prompt) for trial in trials)
+    tokens = sum(lengths) + whole_rows + sum(trial.suffix for trial in packing) + sum(lengths[number] for number in together)
+    return difference / effect, tokens
+
+
+def _clean(model: Any, embeds: Float[Tensor, "seq dim"]) -> CleanRun:
+    length = len(embeds)
+    with unify_memory_errors():
+        logits, cache = run_prompt(model, embeds, [length - 1])
+    prompt = Prompt("", (0,) * length, ("",) * length, (False,) * length)
+    return CleanRun(prompt, embeds, logits[0].float(), read_cache(cache))
+
+
+def _positions(cleans: Sequence[CleanRun]) -> Iterator[tuple[CleanRun, int]]:
+    """The first, the middle and the last token of each prompt, so that the first two trials are of two prompts."""
+    for share in (0, 1, 2):
+        for clean in cleans:
+            last = len(clean.prompt) - 1
+            yield clean, (0, last // 2, last)[share]
+
+
+def _trial(model: Any, clean: CleanRun, position: int) -> _Trial:
+    """Two draws of noise on one token, read at the last position."""
+    size = clean.embeds.float().std()
+    generator = torch.Generator().manual_seed(position)
+    noise = torch.randn(ROWS, 1, clean.embeds.shape[1], generator=generator).to(clean.embeds.device) * size
+    rows = PerturbedRows(clean, AddNoise(position, noise, 1.0), token_logit_fn("prob", (0,), (len(clean.prompt) - 1,)))
+    return _Trial(rows, _logits(LAYOUTS["full"], model, [rows], ROWS)[:, 0])
+
+
+def _fill(trials: Sequence[_Trial], keys: int) -> list[_Trial]:
+    """As many of these rows as a packing of `keys` tokens takes, over and over. The first one is always among them."""
+    chosen: list[_Trial] = []
+    skipped = index = 0
+    while skipped < len(trials):
+        longer = [*chosen, trials[index % len(trials)]]
+        fits = sum(longest_prefixes([trial.rows for trial in longer]).values()) + sum(trial.suffix for trial in longer) <= keys
+        chosen, skipped, index = (longer, 0, index + 1) if fits else (chosen, skipped + 1, index + 1)
+    return chosen
+
+
+def _logits(layout: Layout, model: Any, members: Sequence[PerturbedRows], rows: int) -> Float[Tensor, "rows members vocab"]:
+    """The logits of the first rows of each member, float32."""
+    return _logits_of_batch(layout, model, Batch(tuple(members), tuple(range(len(members))), range(rows)))
+
+
+def _logits_of_batch(layout: Layout, model: Any, batch: Batch) -> Float[Tensor, "rows members vocab"]:
+    """The logits of a batch. If it does not fit into memory, those of its halves: memory must not decide about the layout."""
+    with suppress(DeviceMemoryError), unify_memory_errors():
+        return layout.logits(model, batch, batch.embeds()).float()
+    halves = batch.halves()
+    if halves is None:
+        raise DeviceMemoryError(TOO_LARGE)
+    return torch.cat([_logits_of_batch(layout, model, half) for half in halves], dim=1 if len(batch.members) > 1 else 0)
