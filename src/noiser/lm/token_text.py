@@ -21,6 +21,15 @@ class TokenText:
         self._byte_level = "ByteLevel" in str(decoder)
         self._continuing = decoder.prefix if type(decoder).__name__ == "WordPiece" else None
 
+    @property
+    def spells_spaces(self) -> bool:
+        """Whether tokens hold the spaces of a text. WordPiece leaves them out."""
+        return self._continuing is None
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token stands for one byte that no other token has: `<0x0A>`."""
+        return BYTE_PIECE.fullmatch(self.tokenizer.convert_ids_to_tokens(token_id) or "") is not None
+
     def raw(self, token_id: int) -> bytes:
         """The token's UTF-8 bytes, with its leading space. An id without a token gives the bytes of `<id 7>`."""
         if token_id in self._added:

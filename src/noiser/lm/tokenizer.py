@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import takewhile
 from operator import index
 from typing import Any, SupportsIndex
@@ -73,7 +74,10 @@ class Tokens:
         )
 
     def ids(self, given: str | SupportsIndex | Sequence[int]) -> tuple[int, ...]:
-        """The ids of tokens given as text (with its leading space), as one id, or as several ids."""
+        """The ids of tokens given as text (with its leading space), as one id, or as several ids.
+
+        Text is tokenised by itself. `noiser.lm.following.follow` reads a text that follows a prompt.
+        """
         if isinstance(given, str):
             check_unicode(given)
             ids: Sequence[int] = self._encode(given, add_special_tokens=False)[0]
@@ -97,6 +101,17 @@ class Tokens:
     def raw(self, token_id: int) -> bytes:
         """One token's UTF-8 bytes, with its leading space."""
         return self._token_text.raw(token_id)
+
+    @property
+    def spells_spaces(self) -> bool:
+        """Whether tokens hold the spaces of a text. WordPiece leaves them out."""
+        return self._token_text.spells_spaces
+
+    @cached_property
+    def vocabulary(self) -> dict[bytes, int]:
+        """The id of each token's text, without special tokens. Of tokens with one text the lowest id that is no single byte's."""
+        ids = (i for i in reversed(range(self.size)) if i not in self._special)
+        return {self.raw(i): i for i in sorted(ids, key=self._token_text.is_byte, reverse=True)}
 
     def is_special(self, token_id: int) -> bool:
         """Whether the tokenizer marks the token as special."""
