@@ -1,7 +1,7 @@
 """Screening: which rows of a data set does a model answer? Only those are explained."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import cast
 
@@ -34,6 +34,8 @@ class ScreenedRow:
     """The tokens to explain. None if the row is not answered or has no target: then the model's own."""
     reason: str
     """Why the row is not answered: `said otherwise`, `no target`, `nonfinite`, `oom`, or the error of the prompt. Else empty."""
+    rendered: tuple[int, ...] = ()
+    """The ids that a chat was rendered to. Empty for other prompts."""
 
 
 def screen(
@@ -95,6 +97,11 @@ def _screen_row(lm: LanguageModel, row: Row, match: Match) -> Steps[ScreenedRow]
     if row.error:
         raise PromptError(row.error)
     prompt = lm.prompt(row.prompt)
+    screened = yield from _screen_prompt(lm, row, prompt, match)
+    return replace(screened, rendered=prompt.input_ids) if prompt.turns else screened
+
+
+def _screen_prompt(lm: LanguageModel, row: Row, prompt: Prompt, match: Match) -> Steps[ScreenedRow]:
     target = (row.target or "").strip()
     readings = _readings(lm, prompt, target) if target and match != "token" else []
     count = max(map(len, readings), default=1) if match == "word" else 1

@@ -5,6 +5,8 @@ from codecs import getincrementaldecoder
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from noiser.errors import PromptError
+
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 WORD_START = "\u2581"
 Offsets = tuple[tuple[int, int], ...]
@@ -96,3 +98,10 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 BYTE_OF = _bytes_of_characters()
+
+
+def check_unicode(text: str) -> None:
+    """Raises PromptError if the text holds a lone surrogate, which no tokenizer takes."""
+    for position, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise PromptError(f"the text is not valid Unicode: lone surrogate U+{ord(character):04X} at character {position}")
