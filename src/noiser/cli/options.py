@@ -215,8 +215,8 @@ class ModelOptions(ModelChoiceOptions):
         return None if self.template_args is None else parse_template_args(self.template_args)
 
     def check_chat(self, source: Any) -> None:
-        """Raises OptionError if there are template args and the prompt is no chat, or if they cannot be read."""
-        if self.read_template_args() is not None and not isinstance(source, list):
+        """Raises OptionError if there are template args and the prompt is text, or if they cannot be read."""
+        if self.read_template_args() is not None and isinstance(source, str):
             raise OptionError("--template-args are for chats: give --messages FILE instead of a prompt")
 
 
