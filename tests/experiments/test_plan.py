@@ -24,10 +24,25 @@ from noiser.registry import METHODS, METRICS
 from tests.conftest import byte_tokenizer, tiny
 
 KINDS = (ModelChoice, DataChoice, JudgeChoice, Plan)
-LOAD = {"revision", "dtype", "attention"}
+LOAD = {"revision", "dtype", "attention", "template_args"}
 """Options of `load` that change numbers; `model` itself apart."""
 LOAD_ONLY = {"device", "device_map", "token_budget", "trust_remote_code", "allow_pickle"}
-RUN = {"plan", "models", "data", "methods", "metrics", "controls", "limit", "generate", "seed", "dtype", "attention", "revision", "judge"}
+RUN = {
+    "plan",
+    "models",
+    "data",
+    "methods",
+    "metrics",
+    "controls",
+    "limit",
+    "generate",
+    "seed",
+    "dtype",
+    "attention",
+    "revision",
+    "judge",
+    "template_args",
+}
 RUN_ONLY = {
     "out", "dry_run", "time_limit", "timeout", "fail_on_error", "retry", "max_samples", "shard", "engine", "address", "workers", "device",
     "device_map", "trust_remote_code", "allow_pickle", "token_budget", "format_", "judge_url", "judge_cache", "judge_max_connections",
@@ -87,6 +102,7 @@ IDENTITY = {
     "model": lambda place: {"models": [str(place / "other")]},
     "dtype": lambda place: with_model(place, dtype="bfloat16"),
     "attention": lambda place: with_model(place, attention="eager"),
+    "template_args": lambda place: with_model(place, template_args={"enable_thinking": False}),
     "data": lambda place: {"data": [{"name": "jsonl", "path": str(place / "changed" / "a.jsonl")}]},
     "limit": lambda place: {"limit": 1},
     "match": lambda place: with_data(place, match="token"),

@@ -10,10 +10,11 @@ import numpy as np
 
 import noiser.methods
 from noiser.errors import ForeignError, NoiserError, OptionError
+from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import CleanRunCache, Steps, cached, gather
 from noiser.lm.scheduler import Job, schedule
-from noiser.lm.target import Question, ResolvedTarget, TokensLike, check_token_ids, missing_space_warnings, resolve_target
+from noiser.lm.target import Question, ResolvedTarget, check_token_ids, resolve_target, target_warnings
 from noiser.lm.tokenizer import Source
 from noiser.methods.base import MethodOutput
 from noiser.registry import MethodSpec
@@ -160,7 +161,7 @@ def _explain(
     prompt = lm.prompt(source)
     requires = spec.method.requires
     resolved = yield from cached(resolve_target(lm.tokens, prompt, question, requires), cleans, requires)
-    advice = missing_space_warnings(lm.tokens, question, resolved[0])
+    advice = [*prompt.warnings, *target_warnings(lm.tokens, prompt, question, resolved[0])]
     outputs = yield from gather([_run_method(lm, spec, target) for target in resolved])
     return _Explained(len(prompt), resolved[-1][0].prompt, tuple(objective.target for _, objective in resolved), outputs, advice)
 

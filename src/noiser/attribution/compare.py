@@ -7,8 +7,9 @@ from typing import Any
 import noiser.methods
 from noiser.attribution.attribute import as_question, attribute
 from noiser.errors import NoiserError, PromptError
+from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel
-from noiser.lm.target import Question, TokensLike
+from noiser.lm.target import Question
 from noiser.lm.tokenizer import Source
 from noiser.registry import MethodSpec, Selection
 from noiser.results.attribution import Attribution, Comparison

@@ -6,22 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.inputs import TokenIds, read_judges, read_settings, read_words
+from noiser.cli.inputs import TokenIds, read_judges, read_messages, read_settings, read_words
 from noiser.cli.options import (
     ADVANCED,
     JUDGE,
     WHAT,
     JudgeOptions,
+    Messages,
     Method,
     ModelOptions,
     Out,
+    Prompt,
     Seed,
     Settings,
     expand_options,
     format_option,
 )
 from noiser.cli.outputs import Output, console
-from noiser.errors import require_extra
+from noiser.errors import OptionError, require_extra
 
 if TYPE_CHECKING:
     from noiser.judges.protocol import Judge
@@ -54,7 +56,8 @@ class AnswerabilityOptions:
 class AnswerArgs:
     """What `noiser answer` explains, and which judges it asks. Everything is checked before weights are read."""
 
-    prompt: str
+    prompt: str | list[Any]
+    """A text or a chat."""
     target: TokenIds | None
     method: "MethodSpec"
     judges: "Sequence[Judge]"
@@ -64,8 +67,9 @@ class AnswerArgs:
 
 @expand_options
 def answer(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt.", show_default=False)],
+    prompt: Prompt = None,
     *,
+    messages: Messages = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -86,17 +90,20 @@ def answer(
     from noiser.metrics import find_metric
     from noiser.text.units import is_available
 
+    if (prompt is None) == (messages is None):
+        raise OptionError("give either a prompt or --messages" + (", not both" if prompt is not None else ""))
     output = Output.checked(format_, out, FORMATS)
     if not is_available(options.words):
         require_extra("units", f"--words {options.words}")
     arguments = AnswerArgs(
-        prompt=prompt,
+        prompt=prompt or "" if messages is None else read_messages(messages),
         target=read_words("--target", target),
         method=_parse_method(method, settings or [], options.seed),
         judges=select_judges(read_judges(judging.judge), [METRIC], judging.config(model.device)),
         metric=find_metric(METRIC).resolve(asdict(options)),
         output=output,
     )
+    model.check_chat(arguments.prompt)
     raise typer.Exit(_run(model, arguments))
 
 

@@ -83,6 +83,7 @@ def attribute(
         display=display,
         output=_output(format_, out, many=file is not None),
     )
+    model.check_chat(arguments.prompt)
     raise typer.Exit(_run(model, arguments))
 
 

@@ -68,6 +68,7 @@ def compare(
         display=display,
         output=Output.checked(choose_format(format_, out, "heatmap", FORMATS), out, FORMATS),
     )
+    model.check_chat(arguments.prompt)
     raise typer.Exit(_run(model, arguments))
 
 

@@ -167,6 +167,14 @@ TrustRemoteCode = Annotated[
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Read pickled weights. Reading them can run any code.", rich_help_panel=ADVANCED)
 ]
+TemplateArgs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=VALUE,...",
+        help="What a chat template reads besides the messages: enable_thinking=false,tools=FILE; or a JSON object.",
+        rich_help_panel=ADVANCED,
+    ),
+]
 TokenBudget = Annotated[
     int | None,
     typer.Option(min=1, help="The most tokens in one batch. (default: as many as fit into memory)", rich_help_panel=ADVANCED),
@@ -183,6 +191,7 @@ class ModelChoiceOptions:
     attention: Annotated[str | None, typer.Option(help=ATTENTION_HELP, rich_help_panel=ADVANCED)] = None
     trust_remote_code: TrustRemoteCode = False
     allow_pickle: AllowPickle = False
+    template_args: TemplateArgs = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +205,19 @@ class ModelOptions(ModelChoiceOptions):
         """The model. Raises ModelError if it cannot be found, read, trusted or explained."""
         from noiser.lm.load import load
 
-        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
-        return load(self.model, **options)
+        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("model", "template_args")}
+        return load(self.model, **options, template_args=self.read_template_args())
+
+    def read_template_args(self) -> dict[str, Any] | None:
+        """What the chat template reads besides the messages. Raises OptionError."""
+        from noiser.text.template_args import parse_template_args
+
+        return None if self.template_args is None else parse_template_args(self.template_args)
+
+    def check_chat(self, source: Any) -> None:
+        """Raises OptionError if there are template args and the prompt is text, or if they cannot be read."""
+        if self.read_template_args() is not None and isinstance(source, str):
+            raise OptionError("--template-args are for chats: give --messages FILE instead of a prompt")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from noiser.cli.options import (
     WHAT,
     AllowPickle,
     JudgeOptions,
+    TemplateArgs,
     TokenBudget,
     TrustRemoteCode,
     expand_options,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from noiser.experiments.schedule import Executor, RunProgress
 
 FORMATS = ("table", "json")
+SHARED = ("revision", "dtype", "attention", "trust_remote_code", "allow_pickle", "template_args")
+"""The options that all models of a run share."""
 UNFINISHED = 75
 """The exit status of a run that stopped in good order before its end: start it again (EX_TEMPFAIL)."""
 
@@ -93,6 +96,7 @@ class PlanOptions:
     attention: Annotated[str | None, typer.Option(help=ATTENTION_HELP, rich_help_panel=ADVANCED)] = None
     trust_remote_code: TrustRemoteCode = False
     allow_pickle: AllowPickle = False
+    template_args: TemplateArgs = None
 
     def given(self) -> dict[str, Any]:
         """The options that the user gave."""
@@ -225,7 +229,7 @@ def choose_plan(file: Path | None, options: PlanOptions, judges: str | None) -> 
         return read_plan(file)
     if options.data is None:
         raise OptionError("give a plan (noiser run PLAN.toml), or --data: known-mini, longra-mini, wikibio-mini, a .jsonl file, ...")
-    shared = {name: given[name] for name in ("revision", "dtype", "attention", "trust_remote_code", "allow_pickle") if name in given}
+    shared = {name: given[name] for name in SHARED if name in given}
     generate = {} if options.generate is None else {"generate": options.generate}
     tables: dict[str, Any] = {
         "models": [{**_model_table(label), **shared} for label in split_commas(options.models or DEFAULT_MODEL)],

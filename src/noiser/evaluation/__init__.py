@@ -36,9 +36,9 @@ def evaluate(
 ) -> Evaluation:
     """How faithful are these methods to this model, on the same samples and the same masks?
 
-    examples   prompts (text, ids, chats), `Example`s, or mappings with `prompt` and optionally `target`, `id`, `group`. The
-               samples of one group (a template, a relation) are one cluster of the intervals. A sample without a group is a group
-               of its own.
+    examples   prompts (text, ids, chats), `Example`s, or mappings with `prompt` and optionally `target`, `id`, `group`. A target
+               is a word, with or without its leading space, or ids; see `noiser.lm.following.with_space`. The samples of one
+               group (a template, a relation) are one cluster of the intervals. A sample without a group is a group of its own.
     methods    names, or a mapping from names to options. A name may carry options (`noiser:bound=l2+steps=5`), so one method can
                have several rows. A mapping may also hold Attributions, one for each example.
     metrics    likewise: `soft_ns:protocol=paper`.

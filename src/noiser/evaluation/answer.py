@@ -5,12 +5,11 @@ from typing import Any
 
 import noiser.methods
 from noiser.attribution.attribute import attribute
-from noiser.errors import OptionError
 from noiser.evaluation import evaluate
 from noiser.evaluation.spec import select_judges
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
+from noiser.lm.following import TokensLike, follow_word
 from noiser.lm.model import LanguageModel
-from noiser.lm.target import TokensLike
 from noiser.lm.tokenizer import Source
 from noiser.registry import MethodSpec
 from noiser.results.answer_case import Case, Ruling
@@ -40,7 +39,7 @@ def answer(
 
     prompt   text, token ids, a Prompt or a chat.
     target   the answer: a word without its leading space, an id, or ids. A space is put before the word unless the prompt ends in
-             one. The default is the model's own next token. Several tokens are explained as a whole.
+             one, or is a chat whose answer begins here. The default is the model's own next token. Several tokens are explained as a whole.
     method   a name, which may carry options (`noiser:steps=5`), or the result of `noiser.methods.parse`.
     options  options of the method. Its `seed` is the one below unless it is set here.
     judges   the judges to ask: `local`, `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge object.
@@ -69,14 +68,8 @@ def answer(
 
 
 def answer_ids(lm: LanguageModel, prompt: Prompt, target: TokensLike | None) -> TokensLike | None:
-    """The tokens of a word as it follows the prompt. Ids are returned as they are.
+    """The tokens of a word as it follows the prompt, see `noiser.lm.following.follow_word`. Ids are returned as they are.
 
-    A space is put before the word, unless the prompt ends in a space or is a chat: there the answer begins a new text. Raises
-    OptionError for a blank word.
+    Raises OptionError for a blank word.
     """
-    if not isinstance(target, str):
-        return target
-    word = target.strip()
-    if not word:
-        raise OptionError(f"the target must be a word; got {target!r}")
-    return lm.tokens.ids(word if prompt.turns or prompt.text[-1:].isspace() else f" {word}")
+    return follow_word(lm.tokens, prompt, target).ids if isinstance(target, str) else target

@@ -14,6 +14,7 @@ from noiser.attribution.attribute import Failure, attribute_each
 from noiser.errors import DeviceMemoryError, ForeignError, JudgeError, NoiserError, NonFiniteError, OptionError, TimeLimitError
 from noiser.evaluation.spec import EvaluatedMethod, EvaluatedMetric
 from noiser.lm.devices import unify_memory_errors
+from noiser.lm.following import with_space
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import CleanRunCache, Generation, Steps, cached, deduplicate, gather
 from noiser.lm.scheduler import MAX_CONCURRENT, Job, schedule
@@ -136,7 +137,8 @@ class EvaluationRunner:
                     raise prompt
                 if job is not None and job.error is not None:
                     raise job.error
-                question = Question(example.target, continuation=None if job is None else job.result)
+                target = with_space(prompt, example.target) if isinstance(example.target, str) else example.target
+                question = Question(target, continuation=None if job is None else job.result)
                 tasks.append(ExampleTask(example, index, prompt, question, self._pool(prompt)))
             except NoiserError as error:
                 tasks.append(error)

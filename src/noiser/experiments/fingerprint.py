@@ -29,7 +29,8 @@ def make_fingerprint(
 ) -> dict[str, Any]:
     """Everything that the run's tables depend on.
 
-    That is: the plan with all options, the versions of methods and metrics, the models (revision, dtype), the data (SHA-256) and
+    That is: the plan with all options, the versions of methods and metrics, the models (revision, dtype,
+    what their chat templates are given), the data (SHA-256) and
     the judges.
     """
     return {

@@ -1,5 +1,7 @@
 """The plan of a run: models, data, methods and metrics. It comes from a TOML file or from the command line."""
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
@@ -21,6 +23,7 @@ from noiser.evaluation.spec import (
 )
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.registry import check_distinct, read_label
+from noiser.text.template_args import parse_template_args, read_template_args
 
 IDENTITY, TRANSPORT = "identity", "transport"
 """The two roles of a setting: it changes numbers, or it only says how and where they are computed."""
@@ -43,16 +46,24 @@ class ModelChoice:
     revision: str | None = _changes_numbers(default=None)
     dtype: str = _changes_numbers(default="auto")
     attention: str | None = _changes_numbers(default=None)
+    template_args: str | None = _changes_numbers(default=None)
+    """What the chat template reads besides the messages, as a JSON object with sorted names."""
     trust_remote_code: bool = _changes_no_number(default=False)
     allow_pickle: bool = _changes_no_number(default=False)
 
     @property
     def label(self) -> str:
         """The model's name in tables. A folder or file has its own name, without the path."""
+        template_args = {name: _short_value(value) for name, value in self.read_template_args().items()}
         options = [self.revision or "", self.dtype if self.dtype != "auto" else "", self.attention or ""]
+        options.append("+".join(f"{name}={value}" for name, value in template_args.items()))
         path = Path(self.name).expanduser()
         name = path.resolve().name if path.exists() else self.name
         return "@".join([name, *filter(None, options)])
+
+    def read_template_args(self) -> dict[str, Any]:
+        """What the chat template reads besides the messages."""
+        return {} if self.template_args is None else json.loads(self.template_args)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +200,7 @@ def make_plan(settings: Mapping[str, Any], folder: Path | None = None) -> Plan:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise OptionError(f"seed must be a whole number; got {seed!r}")
     return Plan(
-        models=tuple(_prefer_neighbour(_read_choice(ModelChoice, entry), folder) for entry in _list(settings, "models")),
+        models=tuple(_read_model(entry, folder) for entry in _list(settings, "models")),
         data=tuple(_read_data(entry, settings.get("limit"), folder) for entry in _list(settings, "data")),
         methods=_labels(settings, "methods", DEFAULT_METHODS),
         metrics=_labels(settings, "metrics", DEFAULT_METRICS),
@@ -244,8 +255,16 @@ def _read_data(entry: Any, limit: int | None, folder: Path | None) -> DataChoice
     return replace(choice, path=str(folder / Path(choice.path).expanduser()))
 
 
-def _prefer_neighbour(model: ModelChoice, folder: Path | None) -> ModelChoice:
-    """A model beside the plan comes before one of the same name elsewhere."""
+def _read_model(entry: Any, folder: Path | None) -> ModelChoice:
+    """A model beside the plan comes before one of the same name elsewhere. Files that it names start at the plan, too."""
+    if isinstance(entry, str):
+        name, options = read_label(entry)
+        entry = {"name": name, **options}
+    if isinstance(entry, Mapping) and entry.get("template_args") is not None:
+        given, start = entry["template_args"], folder or Path()
+        args = parse_template_args(given, start) if isinstance(given, str) else read_template_args(given, start)
+        entry = {**entry, "template_args": json.dumps(args, sort_keys=True)}
+    model = _read_choice(ModelChoice, entry)
     path = folder / Path(model.name).expanduser() if folder is not None else None
     return replace(model, name=str(path)) if path is not None and path.exists() else model
 
@@ -302,6 +321,12 @@ def _read_text(where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise OptionError(f"{where} must be text; got {value!r}")
     return value
+
+
+def _short_value(value: Any) -> str:
+    """A value for a label: a long one as a hash."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 24 else hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 _READERS: Mapping[Any, Callable[[str, Any], Any]] = {str: _read_text, str | None: _read_text, int | None: _read_count, bool: _read_flag}

@@ -63,7 +63,8 @@ def prepare(plan: Plan, execution: ExecutionConfig) -> PreparedRun:
         identified = identify(
             choice.name, revision=choice.revision, dtype=choice.dtype, device=execution.device, trust_remote_code=choice.trust_remote_code
         )
-        models[choice.label] = {**vars(identified), "attention": choice.attention}
+        template_args = {"template_args": choice.read_template_args()} if choice.template_args is not None else {}
+        models[choice.label] = {**vars(identified), "attention": choice.attention, **template_args}
     data = {choice.label: _data_facts(choice, datasets[choice.label]) for choice in plan.data}
     judges = plan.open_judges(execution.judge_config)
     if execution.judge_config.cache == "only":

@@ -237,9 +237,10 @@ _is_screened_row = _has(
         "reason": _is_text,
         "target_ids": _optional(_is_ids),
         "fields": _is_mapping,
+        "rendered": _is_text,
         "hash": _is_text,
     },
-    optional=("hash",),
+    optional=("rendered", "hash"),
 )
 
 

@@ -1,11 +1,13 @@
 """Screening: which rows of a data set does a model answer? Only those are explained."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import cast
 
 from noiser.data import MATCHES, Match, Row
 from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError, OptionError, PromptError
+from noiser.lm.following import follow, with_space
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import ForwardRequest, Steps
@@ -32,6 +34,8 @@ class ScreenedRow:
     """The tokens to explain. None if the row is not answered or has no target: then the model's own."""
     reason: str
     """Why the row is not answered: `said otherwise`, `no target`, `nonfinite`, `oom`, or the error of the prompt. Else empty."""
+    rendered: tuple[int, ...] = ()
+    """The ids that a chat was rendered to. Empty for other prompts."""
 
 
 def screen(
@@ -47,8 +51,9 @@ def screen(
         lm: the model.
         rows: the rows of a data set.
         match: the rule. `token`: a row is answered if the most probable next token, without the spaces around it, is the target. Of
-            equally probable tokens the lowest id counts. `word`: the greedy continuation, as long as the target with a leading space,
-            is the target. `none`: every row that the model can read is answered.
+            equally probable tokens the lowest id counts. `word`: the greedy continuation, with as many tokens as the target has
+            behind this prompt, is the target (see `noiser.lm.following.follow_word`; where that puts no space, the target with a
+            space counts too). `none`: every row that the model can read is answered.
         limit: how many answered rows are wanted. None: all.
         on_row: called with each result.
 
@@ -92,26 +97,40 @@ def _screen_row(lm: LanguageModel, row: Row, match: Match) -> Steps[ScreenedRow]
     if row.error:
         raise PromptError(row.error)
     prompt = lm.prompt(row.prompt)
+    screened = yield from _screen_prompt(lm, row, prompt, match)
+    return replace(screened, rendered=prompt.input_ids) if prompt.turns else screened
+
+
+def _screen_prompt(lm: LanguageModel, row: Row, prompt: Prompt, match: Match) -> Steps[ScreenedRow]:
     target = (row.target or "").strip()
-    expected = lm.tokens.ids(f" {target}") if target and match != "token" else ()
-    ids, prob = yield from _continue_greedily(lm, prompt, len(expected) if match == "word" and expected else 1)
-    answer = lm.tokens.text(ids)
+    readings = _readings(lm, prompt, target) if target and match != "token" else []
+    count = max(map(len, readings), default=1) if match == "word" else 1
+    ids, probs = yield from _continue_greedily(lm, prompt, count)
     if match == "none":
-        return ScreenedRow(row, True, answer, prob, expected or None, "")
+        return ScreenedRow(row, True, lm.tokens.text(ids), prod(probs), readings[0] if readings else None, "")
     if not target:
-        return ScreenedRow(row, False, answer, prob, None, NO_TARGET)
-    if answer.strip() != target:
-        return ScreenedRow(row, False, answer, prob, None, OTHER_ANSWER)
-    return ScreenedRow(row, True, answer, prob, ids, "")
+        return ScreenedRow(row, False, lm.tokens.text(ids), prod(probs), None, NO_TARGET)
+    lengths = list(map(len, readings)) or [1]
+    for length in lengths:
+        if lm.tokens.text(ids[:length]).strip() == target:
+            return ScreenedRow(row, True, lm.tokens.text(ids[:length]), prod(probs[:length]), ids[:length], "")
+    first = lengths[0]
+    return ScreenedRow(row, False, lm.tokens.text(ids[:first]), prod(probs[:first]), None, OTHER_ANSWER)
 
 
-def _continue_greedily(lm: LanguageModel, prompt: Prompt, count: int) -> Steps[tuple[tuple[int, ...], float]]:
-    """The `count` most probable next tokens, one after the other, and the product of their probabilities. Ends at the end token."""
+def _readings(lm: LanguageModel, prompt: Prompt, word: str) -> list[tuple[int, ...]]:
+    """The tokens of a word that follows the prompt. Where no space is put before it, also those with a space: a model may say it so."""
+    texts = dict.fromkeys([with_space(prompt, word), f" {word}"])
+    return [follow(lm.tokens, prompt, text).ids for text in texts]
+
+
+def _continue_greedily(lm: LanguageModel, prompt: Prompt, count: int) -> Steps[tuple[tuple[int, ...], list[float]]]:
+    """The `count` most probable next tokens, one after the other, and their probabilities. Ends at the end token."""
     ids: list[int] = []
-    prob = 1.0
+    probs: list[float] = []
     while len(ids) < count and lm.tokenizer.eos_token_id not in ids:
         sequence = lm.tokens.extended(prompt, ids)
         (clean,) = cast(list[CleanRun], (yield ForwardRequest(sequence, (len(sequence) - 1,))))
         ids.append(clean.prediction)
-        prob *= float(clean.probs[clean.prediction])
-    return tuple(ids), prob
+        probs.append(float(clean.probs[clean.prediction]))
+    return tuple(ids), probs

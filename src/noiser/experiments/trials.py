@@ -132,10 +132,12 @@ def trial_specs(fingerprint: Mapping[str, Any]) -> list[TrialSpec]:
 def sample_hash(fingerprint: Mapping[str, Any], model: str, data: str, row: Mapping[str, Any]) -> str:
     """A hash of everything that a sample's numbers depend on: the model, the data set, how it is used, the prompt and the target.
 
-    The data set counts because operator=resample draws tokens from its other prompts. The number of other samples does not count.
+    A chat counts as it was rendered. The data set counts because operator=resample draws tokens from its other prompts. The number of
+    other samples does not count.
     """
     usage = {name: value for name, value in fingerprint["data"][data].items() if name not in ("limit", "rows")}
-    return stable_hash(fingerprint["numbers"], fingerprint["models"][model], usage, row["id"], row["prompt"], row["target_ids"])
+    rendered = [row["rendered"]] if "rendered" in row else []
+    return stable_hash(fingerprint["numbers"], fingerprint["models"][model], usage, row["id"], row["prompt"], row["target_ids"], *rendered)
 
 
 def row_status(row: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from noiser.attribution.attribute import Failure
 from noiser.data import Dataset, Row
 from noiser.errors import NoiserError, PromptError, RunError
 from noiser.evaluation.runner import EvaluationRunner, ExampleResult, Result, status_of, trace_of
+from noiser.experiments.fingerprint import stable_hash
 from noiser.experiments.folder import is_failure
 from noiser.experiments.plan import ExecutionConfig, ModelChoice, Plan
 from noiser.experiments.schema import ATTRIBUTION, SAMPLE, VALUE, record_problem
@@ -62,6 +63,8 @@ class ModelWorker:
             "target_ids": list(screened.target_ids) if screened.target_ids is not None else None,
             "fields": {"target": source.target, **source.fields},
         }
+        if screened.rendered:
+            row["rendered"] = stable_hash(screened.rendered)
         if not screened.answered:
             return row
         return row | {"hash": sample_hash(self.fingerprint, self.model, data, {**row, "prompt": source.prompt})}
@@ -92,7 +95,9 @@ class ModelWorker:
         for sample in samples:
             source, ids = sources[sample.id], rows[sample.id]["target_ids"]
             example = Example(source.prompt, None if generate or ids is None else tuple(ids), sample.id, sample.group)
-            examples.append((example, _read_prompt(self.lm, source)))
+            prompt = _read_prompt(self.lm, source)
+            _check_rendered(sample, prompt, rows[sample.id])
+            examples.append((example, prompt))
         results = list(self._runner(data).run(examples, 0, generate))
         records = [_records(sample, result, rows[sample.id]) for sample, result in zip(samples, results, strict=True)]
         _check_storable(record for sample_records in records for record in sample_records)
@@ -118,6 +123,7 @@ def _load(choice: ModelChoice, execution: ExecutionConfig) -> LanguageModel:
         attention=choice.attention,
         trust_remote_code=choice.trust_remote_code,
         allow_pickle=choice.allow_pickle,
+        template_args=choice.read_template_args(),
         token_budget=execution.token_budget,
     )
 
@@ -129,6 +135,15 @@ def _read_prompt(lm: LanguageModel, row: Row) -> Prompt | NoiserError:
         return lm.prompt(row.prompt)
     except NoiserError as error:
         return error
+
+
+def _check_rendered(sample: Sample, prompt: Prompt | NoiserError, row: Mapping[str, Any]) -> None:
+    """Raises RunError if a chat is now rendered to other tokens than when the run began: two halves of a run would not fit together."""
+    if isinstance(prompt, Prompt) and "rendered" in row and stable_hash(prompt.input_ids) != row["rendered"]:
+        raise RunError(
+            f"the chat template renders {sample.id} of {sample.data} to another text than when this run began: it may write today's date, "
+            "or transformers has changed. Set what it reads (--template-args date_string=...), and give another --out"
+        )
 
 
 def _is_lost_device(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -40,6 +40,7 @@ def load(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     token_budget: int | None = None,
+    template_args: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a model that noiser can explain.
 
@@ -55,6 +56,7 @@ def load(
     trust_remote_code  allow Python code that comes with the model to run.
     allow_pickle       allow pickled weights, which can run code when they are read.
     token_budget       limit the tokens that go through the model at once; by default it follows from the free memory.
+    template_args      what the chat template reads besides the messages: {"enable_thinking": False, "tools": [...]}.
 
     Raises ModelError if the model cannot be found, read, trusted or explained.
     """
@@ -63,7 +65,7 @@ def load(
             raise ModelError("a model that is already loaded needs its tokenizer: noiser.load(model, tokenizer)")
         if device_map is not None:
             raise ModelError("device_map is for a model that is loaded here; one already loaded is on its devices: leave it out")
-        return LanguageModel(model, tokenizer, token_budget=token_budget)
+        return LanguageModel(model, tokenizer, token_budget=token_budget, template_args=template_args)
     _check_device_map(device_map, device)
     device_found = pick_device(device)
     with hide_progress_bars():
@@ -93,7 +95,7 @@ def load(
     if device_map is None:
         loaded.to(device=device_found)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
     with readable_errors(str(model), path, trust_remote_code):
-        return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget)
+        return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget, template_args=template_args)
 
 
 def _check_files(model: str, path: str, *, allow_pickle: bool, trust_remote_code: bool, **options: Any) -> None:

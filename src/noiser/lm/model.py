@@ -43,11 +43,19 @@ class LanguageModel:
 
     Neither the model nor the tokenizer is changed. `token_budget` limits the tokens that go through the model at once; by
     default it is derived from the free memory. `prefix=False` computes every row as a whole prompt: slower, with the same
-    results.
+    results. `template_args` are what the tokenizer's chat template reads besides the messages.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, name: str = "", revision: str = "", token_budget: int | None = None, prefix: bool = True
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str = "",
+        revision: str = "",
+        token_budget: int | None = None,
+        prefix: bool = True,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         check_signature(model)
         self.model = model
@@ -62,7 +70,7 @@ class LanguageModel:
         self.offloaded: bool = bool(placement.visiting)
         """Whether some weights wait elsewhere (`device_map`). They are on torch's `meta` device between calls."""
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.tokens = Tokens(tokenizer, limit, len(model.get_input_embeddings().weight))
+        self.tokens = Tokens(tokenizer, limit, len(model.get_input_embeddings().weight), template_args)
         self.budget = plan_budget(model, placement, token_budget)
         self.gradient_budget = plan_gradient_budget(model, placement, self.budget, token_budget)
         self._no_gradient = why_no_gradient(placement)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, SupportsIndex, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from noiser.errors import OptionError, PromptError
+from noiser.lm.following import TokensLike, follow, token_ids
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import ModelContext, Perturbation, PerturbedRows, Readout
 from noiser.lm.quantity import LogitFn, contrast_logit_fn, custom_logit_fn, token_logit_fn
@@ -17,9 +18,6 @@ from noiser.lm.requests import ForwardRequest, Generation, Requires, ScalarsOfLo
 from noiser.lm.tokenizer import Tokens
 from noiser.results.attribution import Target
 from noiser.text.prompt import Prompt
-
-TokensLike = str | SupportsIndex | Sequence[int]
-"""Tokens as text (with its leading space), as one id, or as several ids."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +92,11 @@ def _is_span(span: Any) -> bool:
     return 0 <= span[0] < span[1]
 
 
-def to_token_ids(tokens: Tokens, given: TokensLike) -> tuple[int, ...]:
-    """The ids of a target, foil or continuation. Raises PromptError if there are no tokens, or if an id does not exist."""
-    ids = tokens.ids(given)
-    if not ids:
-        raise PromptError(f"there are no tokens in {given!r}: give at least one character or id")
-    return ids
-
-
 def check_token_ids(tokens: Tokens, question: Question) -> None:
     """Raises PromptError if a token of the question does not exist. It needs no run of the model."""
     for given in (question.foil, question.continuation, None if callable(question.target) else question.target):
         if given is not None:
-            to_token_ids(tokens, given)
+            token_ids(tokens, given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,26 +144,29 @@ def resolve_target(tokens: Tokens, prompt: Prompt, question: Question, requires:
         return [(yield from _resolve_function(tokens, prompt, question.target, requires))]
     if question.foil is None and question.target is None:
         return [(yield from _resolve_prediction(tokens, prompt, question, requires))]
-    ids = () if question.target is None else to_token_ids(tokens, cast(Any, question.target))
+    ids = () if question.target is None else follow(tokens, prompt, cast(Any, question.target)).ids
     if question.foil is not None:
         return [(yield from _resolve_contrast(tokens, prompt, question, ids, requires))]
     return [(yield from _resolve_tokens(tokens, prompt, ids, question.chosen_quantity, requires))]
 
 
-def missing_space_warnings(tokens: Tokens, question: Question, resolved: ResolvedTarget) -> list[str]:
+def target_warnings(tokens: Tokens, prompt: Prompt, question: Question, resolved: ResolvedTarget) -> list[str]:
+    """Warnings about texts of the question that the tokenizer joins with the end of the prompt, and about missing spaces."""
+    texts = [text for text in (question.target, question.foil, question.continuation) if isinstance(text, str)]
+    joined = [follow(tokens, prompt, text).warning for text in texts]
+    return [*filter(None, joined), *_missing_spaces(tokens, prompt, question, resolved)]
+
+
+def _missing_spaces(tokens: Tokens, prompt: Prompt, question: Question, resolved: ResolvedTarget) -> Iterator[str]:
     """Warnings about words without a leading space that are one far more probable token with it."""
     clean, objective = resolved
     foil_prob = objective.target.foil.prob if objective.target.foil else 1.0
-    warnings = []
     for text, prob in ((question.target, objective.target.prob), (question.foil, foil_prob)):
         if isinstance(text, str) and not text[:1].isspace():
-            spaced = tokens.ids(f" {text}")
+            spaced = follow(tokens, prompt, f" {text}").ids
             spaced_prob = float(clean.probs[spaced[0]])
             if len(spaced) == 1 and spaced_prob > 10 * prob:
-                warnings.append(
-                    f"{text!r} has p = {prob:.2g} here, {' ' + text!r} with its leading space {spaced_prob:.2g}: was that meant?"
-                )
-    return warnings
+                yield f"{text!r} has p = {prob:.2g} here, {' ' + text!r} with its leading space {spaced_prob:.2g}: was that meant?"
 
 
 def _resolve_function(tokens: Tokens, prompt: Prompt, function: Callable[..., Any], requires: Requires) -> Steps[ResolvedTarget]:
@@ -229,7 +222,7 @@ def _resolve_tokens(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quant
 def _resolve_contrast(
     tokens: Tokens, prompt: Prompt, question: Question, target_ids: tuple[int, ...], requires: Requires
 ) -> Steps[ResolvedTarget]:
-    foil_ids, quantity = to_token_ids(tokens, cast(Any, question.foil)), question.chosen_quantity
+    foil_ids, quantity = follow(tokens, prompt, cast(Any, question.foil)).ids, question.chosen_quantity
     if target_ids == foil_ids:
         text = "".join(map(tokens.surface, foil_ids))
         raise OptionError(f"target and foil are the same, {text!r}: there is nothing between them")
@@ -265,7 +258,7 @@ def _resolve_token_contrast(
 def _continuation_ids(tokens: Tokens, prompt: Prompt, question: Question) -> Steps[tuple[int, ...]]:
     if question.generate is None:
         assert question.continuation is not None
-        return to_token_ids(tokens, question.continuation)
+        return follow(tokens, prompt, question.continuation).ids
     if tokens.limit is not None and len(prompt) + question.generate - 1 > tokens.limit:
         raise PromptError(
             f"{len(prompt)} tokens of prompt and {question.generate} generated are more than the {tokens.limit:,} that the model takes"

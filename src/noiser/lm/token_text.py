@@ -5,6 +5,8 @@ from codecs import getincrementaldecoder
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from noiser.errors import PromptError
+
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 WORD_START = "\u2581"
 Offsets = tuple[tuple[int, int], ...]
@@ -20,6 +22,15 @@ class TokenText:
         self._added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
         self._byte_level = "ByteLevel" in str(decoder)
         self._continuing = decoder.prefix if type(decoder).__name__ == "WordPiece" else None
+
+    @property
+    def spells_spaces(self) -> bool:
+        """Whether tokens hold the spaces of a text. WordPiece leaves them out."""
+        return self._continuing is None
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token stands for one byte that no other token has: `<0x0A>`."""
+        return BYTE_PIECE.fullmatch(self.tokenizer.convert_ids_to_tokens(token_id) or "") is not None
 
     def raw(self, token_id: int) -> bytes:
         """The token's UTF-8 bytes, with its leading space. An id without a token gives the bytes of `<id 7>`."""
@@ -87,3 +98,10 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 BYTE_OF = _bytes_of_characters()
+
+
+def check_unicode(text: str) -> None:
+    """Raises PromptError if the text holds a lone surrogate, which no tokenizer takes."""
+    for position, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise PromptError(f"the text is not valid Unicode: lone surrogate U+{ord(character):04X} at character {position}")

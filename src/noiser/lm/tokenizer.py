@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import takewhile
 from operator import index
 from typing import Any, SupportsIndex
 
 from noiser.errors import OptionError, PromptError
 from noiser.lm.chat import Message, check_messages, encode_chat, find_turns, is_chat, render
-from noiser.lm.token_text import Offsets, TokenText, align, concatenate
+from noiser.lm.token_text import Offsets, TokenText, align, check_unicode, concatenate
 from noiser.text.prompt import Prompt
+from noiser.text.template_args import read_template_args
 
 Source = str | Sequence[int] | Sequence[Message] | Prompt
 UNREADABLE = "\ufffd"
@@ -19,8 +21,10 @@ UNREADABLE = "\ufffd"
 class Tokens:
     """Read-only access to a tokenizer. The tokenizer stays exactly as the user left it."""
 
-    def __init__(self, tokenizer: Any, limit: int | None, embedded: int) -> None:
+    def __init__(self, tokenizer: Any, limit: int | None, embedded: int, template_args: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
+        self.template_args = read_template_args(template_args or {})
+        """What the chat template reads besides the messages."""
         self.limit = limit
         """The largest number of tokens that the model takes. None if its configuration names no limit."""
         self.size = min(len(tokenizer), embedded)
@@ -33,9 +37,10 @@ class Tokens:
         """Make a prompt of text, of a chat (`[{"role": ..., "content": ...}, ...]`) or of token ids.
 
         Text is tokenised with the tokenizer's own special tokens. A chat is rendered and tokenised by the tokenizer's own
-        template, with the answer's header at the end; if the last message is the assistant's, its answer stays open. Ids
-        are taken as they are. A special token that is spelled out in text or in a message (`<|im_end|>`) usually becomes
-        that token: to the model it looks like the template's own, but here it stays part of that message's turn.
+        template, with the answer's header at the end; if the last message is the assistant's, its answer stays open. Contents
+        may be lists of parts of text, and messages may call tools; see `noiser.lm.chat.check_messages`. Ids are taken as they
+        are. A special token that is spelled out in text or in a message (`<|im_end|>`) usually becomes that token: to the
+        model it looks like the template's own, but here it stays part of that message's turn.
 
         Offsets are the tokenizer's own if it has them. Otherwise, and for ids, they come from the concatenated tokens; if
         those are not the given text, they become the prompt's text.
@@ -70,10 +75,14 @@ class Tokens:
             special=(*prompt.special, *(i in self._special for i in ids)),
             offsets=(*prompt.offsets[: len(prompt) - unfinished], *((start + a, start + b) for a, b in spans)) if known else (),
             turns=prompt.turns,
+            warnings=prompt.warnings,
         )
 
     def ids(self, given: str | SupportsIndex | Sequence[int]) -> tuple[int, ...]:
-        """The ids of tokens given as text (with its leading space), as one id, or as several ids."""
+        """The ids of tokens given as text (with its leading space), as one id, or as several ids.
+
+        Text is tokenised by itself. `noiser.lm.following.follow` reads a text that follows a prompt.
+        """
         if isinstance(given, str):
             check_unicode(given)
             ids: Sequence[int] = self._encode(given, add_special_tokens=False)[0]
@@ -97,6 +106,17 @@ class Tokens:
     def raw(self, token_id: int) -> bytes:
         """One token's UTF-8 bytes, with its leading space."""
         return self._token_text.raw(token_id)
+
+    @property
+    def spells_spaces(self) -> bool:
+        """Whether tokens hold the spaces of a text. WordPiece leaves them out."""
+        return self._token_text.spells_spaces
+
+    @cached_property
+    def vocabulary(self) -> dict[bytes, int]:
+        """The id of each token's text, without special tokens. Of tokens with one text the lowest id that is no single byte's."""
+        ids = (i for i in reversed(range(self.size)) if i not in self._special)
+        return {self.raw(i): i for i in sorted(ids, key=self._token_text.is_byte, reverse=True)}
 
     def is_special(self, token_id: int) -> bool:
         """Whether the tokenizer marks the token as special."""
@@ -135,19 +155,15 @@ class Tokens:
                 backend.enable_truncation(**truncation)
 
     def _chat_prompt(self, messages: list[dict[str, Any]]) -> Prompt:
-        for message in messages:
-            check_unicode(message["role"])
-            check_unicode(message["content"])
-        text, spans = render(self.tokenizer, messages)
+        chat = render(self.tokenizer, messages, self.template_args)
         with self._restored_backend():
-            encoding = encode_chat(self.tokenizer, messages, **self._call_options())
+            encoding = encode_chat(self.tokenizer, chat.messages, self.template_args, **self._call_options())
         if encoding is None:
-            prompt = self._make_prompt(*self._encode(text, add_special_tokens=False), text)
+            prompt = self._make_prompt(*self._encode(chat.text, add_special_tokens=False), chat.text)
         else:
-            prompt = self._make_prompt(encoding["input_ids"], _offsets(encoding), text)
-        if prompt.text != text:
-            spans = [(0, 0)] * len(messages)
-        return replace(prompt, turns=find_turns(messages, spans, prompt))
+            prompt = self._make_prompt(encoding["input_ids"], _offsets(encoding), chat.text)
+        spans = chat.spans if prompt.text == chat.text else [[] for _ in messages]
+        return replace(prompt, turns=find_turns(messages, spans, prompt), warnings=chat.warnings)
 
     def _make_prompt(self, ids: Sequence[int], offsets: Offsets | None = None, text: str | None = None) -> Prompt:
         self._check(ids)
@@ -215,10 +231,3 @@ def _as_list(given: Any) -> list[int]:
 
 def _offsets(encoding: Mapping[str, Any]) -> Offsets | None:
     return tuple((start, stop) for start, stop in encoding["offset_mapping"]) if "offset_mapping" in encoding else None
-
-
-def check_unicode(text: str) -> None:
-    """Raises PromptError if the text holds a lone surrogate, which no tokenizer takes."""
-    for position, character in enumerate(text):
-        if "\ud800" <= character <= "\udfff":
-            raise PromptError(f"the text is not valid Unicode: lone surrogate U+{ord(character):04X} at character {position}")

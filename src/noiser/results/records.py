@@ -14,7 +14,8 @@ class Example:
     prompt: Any
     """Text, token ids, a Prompt, or a chat. A NoiserError instead says why the prompt could not be read."""
     target: Any = None
-    """The token to explain, as text with its leading space or as an id; None: the model's own prediction."""
+    """What to explain: a word, with or without its leading space (see `noiser.lm.following.with_space`), an id, or ids. None: the
+    model's own prediction."""
     id: str | None = None
     """A name. The default is the position among the examples."""
     group: str | None = None

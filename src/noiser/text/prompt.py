@@ -9,7 +9,8 @@ class Turn:
 
     role: str
     tokens: tuple[int, ...]
-    """The positions of the content's tokens, without header and special tokens. Empty if the template left the content out."""
+    """The positions of the tokens of the content and of tool calls, without header and special tokens. Empty if the template left
+    them out."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Prompt:
     """The first character of each token in `text`, and one past its last. A token without text has an empty span."""
     turns: tuple[Turn, ...] = ()
     """One turn for each message of a chat, in order. Empty for anything else."""
+    warnings: tuple[str, ...] = ()
+    """What of a chat the model does not see."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -41,4 +44,4 @@ class Prompt:
         if kept and self.tokens[length - 1].startswith("<0x") and any(start < len(text) for start, _ in self.offsets[length : length + 1]):
             text = text[:-1] + "\ufffd"
         turns = tuple(Turn(turn.role, tuple(token for token in turn.tokens if token < length)) for turn in self.turns)
-        return Prompt(text, self.input_ids[:length], self.tokens[:length], self.special[:length], kept, turns)
+        return Prompt(text, self.input_ids[:length], self.tokens[:length], self.special[:length], kept, turns, self.warnings)

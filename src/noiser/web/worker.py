@@ -13,6 +13,7 @@ from noiser.attribution.attribute import attribute
 from noiser.attribution.compare import compare
 from noiser.attribution.curves import with_curves
 from noiser.errors import OptionError
+from noiser.lm.following import follow
 from noiser.lm.model import LanguageModel
 from noiser.registry import MethodSpec
 from noiser.results.attribution import Attribution, Comparison
@@ -138,10 +139,11 @@ def _cancellable(job: Job) -> Iterator[None]:
 def _checked_size(lm: LanguageModel, request: AttributionRequest, limits: Limits) -> Size:
     """Tokens of the prompt, continuation included, and how many targets are explained. Raises HttpError or OptionError beyond a limit."""
     question = request.question
-    length = len(lm.prompt(request.source))
-    following = 0 if question.continuation is None else len(lm.tokens.ids(question.continuation))
+    prompt = lm.prompt(request.source)
+    length = len(prompt)
+    following = 0 if question.continuation is None else len(follow(lm.tokens, prompt, question.continuation).ids)
     if question.continuation is None and question.target is not None and not callable(question.target):
-        following = len(lm.tokens.ids(question.target)) - 1
+        following = len(follow(lm.tokens, prompt, question.target).ids) - 1
     following = max(following, question.generate or 0)
     if following > limits.max_generate:
         raise OptionError(f"a continuation or target may have at most {limits.max_generate} tokens here; got {following:,}")
