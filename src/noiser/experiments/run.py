@@ -57,7 +57,7 @@ class RunStatus:
 
 def prepare(plan: Plan, execution: ExecutionConfig) -> PreparedRun:
     """Read the data, and find out the models' revisions without reading weights. Raises NoiserError for what is missing."""
-    datasets = {choice.label: read(choice.name, choice.path) for choice in plan.data}
+    datasets = {choice.label: read(choice.name, choice.path, choice.fields) for choice in plan.data}
     models = {}
     for choice in plan.models:
         identified = identify(
@@ -79,7 +79,8 @@ def _data_facts(choice: DataChoice, data: Dataset) -> dict[str, Any]:
     if match not in MATCHES:
         raise OptionError(f"{choice.name}: match must be one of {', '.join(MATCHES)}; got {match!r}")
     facts = {"sha256": data.sha256, "rows": len(data.rows), "kind": data.kind, "complete": data.complete}
-    return {**facts, "match": match, "generate": generate, "limit": choice.limit}
+    fields = {} if choice.fields is None else {"fields": choice.fields}
+    return {**facts, "match": match, "generate": generate, "limit": choice.limit, **fields}
 
 
 def run(prepared: PreparedRun, out: Path, execution: ExecutionConfig, progress: RunProgress, executor: Executor) -> RunStatus:
