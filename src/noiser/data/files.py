@@ -1,5 +1,6 @@
 """The one reader of your own files: every command reads prompts through it, whatever format and layout they have."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -68,8 +69,15 @@ def read_file(content: bytes, name: str, fields: Fields | None = None) -> FileRo
     named = check_ids(row for _, row in pairs if row.id)
     taken = {row.id for row in named}
     rows = [row if row.id else replace(row, id=_unique_name(str(item.number), taken)) for item, row in pairs]
-    texts = [item.value if isinstance(item.value, str) else printable(item.value) for item, _ in pairs]
+    texts = [_text_of(item, row) for item, row in pairs]
     return FileRows(rows, [item.number for item, _ in pairs], found.unit, (*found.remarks, *reader.remarks()), texts)
+
+
+def _text_of(item: Item, row: Row) -> str:
+    """The prompt as text if it is text, else what stands in the file."""
+    if isinstance(row.prompt, str) and not row.error:
+        return row.prompt
+    return item.value if isinstance(item.value, str) else json.dumps(item.value, ensure_ascii=False)
 
 
 def _check_columns(found: Content, fields: Fields) -> None:
