@@ -138,7 +138,7 @@ def test_json_has_the_documented_shape(run):
     assert (record["schema"], record["revision"], record["method"], record["seed"]) == (1, "r1", "noiser", 4)
     assert record["options"]["samples"] == 2
     assert "seed" not in record["options"]
-    assert list(record["prompt"]) == ["text", "input_ids", "tokens", "given"]
+    assert list(record["prompt"]) == ["text", "input_ids", "tokens", "given", "offsets"]
     assert (record["prompt"]["given"], record["unit"]) == (3, "token")
     assert record["prompt"]["text"] == "abc"
     assert record["prompt"]["tokens"] == ["a", "b", "c"]
