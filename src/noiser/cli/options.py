@@ -134,7 +134,7 @@ FieldNames = Annotated[
         "--fields",
         metavar="NAME=FIELD,...",
         help="The fields of a file with other names: prompt=question,target=answer; also id and group. (default: recognised)",
-        rich_help_panel=WHAT,
+        rich_help_panel=ADVANCED,
     ),
 ]
 Method = Annotated[str, typer.Option(help="The attribution method, see `noiser methods`.", rich_help_panel=METHOD)]
