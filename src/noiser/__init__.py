@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from noiser.results.evaluation import Evaluation
     from noiser.results.records import Example
     from noiser.results.sanity import Checkup
+    from noiser.results.saved import FailedPrompt, read
 
 __all__ = [
     "METHODS",
@@ -33,6 +34,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Example",
+    "FailedPrompt",
     "Failure",
     "JudgeConfig",
     "JudgeHow",
@@ -46,6 +48,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load",
+    "read",
     "with_curves",
 ]
 
@@ -59,6 +62,7 @@ _HOME = {
     "Comparison": "noiser.results.attribution",
     "Evaluation": "noiser.results.evaluation",
     "Example": "noiser.results.records",
+    "FailedPrompt": "noiser.results.saved",
     "Failure": "noiser.attribution.attribute",
     "JudgeConfig": "noiser.judges.protocol",
     "JudgeHow": "noiser.judges.protocol",
@@ -71,6 +75,7 @@ _HOME = {
     "compare": "noiser.attribution.compare",
     "evaluate": "noiser.evaluation",
     "load": "noiser.lm.load",
+    "read": "noiser.results.saved",
     "with_curves": "noiser.attribution.curves",
 }
 

@@ -138,7 +138,7 @@ def test_json_has_the_documented_shape(run):
     assert (record["schema"], record["revision"], record["method"], record["seed"]) == (1, "r1", "noiser", 4)
     assert record["options"]["samples"] == 2
     assert "seed" not in record["options"]
-    assert list(record["prompt"]) == ["text", "input_ids", "tokens", "given"]
+    assert list(record["prompt"]) == ["text", "input_ids", "tokens", "given", "offsets"]
     assert (record["prompt"]["given"], record["unit"]) == (3, "token")
     assert record["prompt"]["text"] == "abc"
     assert record["prompt"]["tokens"] == ["a", "b", "c"]
@@ -250,11 +250,16 @@ def test_every_line_becomes_a_record_with_its_number(run, tmp_path, way):
     assert good["prompt"]["text"] == "abc"
     assert last["prompt"]["text"] == "last"
     assert len(last["scores"][0]) == 4
-    assert not_text["error"] == {"class": "PromptError", "message": "the line is not UTF-8: byte 0xff at 4"}
+    assert not_text["error"] == {"class": "PromptError", "message": "line 4: the line is not UTF-8: byte 0xff at 4"}
     assert too_long["prompt"]["text"] == "x" * 65
     assert too_long["error"]["class"] == "PromptError"
     assert not any("scores" in record for record in (not_text, too_long))
-    assert ended.err.strip() == "4 prompts: 2 explained, 2 failed"
+    name = "prompts" if way == "file" else "standard input"
+    assert ended.err.splitlines() == [
+        f"{name}: 1 of 4 rows cannot be read",
+        "  line 4: the line is not UTF-8: byte 0xff at 4",
+        "4 prompts: 2 explained, 2 failed",
+    ]
 
 
 def test_a_file_without_faults_exits_with_0(run, tmp_path):

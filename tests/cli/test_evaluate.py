@@ -109,7 +109,7 @@ def test_objects_a_line_carry_target_id_and_group(run, tmp_path):
     lines = [
         {"prompt": "The sky is", "target": " b", "id": "sky", "group": "colours", "note": "free"},
         {"prompt": "Grass is so", "group": "colours"},
-        {"text": "no prompt"},
+        {"note": "no prompt"},
         {"prompt": ""},
         {"prompt": 7.5, "id": 12},
     ]
@@ -118,13 +118,13 @@ def test_objects_a_line_carry_target_id_and_group(run, tmp_path):
     found = json.loads(out)
     assert code == 1
     statuses = {record["sample"]: record["status"] for record in found["records"]}
-    assert statuses == {"sky": "ok", "2": "ok", **dict.fromkeys(("3", "4", "5", "6", "7"), "error(PromptError)")}
+    assert statuses == {"sky": "ok", "2": "ok", **dict.fromkeys(("3", "4", "12", "6", "7"), "error(PromptError)")}
     assert {record["group"] for record in found["records"] if record["status"] == "ok"} == {"colours"}
     assert sum(found["statuses"].values()) == found["planned"]
     messages = {record["sample"]: record["message"] for record in found["records"]}
     assert "line 6 is not JSON" in messages["6"]
     assert "line 7: the line is not UTF-8" in messages["7"]
-    assert 'line 3 wants an object with a "prompt"' in messages["3"]
+    assert 'line 3: wanted an object with a "prompt"' in messages["3"]
 
 
 def test_what_a_name_says_itself_is_not_overridden_by_what_is_set_for_all(run, prompts):

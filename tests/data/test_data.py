@@ -104,14 +104,14 @@ def test_a_bad_line_of_a_jsonl_file_costs_the_others_nothing(tmp_path):
     found = read(str(path))
     assert (found.name, found.kind, found.match, found.complete) == ("my rows", "jsonl", "none", False)
     assert [row.id for row in found.rows] == ["2", "2'", "4", "5", "6", "7", "t", "\\ud800"]
-    assert [row.prompt for row in found.rows] == ["one", "two", [5, 6], "", "", "", "", "\ud800"]
+    assert [row.prompt for row in found.rows] == ["one", "two", [5, 6], "", "", "", "x", "\ud800"]
     assert (found.rows[0].target, found.rows[0].group, found.rows[0].fields) == (" a", "4", {"note": [1]})
     assert [row.error for row in found.rows if row.error] == [
         "line 5 is not JSON: Expecting value: line 1 column 1 (char 0)",
         "line 6: the line is not UTF-8: byte 0xff at 0",
-        "line 7 must be an object with a \"prompt\" that is text, ids or messages; got {'prompt': 3}",
-        'line 8: "target" must be text; got 7',
+        'line 7: wanted a "prompt" that is text, ids or messages; got 3',
     ]
+    assert found.rows[6].target == "7"
     with pytest.raises(OptionError, match=r"data jsonl: twice\.jsonl: each row needs an id of its own; a came twice"):
         read("jsonl", written(tmp_path / "twice.jsonl", '{"prompt": "x", "id": "a"}\n' * 2))
     with pytest.raises(OptionError, match=r"data jsonl: none\.jsonl: there are no rows in it"):
@@ -130,6 +130,8 @@ def test_a_bad_line_of_a_jsonl_file_costs_the_others_nothing(tmp_path):
         ("C:\\a+b=c.jsonl", ("jsonl", "C:\\a+b=c.jsonl", {})),
         ("known:rows.jsonl", ("jsonl", "known:rows.jsonl", {})),
         ("./known:a=b.jsonl", ("jsonl", "./known:a=b.jsonl", {})),
+        ("a:b.csv:prompt=question+target=answer", ("jsonl", "a:b.csv", {"fields": "prompt=question,target=answer"})),
+        ("jsonl:target=label+match=word+path=x.dat", ("jsonl", "x.dat", {"fields": "target=label", "match": "word"})),
     ],
 )
 def test_labels(label, found):
@@ -140,7 +142,12 @@ def test_labels(label, found):
     ("label", "said"),
     [
         ("knwon", "--data wants known-mini, longra-mini, wikibio-mini, known, longra, wikibio, jsonl, NAME:path=FILE, or a file that"),
-        ("rows.json", "got 'rows.json'"),
+        ("rows.yaml", "got 'rows.yaml'"),
+        ("known:prompt=a", "known:prompt=a: data has the options match, generate, limit, and path last; got 'prompt'"),
+        (
+            "rows.csv:prompt=",
+            "fields wants prompt, target, id, group, each once at most, as in prompt=question,target=answer; got 'prompt='",
+        ),
         ("known:sample=3", "known:sample=3: data has the options match, generate, limit, and path last; got 'sample'"),
         ("known:match=all", "known:match=all: match must be one of token, word, none; got 'all'"),
         ("known:generate=0", "known:generate=0: generate must be a number of tokens from 1 on, or none; got '0'"),
@@ -162,7 +169,7 @@ def test_a_label_carries_options():
         ("known", "no.json", "data known: there is no file no.json."),
         ("longra", None, "data longra: it is not here, and we know no place to download it from. Needed: a JSON list of "),
         ("longra", None, "give --data longra:path=FILE, or put it into a folder that NOISER_DATA names, as $NOISER_DATA/longra.json"),
-        ("jsonl", None, "data jsonl: a file of your own needs its path. Needed: a file that ends in .jsonl or .ndjson, or jsonl:path=FILE"),
+        ("jsonl", None, "data jsonl: a file of your own needs its path. Needed: JSON lines, a JSON list"),
         ("known-mini", "a.json", "it comes with noiser and takes no path; for a file in its format give known:path=a.json"),
         ("nothing", None, "there is no data set 'nothing'; there are known-mini, "),
     ],

@@ -28,21 +28,9 @@ LOAD = {"revision", "dtype", "attention", "template_args"}
 """Options of `load` that change numbers; `model` itself apart."""
 LOAD_ONLY = {"device", "device_map", "token_budget", "trust_remote_code", "allow_pickle"}
 RUN = {
-    "plan",
-    "models",
-    "data",
-    "methods",
-    "metrics",
-    "controls",
-    "limit",
-    "generate",
-    "seed",
-    "dtype",
-    "attention",
-    "revision",
-    "judge",
-    "template_args",
-}
+    "plan", "models", "data", "fields", "methods", "metrics", "controls", "limit", "generate", "seed", "dtype", "attention", "revision",
+    "judge", "template_args",
+}  # fmt: skip
 RUN_ONLY = {
     "out", "dry_run", "time_limit", "timeout", "fail_on_error", "retry", "max_samples", "shard", "engine", "address", "workers", "device",
     "device_map", "trust_remote_code", "allow_pickle", "token_budget", "format_", "judge_url", "judge_cache", "judge_max_connections",

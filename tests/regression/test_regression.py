@@ -84,7 +84,16 @@ def test_metrics_are_what_they_were(smol, stored):
 @pytest.mark.timeout(3600)
 def test_all_scores_and_metrics_are_what_they_were(smol, stored, tolerance):
     assert differences(record.attributions(smol), stored["attributions"], tolerance) == []
-    assert differences(record.evaluation(smol), stored["evaluation"], tolerance) == []
+    assert differences(without_intervals(record.evaluation(smol)), without_intervals(stored["evaluation"]), tolerance) == []
+
+
+def without_intervals(evaluation: dict) -> dict:
+    """The evaluation without the ends of its intervals: that commit's bootstrap was too narrow over few clusters."""
+    rows = {
+        name: [{key: value for key, value in cell.items() if key not in ("low", "high")} for cell in cells]
+        for name, cells in evaluation["rows"].items()
+    }
+    return {**evaluation, "rows": rows}
 
 
 @pytest.fixture

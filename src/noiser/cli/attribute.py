@@ -1,15 +1,16 @@
 """`noiser attribute`: which words of a prompt caused the prediction?"""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.inputs import TargetOptions, decode_line, existing_file, parse_method, read_lines, read_messages
+from noiser.cli.inputs import TargetOptions, existing_file, parse_method, read_file_rows, read_messages
 from noiser.cli.options import (
     WHAT,
+    FieldNames,
     Messages,
     Method,
     MethodSeed,
@@ -21,21 +22,40 @@ from noiser.cli.options import (
     format_option,
 )
 from noiser.cli.outputs import PICTURES, DisplayOptions, Output, choose_format, console, named_view, page
-from noiser.errors import OptionError
+from noiser.errors import NoiserError, OptionError, PromptError
 
 if TYPE_CHECKING:
     from noiser.attribution.attribute import Failure
     from noiser.cli.progress import PromptProgress
+    from noiser.data import FileRows, Row
     from noiser.lm.model import LanguageModel
     from noiser.lm.target import Question
     from noiser.registry import MethodSpec
     from noiser.results.attribution import Attribution
+    from noiser.text.prompt import Prompt as TokenizedPrompt
 
 FORMATS = ("heatmap", "json", "jsonl", "html", "svg", "png")
 FORMAT_HELP = f"{', '.join(FORMATS)}. (default: as --out ends; else heatmap, with --file jsonl)"
 
-Line = tuple[int, bytes]
-"""The number of a line, and its bytes."""
+
+@dataclass(frozen=True)
+class Place:
+    """Where a prompt stands in its file."""
+
+    unit: str
+    """`line` or `row`."""
+    number: int
+    id: str | None
+    """The row's own name, if the file gives it one."""
+
+    @property
+    def name(self) -> str:
+        """`line 3`, `line 3, q17`."""
+        return f"{self.unit} {self.number}" + (f", {self.id}" if self.id is not None else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a record says about its place."""
+        return {self.unit: self.number, **({"id": self.id} if self.id is not None else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +65,8 @@ class AttributeArgs:
     prompt: str | list[Any] | None
     """A text or a chat; None if the prompts come from a file."""
     file: str | None
+    fields: str | None
+    """The value of --fields."""
     method: "MethodSpec"
     question: "Question"
     display: DisplayOptions
@@ -58,8 +80,14 @@ def attribute(
     target: TargetOptions,
     messages: Messages = None,
     file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Explain many prompts: one on each line; - is standard input.", rich_help_panel=WHAT)
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Explain many prompts: text, one on each line, or JSON lines, JSON, CSV, TSV, Parquet; - is standard input.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
+    fields: FieldNames = None,
     method: Method = "noiser",
     settings: Settings = None,
     seed: MethodSeed = None,
@@ -74,10 +102,13 @@ def attribute(
         raise OptionError(f"give either a prompt, --messages or --file{', not both' if any(sources) else ''}")
     if file not in (None, "-"):
         existing_file(str(file))
+    if fields is not None and file is None:
+        raise OptionError("--fields are for --file")
     display.check()
     arguments = AttributeArgs(
         prompt=prompt if messages is None else read_messages(messages),
         file=file,
+        fields=fields,
         method=parse_method(method, settings or [], seed),
         question=target.question(),
         display=display,
@@ -101,10 +132,10 @@ def _run(model: ModelOptions, arguments: AttributeArgs) -> int:
     """Explain and write. The exit status is 1 if a prompt failed; the other prompts are explained first."""
     from noiser.cli.progress import loaded_model
 
-    lines = None if arguments.file is None else read_lines(arguments.file)
-    with loaded_model(model, 1 if lines is None else len(lines)) as (lm, progress):
-        if lines is not None:
-            return _explain_lines(lm, lines, arguments, progress)
+    found = None if arguments.file is None else read_file_rows(arguments.file, arguments.fields)
+    with loaded_model(model, 1 if found is None else len(found.rows)) as (lm, progress):
+        if found is not None:
+            return _explain_rows(lm, found, arguments, progress)
         _explain_prompt(lm, arguments)
         return 0
 
@@ -124,28 +155,61 @@ def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs) -> None:
         _write(result, None, arguments, sink)
 
 
-def _explain_lines(lm: "LanguageModel", lines: list[Line], arguments: AttributeArgs, progress: "PromptProgress") -> int:
-    """Explain each line. Every line ends as a result or an error, and the last line of standard error counts both."""
-    results = _results(lm, lines, arguments, progress)
+def _explain_rows(lm: "LanguageModel", found: "FileRows", arguments: AttributeArgs, progress: "PromptProgress") -> int:
+    """Explain each row. Every row ends as a result or an error, and the last line of standard error counts both."""
+    targets = sum(_has_target(row) for row in found.rows)
+    if targets and not _asks_nothing(arguments.question):
+        progress.say(f"the options say what is explained: {targets:,} targets of the file are not used", keep=True)
+    results = _results(lm, found, arguments, progress)
     failed = _write_page(results, arguments, progress) if arguments.output.format == "html" else _write_lines(results, arguments)
-    progress.say(f"{len(lines)} prompts: {len(lines) - failed} explained, {failed} failed", keep=True)
+    progress.say(f"{len(found.rows)} prompts: {len(found.rows) - failed} explained, {failed} failed", keep=True)
     return 1 if failed else 0
 
 
 def _results(
-    lm: "LanguageModel", lines: list[Line], arguments: AttributeArgs, progress: "PromptProgress"
-) -> Iterator[tuple[int, "Attribution | Failure"]]:
-    """The number of each line, and its result or failure."""
-    from noiser.attribution.attribute import Failure, attribute_many
+    lm: "LanguageModel", found: "FileRows", arguments: AttributeArgs, progress: "PromptProgress"
+) -> Iterator[tuple[Place, "Attribution | Failure"]]:
+    """The place of each row, and its result or failure."""
+    from noiser.attribution.attribute import Failure, attribute_each
+    from noiser.lm.target import check_token_ids
 
-    texts = [decode_line(line) for _, line in lines]
-    readable = [text for text in texts if isinstance(text, str)]
-    results = attribute_many(lm, readable, arguments.method, arguments.question, errors="return")
-    for (number, line), text in zip(lines, texts, strict=True):
-        result = next(results) if isinstance(text, str) else Failure(number, line.decode(errors="replace"), text)
+    check_token_ids(lm.tokens, arguments.question)
+    tasks = [_task(lm, row, arguments.question) for row in found.rows]
+    results = attribute_each(lm, [task for task in tasks if isinstance(task, tuple)], arguments.method, "return")
+    for row, number, text, task in zip(found.rows, found.numbers, found.texts, tasks, strict=True):
+        result = next(results) if isinstance(task, tuple) else Failure(number, text, task)
+        if isinstance(result, Failure):
+            result = Failure(number, text, result.error)
         result = _checked(result, arguments.display)
-        yield number, result if isinstance(result, Failure) else _add_curves(lm, result, arguments)
+        place = Place(found.unit, number, row.id if row.id.rstrip("'") != str(number) else None)
+        yield place, result if isinstance(result, Failure) else _add_curves(lm, result, arguments)
         progress.advance()
+
+
+def _task(lm: "LanguageModel", row: "Row", question: "Question") -> "tuple[TokenizedPrompt, Question] | NoiserError":
+    """The row's prompt and what is explained about it: what the options say, else the row's target. The error if it cannot be read."""
+    from noiser.evaluation.answer import answer_ids
+    from noiser.lm.target import check_token_ids
+
+    if row.error:
+        return PromptError(row.error)
+    try:
+        prompt = lm.prompt(row.prompt)
+        if _has_target(row) and _asks_nothing(question):
+            question = replace(question, target=answer_ids(lm, prompt, row.target_ids or row.target))
+            check_token_ids(lm.tokens, question)
+    except NoiserError as error:
+        return error
+    return prompt, question
+
+
+def _has_target(row: "Row") -> bool:
+    return bool(row.target_ids or (row.target or "").strip())
+
+
+def _asks_nothing(question: "Question") -> bool:
+    """Whether the options leave it to the file what is explained."""
+    return question.target is None and question.continuation is None and question.generate is None
 
 
 def _checked(result: "Attribution | Failure", display: DisplayOptions) -> "Attribution | Failure":
@@ -167,32 +231,32 @@ def _add_curves(lm: "LanguageModel", result: "Attribution", arguments: Attribute
     return with_curves(lm, result) if arguments.display.with_curves(arguments.output.format) else result
 
 
-def _write_lines(results: Iterable[tuple[int, "Attribution | Failure"]], arguments: AttributeArgs) -> int:
+def _write_lines(results: Iterable[tuple[Place, "Attribution | Failure"]], arguments: AttributeArgs) -> int:
     """Write each result once it is ready. Returns the number of failures."""
     failed = 0
     with arguments.output.open() as sink:
-        for number, result in results:
+        for place, result in results:
             failed += _error(result) is not None
-            _write(result, number, arguments, sink)
+            _write(result, place, arguments, sink)
             sink.flush()
     return failed
 
 
-def _write_page(results: Iterable[tuple[int, "Attribution | Failure"]], arguments: AttributeArgs, progress: "PromptProgress") -> int:
-    """Write one page for all lines, and the failures to standard error. Returns the number of failures.
+def _write_page(results: Iterable[tuple[Place, "Attribution | Failure"]], arguments: AttributeArgs, progress: "PromptProgress") -> int:
+    """Write one page for all rows, and the failures to standard error. Returns the number of failures.
 
-    If every line failed, an old file is left alone.
+    If every row failed, an old file is left alone.
     """
     from noiser.attribution.attribute import Failure
     from noiser.views.escape import visible
 
     views, failed = [], 0
-    for number, result in results:
+    for place, result in results:
         if isinstance(result, Failure):
             failed += 1
-            progress.say(f"line {number}: {visible(str(result.error))}", keep=True)
+            progress.say(f"{visible(place.name)}: {visible(str(result.error))}", keep=True)
         else:
-            views.append(named_view(result, f"line {number}"))
+            views.append(named_view(result, visible(place.name)))
     if views:
         arguments.output.write(page(views))
     return failed
@@ -204,21 +268,21 @@ def _error(result: "Attribution | Failure") -> Exception | None:
     return result.error if isinstance(result, Failure) else None
 
 
-def _write(result: "Attribution | Failure", line: int | None, arguments: AttributeArgs, sink: IO[str]) -> None:
+def _write(result: "Attribution | Failure", place: Place | None, arguments: AttributeArgs, sink: IO[str]) -> None:
     from noiser.attribution.attribute import Failure
 
     if arguments.output.format == "heatmap":
-        _write_heatmap(result, line, arguments.display, sink)
+        _write_heatmap(result, place, arguments.display, sink)
         return
-    number = {} if line is None else {"line": line}
+    where = {} if place is None else place.to_dict()
     if isinstance(result, Failure):
         error = {"class": type(result.error).__name__, "message": str(result.error)}
-        arguments.output.write_json({"schema": 1, **number, "prompt": {"text": result.prompt}, "error": error}, sink)
+        arguments.output.write_json({"schema": 1, **where, "prompt": {"text": result.prompt}, "error": error}, sink)
     else:
-        arguments.output.write_json({**result.to_dict(), **number, **arguments.display.extra_json(result)}, sink)
+        arguments.output.write_json({**result.to_dict(), **where, **arguments.display.extra_json(result)}, sink)
 
 
-def _write_heatmap(result: "Attribution | Failure", line: int | None, display: DisplayOptions, sink: IO[str]) -> None:
+def _write_heatmap(result: "Attribution | Failure", place: Place | None, display: DisplayOptions, sink: IO[str]) -> None:
     from rich.text import Text
 
     from noiser.attribution.attribute import Failure
@@ -226,8 +290,8 @@ def _write_heatmap(result: "Attribution | Failure", line: int | None, display: D
     from noiser.views.terminal.attribution import heatmap
 
     screen = console(sink)
-    if line is not None:
-        screen.rule(f"line {line}", style="dim")
+    if place is not None:
+        screen.rule(Text(visible(place.name)), style="dim")
     if isinstance(result, Failure):
         screen.print(Text(f"Error: {visible(str(result.error))}", style="red"))
     else:

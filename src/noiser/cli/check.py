@@ -1,14 +1,15 @@
 """`noiser check`: which sanity checks does each method pass?"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.inputs import decode_line, method_settings, read_lines
+from noiser.cli.inputs import method_settings, read_file_rows
 from noiser.cli.options import (
     DEFAULT_METHODS,
     WHAT,
+    FieldNames,
     Methods,
     MethodSettings,
     ModelOptions,
@@ -31,8 +32,9 @@ def check(
     *,
     prompts: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Prompts to check on, one on each line. (default: four built-in prompts)", rich_help_panel=WHAT),
+        typer.Option(metavar="FILE", help="Prompts to check on, as for evaluate. (default: four built-in prompts)", rich_help_panel=WHAT),
     ] = None,
+    fields: FieldNames = None,
     methods: Methods = DEFAULT_METHODS,
     settings: MethodSettings = None,
     seed: Seed = 0,
@@ -45,21 +47,20 @@ def check(
     from noiser.evaluation.sanity import PROMPTS
 
     specs = noiser.methods.parse_all(method_settings(methods, settings or []), seed=seed)
-    texts = PROMPTS if prompts is None else _read_prompts(prompts)
+    texts = PROMPTS if prompts is None else _read_prompts(prompts, fields)
     raise typer.Exit(_run(model, specs, texts, seed, Output.checked(format_, out, FORMATS)))
 
 
-def _read_prompts(file: str) -> list[str]:
-    texts: list[str] = []
-    for _, line in read_lines(file):
-        text = decode_line(line)
-        if not isinstance(text, str):
-            raise OptionError(f"{file}: {text}")
-        texts.append(text)
-    return texts
+def _read_prompts(file: str, fields: str | None) -> list[Any]:
+    """The prompts of a file. Raises OptionError for a row that cannot be read: a check needs all of them."""
+    found = read_file_rows(file, fields)
+    wrong = next((row.error for row in found.rows if row.error), None)
+    if wrong is not None:
+        raise OptionError(f"{file}: {wrong}")
+    return [row.prompt for row in found.rows]
 
 
-def _run(model: ModelOptions, methods: "Sequence[MethodSpec]", prompts: Sequence[str], seed: int, output: Output) -> int:
+def _run(model: ModelOptions, methods: "Sequence[MethodSpec]", prompts: Sequence[Any], seed: int, output: Output) -> int:
     """Check and write. The exit status is 1 if a check failed."""
     import noiser.evaluation.sanity
     from noiser.cli.progress import loaded_model

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from noiser.cli.inputs import split_commas
-from noiser.cli.options import WHAT, Command, ModelOptions, Out, expand_options, format_option
+from noiser.cli.inputs import say_notes, split_commas
+from noiser.cli.options import WHAT, Command, FieldNames, ModelOptions, Out, expand_options, format_option
 from noiser.cli.outputs import Output, console
 from noiser.errors import OptionError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from noiser.experiments.screening import ScreenedRow
 
 FORMATS = ("table", "json")
-DATA_HELP = "Data sets, separated by commas: known-mini, known:path=FILE, a .jsonl file."
+DATA_HELP = "Data sets, separated by commas: known-mini, known:path=FILE, a file of your own (.jsonl, .json, .csv, ...)."
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and how many of their prompts a model answers.")
 
@@ -47,12 +47,13 @@ def stats(
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Use only the first N rows of each set.", rich_help_panel=WHAT)
     ] = None,
+    fields: FieldNames = None,
     model: ModelOptions,
     format_: Annotated[str, format_option("table, json.")] = "table",
     out: Out = None,
 ) -> None:
     """How many prompts does a model answer, in each group? The paper's table 7."""
-    run_stats(model, StatsArgs.checked(split_commas(data), match, limit), Output.checked(format_, out, FORMATS))
+    raise typer.Exit(run_stats(model, StatsArgs.checked(split_commas(data), match, limit, fields), Output.checked(format_, out, FORMATS)))
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class StatsArgs:
     """Only the first rows of each set, so many."""
 
     @classmethod
-    def checked(cls, labels: Sequence[str], match: str | None = None, limit: int | None = None) -> "StatsArgs":
+    def checked(cls, labels: Sequence[str], match: str | None = None, limit: int | None = None, fields: str | None = None) -> "StatsArgs":
         """The data sets of labels such as `known:path=FILE`. Raises OptionError for what does not exist or fit."""
         from noiser.data import MATCHES, SETS, read_labelled
 
@@ -76,18 +77,23 @@ class StatsArgs:
             raise OptionError(f"--limit wants a number of rows from 1 on; got {limit}")
         if match is not None and match not in MATCHES:
             raise OptionError(f"--match must be one of {', '.join(MATCHES)}; got {match!r}")
-        return cls([read_labelled(label) for label in labels], match, limit)
+        return cls([read_labelled(label, fields) for label in labels], match, limit)
 
     def rule(self, data: "Dataset") -> "Match":
         """When a prompt of this set counts as answered."""
         return cast("Match", self.match or data.match)
 
 
-def run_stats(model: ModelOptions, arguments: StatsArgs, output: Output) -> None:
-    """For each set and each of its groups: the number of rows, and how many of them the model answers."""
+def run_stats(model: ModelOptions, arguments: StatsArgs, output: Output) -> int:
+    """For each set and each of its groups: the number of rows, and how many of them the model answers.
+
+    The exit status is 1 if a row cannot be read.
+    """
     from noiser.cli.progress import loaded_model
+    from noiser.data import unreadable_lines
     from noiser.experiments.screening import screen
 
+    say_notes(f"{data.source}: {remark}" for data in arguments.sets for remark in data.remarks)
     rows = {index: data.rows[: arguments.limit] for index, data in enumerate(arguments.sets)}
     with loaded_model(model, sum(map(len, rows.values()))) as (lm, progress):
         counts = []
@@ -99,6 +105,9 @@ def run_stats(model: ModelOptions, arguments: StatsArgs, output: Output) -> None
             output.write_json({"schema": 1, "model": lm.name, "revision": lm.revision, "data": counts}, sink)
         else:
             console(sink).print(_stats_table(lm.name, counts))
+    for count in counts:
+        say_notes(unreadable_lines(count["source"], count["unreadable"], count["rows"]))
+    return 1 if any(count["unreadable"] for count in counts) else 0
 
 
 def list_sets(output: Output) -> None:
@@ -125,10 +134,7 @@ def list_sets(output: Output) -> None:
 
 def _count(data: "Dataset", match: "Match", rows: "Sequence[ScreenedRow]") -> dict[str, Any]:
     """The counts as plain values. The reasons and the answered rows add up to all rows."""
-    from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
-
-    known = (NO_TARGET, NONFINITE, OOM, OTHER_ANSWER)
-    reasons = Counter(row.reason if row.reason in known else "unreadable" for row in rows if not row.answered)
+    reasons = Counter("unreadable" if _is_unreadable(row) else row.reason for row in rows if not row.answered)
     groups = sorted({row.row.group for row in rows if row.row.group is not None})
     return {
         "name": data.name,
@@ -138,8 +144,16 @@ def _count(data: "Dataset", match: "Match", rows: "Sequence[ScreenedRow]") -> di
         "match": match,
         **_share(rows),
         "reasons": dict(reasons),
+        "unreadable": [row.reason if row.row.error else f"row {row.row.id}: {row.reason}" for row in rows if _is_unreadable(row)],
         "groups": [{"group": group, **_share([row for row in rows if row.row.group == group])} for group in groups],
     }
+
+
+def _is_unreadable(row: "ScreenedRow") -> bool:
+    """Whether the model could not even be asked: a wrong line, a prompt that is too long."""
+    from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
+
+    return not row.answered and row.reason not in (NO_TARGET, NONFINITE, OOM, OTHER_ANSWER)
 
 
 def _share(rows: "Sequence[ScreenedRow]") -> dict[str, Any]:

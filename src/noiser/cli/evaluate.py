@@ -1,20 +1,20 @@
 """`noiser evaluate`: how faithful are the methods to a model?"""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.inputs import assign_settings, decode_line, read_judges, read_lines, read_names
+from noiser.cli.inputs import assign_settings, read_file_rows, read_judges, read_names
 from noiser.cli.options import (
     ADVANCED,
     DEFAULT_METHODS,
     METHOD,
     OUTPUT,
     WHAT,
+    FieldNames,
     JudgeOptions,
     Methods,
     ModelOptions,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from noiser.results.records import Example
 
 FORMATS = ("table", "json")
-EXAMPLE_FIELDS = ("prompt", "target", "id", "group")
 NOT_FAILED = {"ok", "undefined", "refused", "invalid_answer"}
 """Statuses of trials that ended as they should."""
 
@@ -48,10 +47,11 @@ class EvaluateOptions:
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts: one on each line, or a .jsonl file with prompt, target, id, group; - is standard input.",
+            help="Prompts: text, one on each line, or JSON lines, JSON, CSV, TSV, Parquet; - is standard input.",
             rich_help_panel=WHAT,
         ),
     ] = None
+    fields: FieldNames = None
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use only the first N prompts.", rich_help_panel=WHAT)] = None
     generate: Annotated[
         int | None,
@@ -114,13 +114,15 @@ def _parse(options: EvaluateOptions, judging: JudgeOptions, device: str) -> "Eva
     from noiser.evaluation.spec import EvaluationSpec
 
     if options.prompts is None:
-        raise OptionError("give --prompts FILE with one prompt on each line (- is standard input), or --list to read about the metrics")
+        raise OptionError(
+            "give --prompts FILE, e.g. with one prompt on each line (- is standard input), or --list to read about the metrics"
+        )
     if options.plots is not None:
         require_extra("plots", "--plots")
         _make_folder(options.plots)
     methods, metrics = _select(options)
     return EvaluationSpec.parse(
-        read_examples(options.prompts),
+        read_examples(options.prompts, options.fields),
         methods,
         metrics,
         controls=read_names("--controls", options.controls),
@@ -167,41 +169,18 @@ def _share(option: str, value: Any, defaults: Selected, settings: dict[str, dict
             settings[label].setdefault(option, value)
 
 
-def read_examples(file: str) -> "list[Example]":
-    """One prompt on each line, or with `.jsonl` one object on each line. Blank lines are skipped.
+def read_examples(file: str, fields: str | None = None) -> "list[Example]":
+    """The rows of a file as examples, see `noiser.data.read_file`.
 
-    A line that is neither becomes an example that failed, so the other lines are not lost. Raises OptionError if there is no line,
+    A row that cannot be read becomes an example that failed, so the other rows are not lost. Raises OptionError if there is no row,
     or an id occurs twice.
     """
-    from noiser.evaluation.spec import as_examples, unique_name
-
-    lines = read_lines(file)
-    if not lines:
-        raise OptionError(f"there are no prompts in {'standard input' if file == '-' else file}")
-    examples = [(number, _read_example(number, line, is_json=file.endswith((".jsonl", ".ndjson")))) for number, line in lines]
-    taken = [example.id for _, example in examples if example.id is not None]
-    return as_examples(
-        example if example.id is not None else replace(example, id=unique_name(str(number), taken)) for number, example in examples
-    )
-
-
-def _read_example(number: int, line: bytes, *, is_json: bool) -> "Example":
     from noiser.results.records import Example
 
-    text = decode_line(line)
-    if not isinstance(text, str):
-        return Example(PromptError(f"line {number}: {text}"))
-    if not is_json:
-        return Example(text)
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return Example(PromptError(f"line {number} is not JSON: {error}"))
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str | list):
-        needed = 'an object with a "prompt" that is text, ids or messages'
-        return Example(PromptError(f"line {number} wants {needed}; got {text[:80]}"))
-    values = {key: record[key] for key in EXAMPLE_FIELDS if record.get(key) is not None}
-    return Example(**{**values, **{key: str(values[key]) for key in ("id", "group") if key in values}})
+    return [
+        Example(PromptError(row.error) if row.error else row.prompt, row.target_ids or row.target, row.id, row.group)
+        for row in read_file_rows(file, fields).rows
+    ]
 
 
 def _run(model: ModelOptions, spec: "EvaluationSpec", plots: Path | None, output: Output) -> int:

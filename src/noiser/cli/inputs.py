@@ -1,9 +1,8 @@
 """What commands read: names, options of methods and metrics, prompts and targets. All of it is checked before weights are read."""
 
-import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noiser.cli.options import ADVANCED, WHAT
-from noiser.errors import NoiserError, OptionError, PromptError
+from noiser.errors import OptionError
 
 if TYPE_CHECKING:
+    from noiser.data import FileRows
     from noiser.lm.target import Question
     from noiser.registry import MethodSpec
 
@@ -154,27 +154,48 @@ def method_settings(methods: str, settings: Sequence[str]) -> dict[str, dict[str
     return {**assign_settings(settings, options, f"--methods {methods}")}
 
 
-def read_lines(file: str) -> list[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1 on. Only a newline ends a line. `-` is standard input."""
-    content = sys.stdin.buffer.read() if file == "-" else existing_file(file).read_bytes()
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return [(number, line.removesuffix(b"\r")) for number, line in enumerate(lines, 1) if line.strip()]
+def read_file_rows(file: str, fields: str | None = None) -> "FileRows":
+    """The rows of a file; `-` is standard input. `fields` is the value of --fields.
 
+    How the file was read, and the first reasons why rows cannot be read, go to standard error. Raises OptionError for a file that
+    does not exist or is not read.
+    """
+    from noiser.data import parse_fields, read_file, unreadable_lines
 
-def decode_line(line: bytes) -> str | NoiserError:
-    """The line as text, or the error."""
+    name = "standard input" if file == "-" else Path(file).name
     try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        return PromptError(f"the line is not UTF-8: byte 0x{line[error.start]:02x} at {error.start}")
+        found = read_file(read_input(file), file, parse_fields(fields) if fields is not None else None)
+    except OptionError as error:
+        raise OptionError(f"{name}: {error}") from error
+    say_notes(f"{name}: {remark}" for remark in found.remarks)
+    say_notes(unreadable_lines(name, [row.error for row in found.rows if row.error], len(found.rows)))
+    return found
+
+
+def read_input(file: str) -> bytes:
+    """The bytes of a file or of standard input (`-`). Raises OptionError if there is no such file."""
+    return sys.stdin.buffer.read() if file == "-" else existing_file(file).read_bytes()
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Write lines to standard error, with control characters made visible."""
+    from noiser.views.escape import visible
+
+    for note in notes:
+        sys.stderr.write(f"{visible(note)}\n")
 
 
 def read_messages(file: str) -> list[Any]:
-    """A chat from a file or standard input: a JSON list of {"role": ..., "content": ...}."""
+    """A chat from a file or standard input: a JSON list of {"role": ..., "content": ...}, or one object that has it as `messages`."""
+    from noiser.data.content import read_content
+
     try:
-        messages = json.loads(sys.stdin.buffer.read() if file == "-" else existing_file(file).read_bytes())
-    except (ValueError, RecursionError) as error:
+        items = read_content(read_input(file), file).items
+    except OptionError as error:
         raise OptionError(f"--messages wants a JSON list of role and content: {error}") from error
+    messages = items[0].value if len(items) == 1 else None
+    if isinstance(messages, Mapping):
+        messages = messages.get("messages", (messages.get("body") or {}).get("messages"))
     if not isinstance(messages, list) or not messages or not all(isinstance(message, Mapping) for message in messages):
         raise OptionError('--messages wants a JSON list: [{"role": "user", "content": "..."}, ...]')
     return messages

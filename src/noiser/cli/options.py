@@ -128,6 +128,15 @@ Messages = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+FieldNames = Annotated[
+    str | None,
+    typer.Option(
+        "--fields",
+        metavar="NAME=FIELD,...",
+        help="The fields of a file with other names: prompt=question,target=answer; also id and group. (default: recognised)",
+        rich_help_panel=ADVANCED,
+    ),
+]
 Method = Annotated[str, typer.Option(help="The attribution method, see `noiser methods`.", rich_help_panel=METHOD)]
 Methods = Annotated[
     str, typer.Option(help="Methods, separated by commas. Options follow a colon: noiser:bound=l2+steps=5.", rich_help_panel=METHOD)

@@ -26,7 +26,7 @@ PICTURES = {"html", *FIGURES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DisplayOptions:
+class ScaleOptions:
     """How scores are shown."""
 
     granularity: Annotated[
@@ -39,14 +39,6 @@ class DisplayOptions:
             help="Scale the shown scores: none, clip_l1, abs_l1, softmax, minmax, signed_sum. JSON has both.", rich_help_panel=OUTPUT
         ),
     ] = "none"
-    curves: Annotated[
-        bool | None,
-        typer.Option(
-            "--curves/--no-curves",
-            help="Compute what removing the highest tokens does: at most 48 more rows for each method. (default: for html)",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None
 
     def check(self) -> None:
         """Raises OptionError for a granularity or normalization that does not exist."""
@@ -66,10 +58,6 @@ class DisplayOptions:
         if self.granularity is not None:
             attribution.by(self.granularity)
 
-    def with_curves(self, format_: str) -> bool:
-        """Whether curves are computed: if the user says so, else for a page."""
-        return format_ == "html" if self.curves is None else self.curves
-
     def extra_json(self, attribution: "Attribution") -> dict[str, Any]:
         """The normalized scores and the sums, beside the scores of the method."""
         record: dict[str, Any] = {}
@@ -78,6 +66,24 @@ class DisplayOptions:
         if self.granularity is not None:
             record["by"] = attribution.by(self.granularity).to_dict()
         return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisplayOptions(ScaleOptions):
+    """How scores are shown, and whether more is computed about them."""
+
+    curves: Annotated[
+        bool | None,
+        typer.Option(
+            "--curves/--no-curves",
+            help="Compute what removing the highest tokens does: at most 48 more rows for each method. (default: for html)",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+
+    def with_curves(self, format_: str) -> bool:
+        """Whether curves are computed: if the user says so, else for a page."""
+        return format_ == "html" if self.curves is None else self.curves
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class Output:
         ascii_only = self.path is None and not _is_utf8(sink)
         sink.write(json.dumps(record, allow_nan=False, ensure_ascii=ascii_only) + "\n")
 
-    def write_picture(self, result: "Attribution | Comparison", display: DisplayOptions) -> None:
+    def write_picture(self, result: "Attribution | Comparison", display: ScaleOptions) -> None:
         """The result as html, svg or png. A page shows every granularity; normalization and granularity are for figures."""
         if self.format == "html":
             from noiser.views.viewer.data import view

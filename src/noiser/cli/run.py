@@ -19,6 +19,7 @@ from noiser.cli.options import (
     REVISION_HELP,
     WHAT,
     AllowPickle,
+    FieldNames,
     JudgeOptions,
     TemplateArgs,
     TokenBudget,
@@ -53,8 +54,12 @@ class PlanOptions:
 
     data: Annotated[
         str | None,
-        typer.Option(help="Data sets, separated by commas, see `noiser data list`; known:path=FILE; a .jsonl file.", rich_help_panel=WHAT),
+        typer.Option(
+            help="Data sets, separated by commas, see `noiser data list`; known:path=FILE; a .jsonl, .json, .csv file, ...",
+            rich_help_panel=WHAT,
+        ),
     ] = None
+    fields: FieldNames = None
     limit: Limit = None
     generate: Annotated[
         int | None,
@@ -233,7 +238,7 @@ def choose_plan(file: Path | None, options: PlanOptions, judges: str | None) -> 
     generate = {} if options.generate is None else {"generate": options.generate}
     tables: dict[str, Any] = {
         "models": [{**_model_table(label), **shared} for label in split_commas(options.models or DEFAULT_MODEL)],
-        "data": [_data_table(label, generate) for label in split_commas(options.data)],
+        "data": [_data_table(label, generate, options.fields) for label in split_commas(options.data)],
     }
     lists = {name: split_commas(value) for name in ("methods", "metrics", "controls") if (value := getattr(options, name)) is not None}
     numbers = {name: given[name] for name in ("limit", "seed") if name in given}
@@ -247,10 +252,12 @@ def _model_table(label: str) -> dict[str, Any]:
     return {"name": name, **options}
 
 
-def _data_table(label: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    from noiser.data import read_label_of_data
+def _data_table(label: str, options: Mapping[str, Any], fields: str | None) -> dict[str, Any]:
+    from noiser.data import SETS, read_label_of_data
 
     name, path, label_options = read_label_of_data(label)
+    if fields is not None and SETS[name].kind == "jsonl":
+        options = {**options, "fields": fields}
     return {"name": name, **({} if path is None else {"path": path}), **options, **label_options}
 
 
@@ -275,7 +282,11 @@ def execute(plan: "Plan", out: Path, config: "ExecutionConfig", progress: "RunPr
     if count > 1:
         progress.say(f"this is shard {index}/{count}, counted from 0: it computes every {count}th sample", keep=True)
     progress.say("looking for models and data")
-    return run(prepare(plan, config), out, config, progress, executor(config))
+    prepared = prepare(plan, config)
+    for data in prepared.datasets.values():
+        for remark in data.remarks:
+            progress.say(f"{data.source}: {remark}", keep=True)
+    return run(prepared, out, config, progress, executor(config))
 
 
 def executor(config: "ExecutionConfig") -> "Executor":

@@ -30,7 +30,7 @@ def status(folder: Folder, format_: Annotated[str, format_option("table, json.")
 
 
 def _show(out: Path, output: Output) -> int:
-    """The exit status is 1 if the run is not complete."""
+    """The exit status is 1 if the run is not complete, or if rows could not be read."""
     from noiser.experiments.folder import RecordIndex, RunFolder
     from noiser.experiments.run import run_status
     from noiser.experiments.trials import RunContents
@@ -46,7 +46,7 @@ def _show(out: Path, output: Output) -> int:
             output.write_json({"schema": 1, **asdict(result), **counts}, sink)
         else:
             console(sink).print(_table(cells), *_file_lines(records.files, unknown), summary(result, out), sep="\n")
-    return 0 if result.complete else 1
+    return 0 if result.complete and not result.unreadable else 1
 
 
 def _cells(records: "RecordIndex", contents: "RunContents") -> list[dict[str, Any]]:
@@ -76,6 +76,8 @@ def summary(outcome: "RunStatus", out: Path) -> "Text":
     lines = [
         f"{outcome.done:,} of {outcome.samples:,} samples done, {outcome.failed - outcome.unreadable:,} with failures{unreadable}",
         f"{outcome.planned:,} trials = {trials or 0}",
+        *(f"cannot be read: {visible(reason)}" for reason in outcome.unreadable_reasons),
+        *([f"... and {left:,} more"] if (left := outcome.unreadable - len(outcome.unreadable_reasons)) else []),
         *(f"damaged: {visible(damage)}" for damage in outcome.damaged),
     ]
     if outcome.complete:

@@ -7,18 +7,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from noiser.data import formats
+from noiser.data import published
+from noiser.data.content import ENDINGS
 from noiser.data.download import fetch, locate, read_bytes
+from noiser.data.files import Fields, fields_text, parse_fields, read_file
+from noiser.data.foreign import OWN
 from noiser.data.rows import MATCHES, Dataset, Kind, Match, Row
 from noiser.errors import OptionError
 
-JSONL = (".jsonl", ".ndjson")
-"""Endings of files that need no set's name in front."""
 FORMATS: Mapping[Kind, tuple[Callable[[bytes], list[Row]], str]] = {
-    "known": (formats.known, f"a JSON list of objects with {', '.join(formats.KNOWN)}"),
-    "longra": (formats.longra, f"a JSON list of objects with {', '.join(formats.LONGRA)}"),
-    "wikibio": (formats.wikibio, "a text file with a prompt a line, or a JSON list of objects with prompt or wiki_bio_text"),
-    "jsonl": (formats.jsonl, "an object with a prompt a line"),
+    "known": (published.known, f"a JSON list of objects with {', '.join(published.KNOWN)}"),
+    "longra": (published.longra, f"a JSON list of objects with {', '.join(published.LONGRA)}"),
+    "wikibio": (published.wikibio, "a text file with a prompt a line, or a JSON list of objects with prompt or wiki_bio_text"),
+    "jsonl": (
+        lambda content: read_file(content, "-").rows,
+        "JSON lines, a JSON list, CSV, TSV, Parquet, or text with one prompt on each line",
+    ),
 }
 """The reader of each kind of file, and a description of such a file."""
 
@@ -57,30 +61,36 @@ _INFOS = (
             ("longra.json",)),
     SetInfo("wikibio", "wikibio", "Openings of biographies (Lebret et al. 2016, through Manakul et al. 2023), to be continued.", "none", 10,
             238, ("wikibio.json", "wikibio.txt"), fetchable=True),
-    SetInfo("jsonl", "jsonl", "Rows of your own, an object a line.", "none", None),
+    SetInfo("jsonl", "jsonl", "Your own file: JSON lines, a JSON list, CSV, TSV, Parquet or text.", "none", None),
 )  # fmt: skip
 SETS: Mapping[str, SetInfo] = {info.name: info for info in _INFOS}
 """All sets by name. `jsonl` stands for any file of your own."""
 
 
-def read(name: str, path: str | Path | None = None) -> Dataset:
+def read(name: str, path: str | Path | None = None, fields: Fields | str | None = None) -> Dataset:
     """Read a data set.
 
     Args:
-        name: one of SETS, or the path of a file of your own that ends in .jsonl or .ndjson.
+        name: one of SETS, or the path of a file of your own whose ending is one of ENDINGS.
         path: the file. Without it, `known`, `longra` and `wikibio` are searched for in the folder $NOISER_DATA and in the cache;
             `known` and `wikibio` are then downloaded into the cache.
+        fields: which field of a file of your own is the `prompt`, `target`, `id` or `group`: a mapping, or `prompt=question,target=answer`.
 
     Raises OptionError for an unknown set, a missing file, a failed download, and for the first wrong row of a published format.
-    Wrong lines of a jsonl file become rows with an `error`.
+    Wrong lines of a file of your own become rows with an `error`.
     """
-    if name not in SETS and name.endswith(JSONL) and path is None:
+    if name not in SETS and is_file_name(name) and path is None:
         name, path = "jsonl", name
     info = _find(name)
     try:
-        return _read(info, Path(path) if path is not None else None)
+        return _read(info, Path(path) if path is not None else None, parse_fields(fields) if isinstance(fields, str) else fields)
     except OptionError as error:
         raise OptionError(f"data {name}: {error}.{_advice(info)}") from error
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the name ends as a file that is read without a set's name in front."""
+    return name.lower().endswith(ENDINGS)
 
 
 def present(info: SetInfo) -> str:
@@ -97,11 +107,13 @@ def present(info: SetInfo) -> str:
 
 def _find(name: str) -> SetInfo:
     if name not in SETS:
-        raise OptionError(f"there is no data set {name!r}; there are {', '.join(SETS)}, and files that end in {' or '.join(JSONL)}")
+        raise OptionError(f"there is no data set {name!r}; there are {', '.join(SETS)}, and files that end in {', '.join(ENDINGS)}")
     return SETS[name]
 
 
-def _read(info: SetInfo, path: Path | None) -> Dataset:
+def _read(info: SetInfo, path: Path | None, fields: Fields | None) -> Dataset:
+    if fields and info.kind != "jsonl":
+        raise OptionError(f"fields are for files of your own; {info.name} has a format of its own")
     if info.shipped:
         if path is not None:
             raise OptionError(f"it comes with noiser and takes no path; for a file in its format give {info.kind}:path={path}")
@@ -110,9 +122,10 @@ def _read(info: SetInfo, path: Path | None) -> Dataset:
         path = _locate_or_fetch(info)
     elif not path.is_file():
         raise OptionError(f"there is no file {path}")
-    name = path.stem if info.kind == "jsonl" else info.name
     try:
-        return _dataset(info, name, path.name, read_bytes(path))
+        if info.kind == "jsonl":
+            return _own_dataset(info, path, fields)
+        return _dataset(info, info.name, path.name, read_bytes(path))
     except OptionError as error:
         raise OptionError(f"{path.name}: {error}") from error
 
@@ -142,13 +155,21 @@ def _dataset(info: SetInfo, name: str, source: str, content: bytes) -> Dataset:
     return Dataset(name, info.kind, rows, sha256, source, info.match, info.generate, len(rows) == info.published)
 
 
+def _own_dataset(info: SetInfo, path: Path, fields: Fields | None) -> Dataset:
+    content = read_bytes(path)
+    found, sha256 = read_file(content, path.name, fields), hashlib.sha256(content).hexdigest()
+    return Dataset(
+        path.stem, info.kind, tuple(found.rows), sha256, path.name, info.match, info.generate, complete=False, remarks=found.remarks
+    )
+
+
 def _advice(info: SetInfo) -> str:
     """Which file is needed, in which format, and where to put it."""
     if info.shipped:
         return ""
     description = FORMATS[info.kind][1]
     if not info.names:
-        return f" Needed: a file that ends in {' or '.join(JSONL)}, or jsonl:path=FILE: {description}"
+        return f" Needed: {description}. A file with another ending: jsonl:path=FILE"
     place = f"give --data {info.name}:path=FILE, or put it into a folder that NOISER_DATA names, as $NOISER_DATA/{info.names[0]}"
     return f" Needed: {description}; {place}"
 
@@ -159,9 +180,10 @@ PATH = "path="
 
 
 def read_label_of_data(label: str) -> tuple[str, str | None, dict[str, Any]]:
-    """A label as name, file and options: `known`, `known:path=FILE`, `known:match=word+path=FILE`, or a path that ends in .jsonl.
+    """A label as name, file and options: `known`, `known:path=FILE`, `known:match=word+path=FILE`, `rows.csv`, `rows.csv:prompt=question`.
 
-    The options are `match`, `generate` and `limit`; they are checked. `path=` comes last and takes the rest of the label, so a path may
+    The options are `match`, `generate` and `limit`, and for a file of your own `prompt`, `target`, `id` and `group`, which name its
+    fields and come back together as `fields`. They are checked. `path=` comes last and takes the rest of the label, so a path may
     hold `:` and `+`. A bare path must not begin like a label (`known:`, then an option); put `./` in front.
 
     Raises OptionError for an unknown name or option, or a wrong value.
@@ -169,22 +191,37 @@ def read_label_of_data(label: str) -> tuple[str, str | None, dict[str, Any]]:
     name, colon, rest = label.partition(":")
     if label in SETS:
         return label, None, {}
-    if name not in SETS or not colon or "=" not in rest:
-        if label.endswith(JSONL):
-            return "jsonl", label, {}
-        raise OptionError(f"--data wants {', '.join(SETS)}, NAME:path=FILE, or a file that ends in {' or '.join(JSONL)}; got {label!r}")
-    options, path = _split_path(rest)
-    pairs = [option.partition("=") for option in options.split("+") if option]
-    unknown = next((option for option, _, _ in pairs if option not in _READERS), None)
+    if name in SETS and colon and "=" in rest:
+        rest, path = _split_path(rest)
+        return name, path, _read_options(label, rest, own=SETS[name].kind == "jsonl")
+    if is_file_name(label):
+        return "jsonl", label, {}
+    file, colon, rest = label.rpartition(":")
+    if colon and is_file_name(file) and "=" in rest:
+        return "jsonl", file, _read_options(label, rest, own=True)
+    raise OptionError(f"--data wants {', '.join(SETS)}, NAME:path=FILE, or a file that ends in {', '.join(ENDINGS)}; got {label!r}")
+
+
+def _read_options(label: str, text: str, *, own: bool) -> dict[str, Any]:
+    """The options of a label. Those that name fields become one option, `fields`."""
+    pairs = [option.partition("=") for option in text.split("+") if option]
+    known = (*_READERS, *(OWN if own else ()))
+    unknown = next((option for option, _, _ in pairs if option not in known), None)
     if unknown is not None:
-        raise OptionError(f"{label}: data has the options {', '.join(_READERS)}, and path last; got {unknown!r}")
-    return name, path, {option: _READERS[option](label, value) for option, _, value in pairs}
+        raise OptionError(f"{label}: data has the options {', '.join(known)}, and path last; got {unknown!r}")
+    fields = {option: value for option, _, value in pairs if option in OWN}
+    options = {option: _READERS[option](label, value) for option, _, value in pairs if option in _READERS}
+    return {**options, **({"fields": fields_text(parse_fields(fields_text(fields)))} if fields else {})}
 
 
-def read_labelled(label: str) -> Dataset:
-    """The set that a label names, with the label's options. Raises OptionError as `read_label_of_data` and `read` do."""
+def read_labelled(label: str, fields: str | None = None) -> Dataset:
+    """The set that a label names, with the label's options. `fields` are for a file of your own whose label names none.
+
+    Raises OptionError as `read_label_of_data` and `read` do.
+    """
     name, path, options = read_label_of_data(label)
-    dataset = read(name, path)
+    own = options.pop("fields", fields if SETS[name].kind == "jsonl" else None)
+    dataset = read(name, path, own)
     return replace(dataset, rows=dataset.rows[: options.pop("limit", None)], **options)
 
 

@@ -79,11 +79,14 @@ class DataChoice:
     """Which prompts are kept: `token`, `word` or `none`, see `noiser.experiments.screening`. None: the set's own rule."""
     generate: int | None = _changes_numbers(default=None)
     """Explain this many tokens that the model generates, 0 for the next token only. None: the set's own number."""
+    fields: str | None = _changes_numbers(default=None)
+    """The fields of a file of your own: `prompt=question,target=answer`. None: as its rows are recognised."""
 
     @property
     def label(self) -> str:
         """The data set's name in tables."""
         options = [f"{key}={getattr(self, key)}" for key in ("match", "generate") if getattr(self, key) is not None]
+        options += self.fields.split(",") if self.fields else []
         name = Path(self.path).stem if self.name == "jsonl" and self.path else self.name
         return ":".join(filter(None, [name, "+".join(options)]))
 
@@ -238,15 +241,20 @@ def _label(entry: Any) -> str:
 
 
 def _read_data(entry: Any, limit: int | None, folder: Path | None) -> DataChoice:
-    from noiser.data import JSONL, read_label_of_data
+    from noiser.data import fields_text, is_file_name, parse_fields, read_label_of_data
 
     if isinstance(entry, str):
         name, path, options = read_label_of_data(entry)
         if "generate" in options:
             options["generate"] = options["generate"] or 0
         entry = {"name": name, **({"path": path} if path is not None else {}), **options}
-    elif isinstance(entry, Mapping) and "path" not in entry and str(entry.get("name", "")).endswith(JSONL):
+    elif isinstance(entry, Mapping) and "path" not in entry and is_file_name(str(entry.get("name", ""))):
         entry = {**entry, "name": "jsonl", "path": entry["name"]}
+    if isinstance(entry, Mapping) and entry.get("fields") is not None:
+        fields = entry["fields"]
+        if isinstance(fields, Mapping):
+            fields = ",".join(f"{name}={field}" for name, field in fields.items())
+        entry = {**entry, "fields": fields_text(parse_fields(str(fields)))}
     choice = _read_choice(DataChoice, entry)
     if choice.limit is None and limit is not None:
         choice = replace(choice, limit=_read_count("the plan: limit", limit))

@@ -29,6 +29,9 @@ from noiser.judges.protocol import tally
 from noiser.lm.load import identify
 from noiser.storage import Writer
 
+MAX_REASONS = 5
+"""Reasons of unreadable rows that a status holds."""
+
 
 @dataclass(frozen=True)
 class RunStatus:
@@ -46,6 +49,8 @@ class RunStatus:
     complete: bool = False
     unreadable: int = 0
     """Rows that could not be read. They are no samples, but they count as failed."""
+    unreadable_reasons: Sequence[str] = ()
+    """The first few reasons why rows could not be read, each with its data set and row."""
     stopped: bool = False
     """True if this process stopped before its share was done because its time was up."""
 
@@ -57,7 +62,7 @@ class RunStatus:
 
 def prepare(plan: Plan, execution: ExecutionConfig) -> PreparedRun:
     """Read the data, and find out the models' revisions without reading weights. Raises NoiserError for what is missing."""
-    datasets = {choice.label: read(choice.name, choice.path) for choice in plan.data}
+    datasets = {choice.label: read(choice.name, choice.path, choice.fields) for choice in plan.data}
     models = {}
     for choice in plan.models:
         identified = identify(
@@ -80,7 +85,8 @@ def _data_facts(choice: DataChoice, data: Dataset) -> dict[str, Any]:
     if match not in MATCHES:
         raise OptionError(f"{choice.name}: match must be one of {', '.join(MATCHES)}; got {match!r}")
     facts = {"sha256": data.sha256, "rows": len(data.rows), "kind": data.kind, "complete": data.complete}
-    return {**facts, "match": match, "generate": generate, "limit": choice.limit}
+    fields = {} if choice.fields is None else {"fields": choice.fields}
+    return {**facts, "match": match, "generate": generate, "limit": choice.limit, **fields}
 
 
 def run(prepared: PreparedRun, out: Path, execution: ExecutionConfig, progress: RunProgress, executor: Executor) -> RunStatus:
@@ -161,17 +167,20 @@ def run_status(folder: RunFolder, index: RecordIndex | None = None, contents: Ru
     index, contents = index or RecordIndex(folder, whole=False), contents or RunContents(folder)
     samples = list(contents.samples())
     counts = count_statuses(samples, index)
-    unreadable = 0
-    for row in (row for cell in contents.cells for row in cell.dropped):
+    reasons: list[str] = []
+    for data, row in ((cell.data, row) for cell in contents.cells for row in cell.dropped):
         status = row_status(row)
         counts[status] = counts.get(status, 0) + len(contents.specs)
-        unreadable += is_failure(status)
+        if is_failure(status):
+            reasons.append(f"{data}, row {row['id']}: {row['reason']}")
+    unreadable = len(reasons)
     lacking = unfinished(samples, index)
     failed = unreadable + sum(_has_failure(sample, index) for sample in samples)
     planned = sum(len(cell.rows or ()) for cell in contents.cells) * len(contents.specs)
     assert sum(counts.values()) == planned, f"{counts} for {planned} planned"
     complete = contents.is_known and not lacking
-    return RunStatus(len(samples), len(samples) - len(lacking), counts, failed, [*map(str, index.damaged)], complete, unreadable)
+    damaged = [*map(str, index.damaged)]
+    return RunStatus(len(samples), len(samples) - len(lacking), counts, failed, damaged, complete, unreadable, reasons[:MAX_REASONS])
 
 
 def _has_failure(sample: Sample, index: RecordIndex) -> bool:

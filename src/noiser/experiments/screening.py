@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import cast
 
+import numpy as np
+
 from noiser.data import MATCHES, Match, Row
 from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError, OptionError, PromptError
 from noiser.lm.following import follow, with_space
@@ -71,7 +73,7 @@ def _screen(
     lm: LanguageModel, rows: list[Row], match: Match, limit: int | None, on_row: Callable[[ScreenedRow], None] | None
 ) -> Iterator[ScreenedRow]:
     answered = 0
-    for row, job in zip(rows, schedule(lm, (_screen_row(lm, row, match) for row in rows)), strict=True):
+    for row, job in zip(rows, schedule(lm, (_screen_any(lm, row, match) for row in rows)), strict=True):
         result = job.result or ScreenedRow(row, False, "", 0.0, None, _reason(job.error))
         answered += result.answered
         if on_row is not None:
@@ -91,6 +93,18 @@ def _reason(error: NoiserError | None) -> str:
         return str(error)
     assert error is not None
     raise error
+
+
+def _screen_any(lm: LanguageModel, row: Row, match: Match) -> Steps[ScreenedRow]:
+    """A row whose target is text, or ids: then its greedy continuation must be these ids."""
+    if not row.target_ids or row.error:
+        return (yield from _screen_row(lm, row, match))
+    lm.tokens.ids(row.target_ids)
+    count = 1 if match == "none" else len(row.target_ids)
+    ids, probs = yield from _continue_greedily(lm, lm.prompt(row.prompt), count)
+    answered = match == "none" or ids == row.target_ids
+    reason = "" if answered else OTHER_ANSWER
+    return ScreenedRow(row, answered, lm.tokens.text(ids), float(np.prod(probs)), row.target_ids if answered else None, reason)
 
 
 def _screen_row(lm: LanguageModel, row: Row, match: Match) -> Steps[ScreenedRow]:

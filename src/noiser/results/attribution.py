@@ -148,12 +148,7 @@ class Attribution(Showable):
             **({"label": self.label} if self.label != self.method else {}),
             "options": dict(self.options),
             "seed": self.seed,
-            "prompt": {
-                "text": self.prompt.text,
-                "input_ids": list(self.prompt.input_ids),
-                "tokens": list(self.prompt.tokens),
-                "given": len(self.prompt) if self.given is None else self.given,
-            },
+            "prompt": _prompt_dict(self.prompt, self.given),
             "target": _target_dict(self.target),
             "targets": [_target_dict(target) for target in self.targets],
             "unit": self.unit,
@@ -229,6 +224,19 @@ class Comparison(Showable):
 
     def __str__(self) -> str:
         return view("comparison")(self)
+
+
+def _prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
+    turns = [{"role": turn.role, "tokens": list(turn.tokens)} for turn in prompt.turns]
+    return {
+        "text": prompt.text,
+        "input_ids": list(prompt.input_ids),
+        "tokens": list(prompt.tokens),
+        "given": len(prompt) if given is None else given,
+        **({"offsets": [list(span) for span in prompt.offsets]} if prompt.offsets else {}),
+        **({"special": list(prompt.special)} if any(prompt.special) else {}),
+        **({"turns": turns} if turns else {}),
+    }
 
 
 def _target_dict(target: Target) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Readers of the file formats: bytes in, rows out.
-
-The readers of published formats raise OptionError at the first row that is wrong. `jsonl` keeps wrong lines as rows with an `error`.
-"""
+"""Readers of the published formats: bytes in, rows out. They raise OptionError at the first row that is wrong."""
 
 import re
 from collections import Counter, defaultdict
@@ -16,7 +13,6 @@ from noiser.storage import printable, strict_json
 BOM = b"\xef\xbb\xbf"
 KNOWN = ("known_id", "prompt", "subject", "attribute", "relation_id")
 LONGRA = ("id", "prompt", "target", "relative", "type")
-JSONL = ("prompt", "target", "id", "group")
 MAX_DEPTH = 50
 """How deep a row may be nested. A run's records hold rows, and may be twice as deep."""
 
@@ -27,7 +23,7 @@ def known(content: bytes) -> list[Row]:
     for where, item in _read_objects(content, "known_id"):
         name = _read_id(where, item, "known_id")
         prompt, _, target, relation = (_read_text(where, item, field) for field in KNOWN[1:])
-        rows.append(Row(name, prompt, target, relation, _other_fields(item, "known_id", "prompt", "attribute", "relation_id")))
+        rows.append(Row(name, prompt, target, relation, other_fields(item, "known_id", "prompt", "attribute", "relation_id")))
     return check_ids(rows)
 
 
@@ -37,7 +33,7 @@ def longra(content: bytes) -> list[Row]:
     for where, item in _read_objects(content, "id"):
         name = _read_id(where, item, "id")
         prompt, target, relative, kind = (_read_text(where, item, field) for field in LONGRA[1:])
-        fields = {**_other_fields(item, "id", "prompt", "target"), "template": _template(prompt, relative)}
+        fields = {**other_fields(item, "id", "prompt", "target"), "template": _template(prompt, relative)}
         rows.append(Row(name, prompt, target, kind, fields))
     return check_ids(_group_by_template(rows))
 
@@ -53,22 +49,6 @@ def wikibio(content: bytes) -> list[Row]:
     return [Row(str(number), _decode_line(number, line)) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def jsonl(content: bytes) -> list[Row]:
-    """A file of your own: one JSON object a line. Blank lines are skipped, and only a newline ends a line.
-
-    `prompt` is text, token ids or the messages of a chat; `target` is text; `id` and `group` are names; other fields go into `fields`.
-    A row without an id is named by its line. A line that is wrong becomes a row with an `error`. Raises OptionError for a file
-    without rows, and if an id occurs twice.
-    """
-    lines = [(number, line) for number, line in enumerate(content.removeprefix(BOM).split(b"\n"), 1) if line.strip()]
-    if not lines:
-        raise OptionError("there are no rows in it")
-    rows = [(number, _read_line(number, line)) for number, line in lines]
-    named = check_ids(row for _, row in rows if row.id)
-    taken = {row.id for row in named}
-    return [row if row.id else replace(row, id=_unique_name(str(number), taken)) for number, row in rows]
-
-
 def check_ids(rows: Iterable[Row]) -> list[Row]:
     """The rows. Raises OptionError if two have the same id."""
     rows = list(rows)
@@ -76,6 +56,11 @@ def check_ids(rows: Iterable[Row]) -> list[Row]:
     if twice:
         raise OptionError(f"each row needs an id of its own; {', '.join(twice[:3])} came twice")
     return rows
+
+
+def other_fields(item: Mapping[str, Any], *used: str) -> dict[str, Any]:
+    """The fields that are not `used`."""
+    return {field: value for field, value in item.items() if field not in used}
 
 
 # JSON lists
@@ -114,10 +99,6 @@ def _read_id(where: str, item: Mapping[str, Any], field: str) -> str:
     return printable(item[field])
 
 
-def _other_fields(item: Mapping[str, Any], *used: str) -> dict[str, Any]:
-    return {field: value for field, value in item.items() if field not in used}
-
-
 # LongRA
 
 
@@ -150,7 +131,7 @@ def _biography(where: str, item: Mapping[str, Any]) -> Row:
     field = "prompt" if "prompt" in item else "wiki_bio_text"
     text = _read_text(where, item, field)
     name = next((_read_id(where, item, key) for key in ("id", "wiki_bio_test_idx") if key in item), where.split()[1])
-    fields = _other_fields(item, "prompt", "wiki_bio_text", "id", "wiki_bio_test_idx")
+    fields = other_fields(item, "prompt", "wiki_bio_text", "id", "wiki_bio_test_idx")
     return Row(name, text if field == "prompt" else _first_sentence(text), fields=fields)
 
 
@@ -166,34 +147,3 @@ def _decode_line(number: int, line: bytes) -> str:
         return line.removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
         raise OptionError(f"row {number} is not UTF-8: byte 0x{line[error.start]:02x} at {error.start}") from error
-
-
-# JSON lines
-
-
-def _read_line(number: int, line: bytes) -> Row:
-    """The line's row; its id is empty if the line has none."""
-    try:
-        item = strict_json(line, MAX_DEPTH)
-    except UnicodeDecodeError as error:
-        return _wrong_line(f"line {number}: the line is not UTF-8: byte 0x{line[error.start]:02x} at {error.start}")
-    except ValueError as error:
-        return _wrong_line(f"line {number} is not JSON: {error}")
-    if not isinstance(item, dict) or not isinstance(item.get("prompt"), str | list):
-        return _wrong_line(f'line {number} must be an object with a "prompt" that is text, ids or messages; got {printable(item)[:80]}')
-    known = {field: item[field] for field in JSONL if item.get(field) is not None}
-    name, group = (printable(known[field]) if field in known else None for field in ("id", "group"))
-    if not isinstance(known.get("target"), str | None):
-        return _wrong_line(f'line {number}: "target" must be text; got {printable(known["target"])[:80]}', name or "", group)
-    return Row(name or "", known["prompt"], known.get("target"), group, _other_fields(item, *JSONL))
-
-
-def _wrong_line(error: str, name: str = "", group: str | None = None) -> Row:
-    return Row(name, "", group=group, error=error)
-
-
-def _unique_name(name: str, taken: set[str]) -> str:
-    """The name, with as many primes as it takes to be unique."""
-    while name in taken:
-        name += "'"
-    return name
