@@ -6,7 +6,6 @@ before a perturbed position is computed again.
 Full: each row is the whole prompt, without cache and mask. It serves models whose attention a mask cannot control.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +16,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from noiser.errors import ModelError
-from noiser.lm.devices import has_accelerate_hook
+from noiser.errors import ModelError, NoiserError
+from noiser.lm.checkpoint import first_line
+from noiser.lm.devices import has_accelerate_hook, is_out_of_memory
 from noiser.lm.kv_cache import CleanRun, LayoutName, new_cache, prefix_cache
 from noiser.lm.perturbation import Batch, PerturbedRows
 
-TOLERANCE = 0.05
-"""The largest difference between the prediction from ids and that from embeddings, as a share of the probability."""
+
+def call_model(model: Any, **inputs: Any) -> Any:
+    """The model's output. Raises ModelError, with the model's class, for whatever the model raises; memory errors pass through."""
+    try:
+        return model(**inputs)
+    except (NoiserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        rows, tokens = next((tuple(value.shape[:2]) for value in inputs.values() if isinstance(value, Tensor)), (0, 0))
+        raise ModelError(
+            f"{type(model).__name__} fails on {rows} row{'s' * (rows != 1)} of {tokens} tokens: {first_line(error)}"
+        ) from error
 
 
 class Full:
@@ -46,7 +58,9 @@ class Full:
         before = [member.clean.embeds[: member.perturbation.start] for member in batch.members]
         rows = torch.stack([_row(*parts) for parts in zip(before, embeds, _after_span(batch), strict=True)], dim=1)
         length, ends = len(batch.members[0].clean.prompt), batch.members[0].logit_fn.ends
-        logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits.to(rows.device)
+        logits = call_model(model, inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits.to(
+            rows.device
+        )
         return logits[:, [end - length for end in ends]].unflatten(0, rows.shape[:2]).flatten(1, 2)
 
 
@@ -114,7 +128,7 @@ def run_prompt(
     """Run one whole prompt. Returns the logits at its ends, and its cache if rows can reuse it."""
     cache, seq = new_cache(model), len(embeds)
     options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
-    logits = model(inputs_embeds=embeds[None], logits_to_keep=seq - ends[0], **options).logits[0].to(embeds.device)
+    logits = call_model(model, inputs_embeds=embeds[None], logits_to_keep=seq - ends[0], **options).logits[0].to(embeds.device)
     return logits[[end - seq for end in ends]], cache
 
 
@@ -184,7 +198,8 @@ def _masked_forward(
 ) -> Float[Tensor, "rows kept vocab"]:
     visible = _visible(queries, prefix)
     key_position = queries.position if prefix is None else np.concatenate([prefix.position, queries.position])
-    return model(
+    return call_model(
+        model,
         inputs_embeds=rows,
         attention_mask=_masks(model.config.get_text_config(), visible, queries.position, key_position, rows),
         position_ids=torch.from_numpy(queries.position).to(rows.device).expand(len(rows), -1),
@@ -228,26 +243,3 @@ def _masks(config: Any, visible: np.ndarray, queries: np.ndarray, keys: np.ndarr
 def _additive(visible: np.ndarray, rows: Tensor) -> Float[Tensor, "1 1 queries keys"]:
     mask = torch.zeros(visible.shape, dtype=rows.dtype, device=rows.device)
     return mask.masked_fill_(torch.from_numpy(~visible).to(rows.device), torch.finfo(rows.dtype).min)[None, None]
-
-
-def check_signature(model: Any) -> None:
-    """Raises ModelError, with the model's class, unless the model is a decoder that accepts embeddings."""
-    name = type(model).__name__
-    parameters = inspect.signature(model.forward).parameters
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{name} is an encoder-decoder; noiser explains decoders, which continue their own prompt")
-    if "inputs_embeds" not in parameters:
-        raise ModelError(f"{name} does not accept inputs_embeds, so no token's embedding can be perturbed")
-    if "logits_to_keep" not in parameters:
-        raise ModelError(f"{name} does not accept logits_to_keep, so it would compute the logits of every position of every row")
-
-
-def check_embeddings(model: Any, ids: Tensor, from_embeds: Float[Tensor, " vocab"]) -> None:
-    """Raises ModelError if the model predicts differently from token ids than from their embeddings."""
-    from_ids = model(input_ids=ids[None], use_cache=False, logits_to_keep=1).logits[0, -1].float().softmax(-1).to(from_embeds.device)
-    difference = (from_ids - from_embeds).abs().sum() / 2
-    if difference > TOLERANCE:
-        raise ModelError(
-            f"{type(model).__name__} predicts differently from inputs_embeds than from the same input_ids (by {difference:.2g} of the "
-            "probability), so perturbing embeddings would not explain it"
-        )

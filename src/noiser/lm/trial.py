@@ -1,0 +1,87 @@
+"""What a model must be to be explained from the embeddings of its prompt: found out by trying, once per model."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+from noiser.errors import ModelError
+from noiser.lm.devices import unify_memory_errors
+from noiser.lm.forward import call_model
+
+TRIAL_TOKENS = 8
+TOLERANCE = 0.05
+"""The largest difference between two distributions of the next token that should be the same, as a share of the probability."""
+NO_NEXT_TOKEN = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel", "Regression")
+"""Ends of the names of classes that predict something else than the next token."""
+
+
+def check_signature(model: Any) -> None:
+    """Raises ModelError, with the model's class, unless the model is a decoder that accepts embeddings."""
+    name = type(model).__name__
+    parameters = inspect.signature(model.forward).parameters
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder; noiser explains decoders, which continue their own prompt")
+    if "inputs_embeds" not in parameters:
+        raise ModelError(f"{name} does not accept inputs_embeds, so no token's embedding can be perturbed")
+    if "logits_to_keep" not in parameters:
+        raise ModelError(f"{name} does not accept logits_to_keep, so it would compute the logits of every position of every row")
+
+
+def check_architecture(model: Any) -> None:
+    """Raises ModelError if the checkpoint was made by a model that does not continue its own prompt.
+
+    transformers would load the parts that fit: of an encoder-decoder the decoder alone, of a classifier all but the head.
+    """
+    for saved in getattr(model.config, "architectures", None) or ():
+        if saved == type(model).__name__:
+            return
+        if saved.endswith(NO_NEXT_TOKEN):
+            raise ModelError(f"this is a checkpoint of {saved}, which has no head for the next token; noiser explains language models")
+        if model.config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not saved.endswith("ForCausalLM"):
+            raise ModelError(
+                f"this is a checkpoint of {saved}, an encoder-decoder: an encoder reads the prompt, and the decoder alone continues "
+                "nothing. noiser explains decoders, which continue their own prompt"
+            )
+
+
+def check_decoder(model: Any, ids: Tensor) -> None:
+    """Try the model on a few tokens. `ids`: TRIAL_TOKENS ordinary ids [tokens], on the device of the model's inputs.
+
+    Raises ModelError if the model fails on embeddings, if it predicts differently from embeddings than from the same ids, or if
+    its prediction depends on later tokens.
+    """
+    name = type(model).__name__
+    with unify_memory_errors():
+        from_ids = _probs(model, "token ids", input_ids=ids[None])
+        embeds = model.get_input_embeddings()(ids)[None]
+        from_embeds = _probs(model, "embeddings", inputs_embeds=embeds)
+        _probs(model, "perturbed embeddings", inputs_embeds=0.9 * embeds)
+        changed = torch.cat([ids[:-1], ids[:1]])
+        other_end = _probs(model, "token ids", input_ids=changed[None])
+    difference = float((from_ids - from_embeds)[-1].abs().sum() / 2)
+    if difference > TOLERANCE:
+        raise ModelError(
+            f"{name} predicts differently from inputs_embeds than from the same input_ids (by {difference:.2g} of the "
+            "probability), so perturbing embeddings would not explain it"
+        )
+    moved = float((from_ids - other_end)[:-1].abs().sum(-1).max() / 2)
+    if moved > _rounding(model.dtype):
+        raise ModelError(
+            f"{name} is not a causal decoder: its prediction at one token changes (by {moved:.2g} of the probability) when a later token "
+            "changes. noiser explains models that read from left to right"
+        )
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return 1e-4 if dtype in (torch.float32, torch.float64) else TOLERANCE
+
+
+def _probs(model: Any, inputs: str, **tensors: Tensor) -> Tensor:
+    try:
+        logits = call_model(model, **tensors, use_cache=False).logits[0]
+    except ModelError as error:
+        raise ModelError(f"a trial of this model with {inputs} failed, so it cannot be explained: {error}") from error
+    return logits.float().softmax(-1).to("cpu")
