@@ -30,7 +30,13 @@ class ToyLM(nn.Module):
 
     def forward(self, input_ids=None, inputs_embeds=None, past_key_values=None, use_cache=None, logits_to_keep=0) -> SimpleNamespace:
         embeds = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        return SimpleNamespace(logits=self.answer(embeds)[:, None])
+        ends = [embeds.shape[1] - 1] if logits_to_keep else range(embeds.shape[1])
+        return SimpleNamespace(logits=torch.stack([self.answer(self._cut(embeds[:, : end + 1])) for end in ends], dim=1))
+
+    def _cut(self, embeds: Tensor) -> Tensor:
+        """As many tokens as there are weights: the first ones, or zeros behind them."""
+        seq = len(self.weight)
+        return nn.functional.pad(embeds[:, :seq], (0, 0, 0, max(0, seq - embeds.shape[1])))
 
     def answer(self, embeds: Tensor) -> Tensor:
         first = self.bias - (self.weight * embeds.norm(dim=-1)).sum(-1)

@@ -32,7 +32,7 @@ def batches(perturbed: Sequence[PerturbedRows], budget_of: Callable[[PerturbedRo
         full = (
             rows.rows * (length + tokens) > budget.tokens
             or rows.rows * (kept + ends) > budget.rows
-            or (layout.packs and (length + tokens > budget.length or not packing.takes(rows, length + tokens, budget.length)))
+            or (layout.packs and (length + tokens > budget.length or not packing.takes(rows, length + tokens)))
         )
         if group and (full or kinds[group[0]] != kinds[index]):
             yield from _split_rows(perturbed, group, length, kept, budget_of(perturbed[group[0]]))
@@ -54,12 +54,12 @@ class _Packing:
     """Tokens of the longest prompt."""
     prefixes: dict[CleanRun, int] = field(default_factory=dict)
 
-    def takes(self, rows: PerturbedRows, suffixes: int, length: int) -> bool:
-        """Whether a packing with these rows, whose suffixes then have so many tokens, was checked. `length` is the budget's."""
+    def takes(self, rows: PerturbedRows, suffixes: int) -> bool:
+        """Whether a packing with these rows, whose suffixes then have so many tokens, is right."""
         longest = max(self.longest, len(rows.clean.prompt))
         before = self.prefixes.get(rows.clean.source, 0)
         keys = sum(self.prefixes.values()) + max(0, rows.perturbation.start - before) + suffixes
-        return keys <= self.capacity(longest, max(keys, 2 * length))
+        return keys <= self.capacity(longest, keys)
 
     def add(self, rows: PerturbedRows) -> None:
         source = rows.clean.source

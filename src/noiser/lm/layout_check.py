@@ -8,11 +8,12 @@ the length, that was checked. The check runs synthetic prompts, so that no promp
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -38,6 +39,13 @@ SHORTEST = 16
 """Tokens of the shortest prompt that is checked. Shorter prompts have its result."""
 
 
+ONE_PASS = 256
+"""Tokens of the longest prompt whose trials run in one pass."""
+
+_IN_THIS_PROCESS: WeakKeyDictionary[Any, dict[str, dict[str, str]]] = WeakKeyDictionary()
+"""The results of each model object that is in memory, by fingerprint."""
+
+
 def tolerance(dtype: torch.dtype) -> float:
     """The largest difference between two ways to the same logits, as a share of a perturbation's effect. Rounding is below it."""
     return 0.002 if dtype in (torch.float32, torch.float64) else 0.05
@@ -54,30 +62,36 @@ class LayoutCheck:
     """The largest number of tokens that the model takes. None if it is not known."""
     identity: str = ""
     """What the result depends on. If it is not empty, results are remembered in the user's cache."""
+    usual: int = 0
+    """Tokens of the packings that are usual. They are checked at once, so that one check is enough."""
     reason: str = ""
     """Why no packing is possible, if that is known without a check."""
     on_tokens: Callable[[int], None] = lambda _: None
     """Callback(tokens) with the token-forwards that a check took."""
-    _results: dict[str, str] = field(default_factory=dict)
+    _results: dict[str, str] = field(init=False)
+    _file: Path | None = field(init=False)
     _lengths: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reason = self.reason or _why_impossible(self.model)
-        if self._file is not None:
+        key = _fingerprint(self.model, self.identity)
+        shared = _IN_THIS_PROCESS.setdefault(self.model, {})
+        self._file = cache_folder() / "layouts" / key if self.identity else None
+        if key not in shared and self._file is not None:
             with suppress(OSError, ValueError):
-                self._results = {str(key): str(value) for key, value in json.loads(self._file.read_bytes()).items()}
+                shared[key] = {str(name): str(result) for name, result in json.loads(self._file.read_bytes()).items()}
+        self._results = shared.setdefault(key, {})
 
     def layout(self, seq: int) -> tuple[LayoutName, str]:
         """The layout for rows of prompts of `seq` tokens, and the reason if it is the full one."""
-        shortest = 2 * _octave(seq)
-        if self.capacity(seq, shortest):
+        if self.capacity(seq, seq):
             return "packed", ""
-        return "full", self.reason or self._results[self._key(seq, shortest)]
+        return "full", self.reason or self._results[self._key(seq, 2 * _octave(seq))]
 
     def capacity(self, seq: int, wanted: int) -> int:
         """The longest packing, in tokens, that is right for prompts of `seq` tokens: at least `wanted` if possible, 0 if none is."""
         shortest = 2 * _octave(seq)
-        keys = max(shortest, _octave(wanted))
+        keys = max(shortest, _octave(max(wanted, self.usual)))
         while not self.reason and keys >= shortest:
             if not self._result(seq, keys):
                 return keys
@@ -112,15 +126,6 @@ class LayoutCheck:
             self._lengths[seq] = next(n for n in lengths if (exceeds_window(config, n), length_class(config, n)) == kind)
         return self._lengths[seq]
 
-    @property
-    def _file(self) -> Path | None:
-        if not self.identity:
-            return None
-        config, dtype = self.model.config, str(self.model.dtype)
-        versions = FORMAT, torch.__version__, transformers.__version__
-        parts = (*versions, self.identity, dtype, config._attn_implementation, type(self.model).__name__, config.to_json_string())
-        return cache_folder() / "layouts" / hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
     def _check(self, seq: int, keys: int) -> str:
         try:
             difference, tokens = _difference(self.model, self.synthetic_ids, seq, keys)
@@ -132,6 +137,14 @@ class LayoutCheck:
         if difference <= tolerance(self.model.dtype):
             return ""
         return f"the packed layout's logits differ by {difference:.2g} of a perturbation's effect, in {keys} tokens"
+
+
+def _fingerprint(model: Any, identity: str) -> str:
+    """The name of what is known about a model: another model, configuration or library has another one."""
+    config = model.config
+    versions = FORMAT, torch.__version__, transformers.__version__
+    parts = (*versions, identity, str(model.dtype), config._attn_implementation, type(model).__name__, config.to_json_string())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _octave(count: int) -> int:
@@ -174,7 +187,7 @@ def _difference(model: Any, synthetic_ids: Callable[[int, int], list[int]], seq:
     cleans = [_clean(model, tensor) for tensor in embeds]
     if not all(clean.layers for clean in cleans):
         raise ValueError("the model keeps more than keys and values")
-    trials = [_trial(model, clean, position) for clean, position in _positions(cleans)]
+    trials = [trial for trials in zip(*(_trials(model, clean) for clean in cleans), strict=True) for trial in trials]
     effect = max(float((trial.whole[0] - trial.whole[1]).norm(dim=-1).max()) for trial in trials)
     packing = _fill(trials, keys)
     packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], 1)
@@ -196,21 +209,18 @@ def _clean(model: Any, embeds: Float[Tensor, "seq dim"]) -> CleanRun:
     return CleanRun(prompt, embeds, logits[0].float(), read_cache(cache))
 
 
-def _positions(cleans: Sequence[CleanRun]) -> Iterator[tuple[CleanRun, int]]:
-    """The first, the middle and the last token of each prompt, so that the first two trials are of two prompts."""
-    for share in (0, 1, 2):
-        for clean in cleans:
-            last = len(clean.prompt) - 1
-            yield clean, (0, last // 2, last)[share]
-
-
-def _trial(model: Any, clean: CleanRun, position: int) -> _Trial:
-    """Two draws of noise on one token, read at the last position."""
-    size = clean.embeds.float().std()
-    generator = torch.Generator().manual_seed(position)
-    noise = torch.randn(ROWS, 1, clean.embeds.shape[1], generator=generator).to(clean.embeds.device) * size
-    rows = PerturbedRows(clean, AddNoise(position, noise, 1.0), token_logit_fn("prob", (0,), (len(clean.prompt) - 1,)))
-    return _Trial(rows, _logits(LAYOUTS["full"], model, [rows], ROWS)[:, 0])
+def _trials(model: Any, clean: CleanRun) -> list[_Trial]:
+    """Noise on the first, the middle and the last token, two draws each, read at the last position."""
+    last = len(clean.prompt) - 1
+    size, logit_fn = clean.embeds.float().std(), token_logit_fn("prob", (0,), (last,))
+    generator = torch.Generator().manual_seed(last)
+    noise = torch.randn(3, ROWS, 1, clean.embeds.shape[1], generator=generator).to(clean.embeds.device) * size
+    members = [
+        PerturbedRows(clean, AddNoise(position, own, 1.0), logit_fn) for position, own in zip((0, last // 2, last), noise, strict=True)
+    ]
+    groups = [members] if last < ONE_PASS else [[member] for member in members]
+    whole = torch.cat([_logits(LAYOUTS["full"], model, group, ROWS) for group in groups], dim=1)
+    return [_Trial(rows, whole[:, index]) for index, rows in enumerate(members)]
 
 
 def _fill(trials: Sequence[_Trial], keys: int) -> list[_Trial]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,9 @@ class TokenCounter:
     check_tokens: int = 0
     """Tokens of the checks of the model, which run once. They are no attribution's cost."""
 
+
+_TRIED: WeakSet[Any] = WeakSet()
+"""The models in memory that passed their trial."""
 
 ProgressCallback = Callable[[int, int], None]
 """Callback(done, remaining), in forward tokens. `remaining` counts the current request only."""
@@ -83,10 +87,10 @@ class LanguageModel:
             self._synthetic_ids,
             limit,
             identity="" if self.revision == "unknown" else f"{self.name} {self.revision}",
+            usual=2 * self.budget.length,
             reason="" if prefix else "asked for",
             on_tokens=self._count_check,
         )
-        self._trial_passed = False
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={self.model.dtype})"
@@ -239,7 +243,7 @@ class LanguageModel:
         same_class = self._length_class(lengths[0]) == self._length_class(lengths[-1])
         if not alike or not same_class or sum(lengths) > self.budget.length:
             return False
-        return sum(lengths) <= self._layout_check.capacity(max(lengths), 2 * self.budget.length)
+        return sum(lengths) <= self._layout_check.capacity(max(lengths), sum(lengths))
 
     def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
         """The group in one pass. One by one if memory is short or one prompt's NaN spread; without gradient if need be."""
@@ -291,10 +295,10 @@ class LanguageModel:
 
     def _try_model(self) -> None:
         """Try the model once on a few synthetic tokens, see `check_decoder`."""
-        if not self._trial_passed:
+        if self.model not in _TRIED:
             check_decoder(self.model, torch.tensor(self._synthetic_ids(TRIAL_TOKENS, 0), device=self.device))
             self._count_check(4 * TRIAL_TOKENS)
-            self._trial_passed = True
+            _TRIED.add(self.model)
 
 
 @dataclass(frozen=True, eq=False)
