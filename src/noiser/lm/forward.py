@@ -18,12 +18,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from noiser.errors import ModelError
+from noiser.lm.architecture import check_architecture
 from noiser.lm.devices import has_accelerate_hook
 from noiser.lm.kv_cache import CleanRun, LayoutName, new_cache, prefix_cache
 from noiser.lm.perturbation import Batch, PerturbedRows
-
-TOLERANCE = 0.05
-"""The largest difference between the prediction from ids and that from embeddings, as a share of the probability."""
 
 
 class Full:
@@ -234,20 +232,8 @@ def check_signature(model: Any) -> None:
     """Raises ModelError, with the model's class, unless the model is a decoder that accepts embeddings."""
     name = type(model).__name__
     parameters = inspect.signature(model.forward).parameters
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{name} is an encoder-decoder; noiser explains decoders, which continue their own prompt")
+    check_architecture(model.config, name)
     if "inputs_embeds" not in parameters:
         raise ModelError(f"{name} does not accept inputs_embeds, so no token's embedding can be perturbed")
     if "logits_to_keep" not in parameters:
         raise ModelError(f"{name} does not accept logits_to_keep, so it would compute the logits of every position of every row")
-
-
-def check_embeddings(model: Any, ids: Tensor, from_embeds: Float[Tensor, " vocab"]) -> None:
-    """Raises ModelError if the model predicts differently from token ids than from their embeddings."""
-    from_ids = model(input_ids=ids[None], use_cache=False, logits_to_keep=1).logits[0, -1].float().softmax(-1).to(from_embeds.device)
-    difference = (from_ids - from_embeds).abs().sum() / 2
-    if difference > TOLERANCE:
-        raise ModelError(
-            f"{type(model).__name__} predicts differently from inputs_embeds than from the same input_ids (by {difference:.2g} of the "
-            "probability), so perturbing embeddings would not explain it"
-        )

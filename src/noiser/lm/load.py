@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from noiser.errors import ModelError, require_extra
+from noiser.lm.architecture import check_architecture
 from noiser.lm.checkpoint import check_hub_model, first_line, unify_model_errors, weight_files
 from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
 from noiser.lm.gguf import convert
@@ -103,12 +104,15 @@ def _check_files(model: str, path: str, *, allow_pickle: bool, trust_remote_code
 
     `options` fetch the files of a hub model. A converted GGUF file was checked before its conversion.
     """
+    files: list[Path] = []
     if Path(path).is_dir():
         files = weight_files(Path(path), allow_pickle=allow_pickle)
-        if files and Path(model).expanduser().is_dir():
-            check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
     elif not allow_pickle:
         check_hub_model(path, **options)
+    config: Any = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+    check_architecture(config, model, own_code=bool(getattr(config, "auto_map", None)))
+    if files and Path(model).expanduser().is_dir():
+        check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
 
 
 def pick_device(device: str) -> torch.device:

@@ -13,7 +13,7 @@ from noiser.errors import DeviceMemoryError, NonFiniteError
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
-from noiser.lm.forward import LAYOUTS, Layout, check_embeddings, check_signature, layout_of, run_packed_prompts, run_prompt
+from noiser.lm.forward import LAYOUTS, Layout, check_signature, layout_of, run_packed_prompts, run_prompt
 from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
@@ -21,6 +21,7 @@ from noiser.lm.quantity import check_differentiable
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class
 from noiser.lm.tokenizer import Source, Tokens
+from noiser.lm.trial import check_decoder
 from noiser.text.prompt import Prompt
 
 
@@ -84,7 +85,7 @@ class LanguageModel:
             reason="" if prefix else "asked for",
             on_tokens=self._count_check,
         )
-        self._embeddings_checked = False
+        self._tried_tokens = 0
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={self.model.dtype})"
@@ -134,8 +135,8 @@ class LanguageModel:
         results: list[_ForwardResult] = []
         with evaluation_mode(self.model):
             for group in self._forward_groups(requests):
+                self._try_model(group[0].prompt.input_ids)
                 results += self._forward_that_fits(group, gradient=group[0].scalars is not None and not self._no_gradient)
-                self._check_model(results[-1].clean_run())
                 self._report()
         return [result.clean_runs() for result in results]
 
@@ -287,12 +288,12 @@ class LanguageModel:
             self.token_counter.backward_tokens += sum(map(len, inputs))
         return gradients
 
-    def _check_model(self, clean: CleanRun) -> None:
-        """Check once per model that embeddings give the same prediction as ids."""
-        if not self._embeddings_checked:
+    def _try_model(self, ids: Sequence[int]) -> None:
+        """Try the model once, on a prompt of at least two tokens if one comes."""
+        if self._tried_tokens < min(len(ids), 2):
             with unify_memory_errors():
-                check_embeddings(self.model, torch.tensor(clean.prompt.input_ids, device=self.device), clean.probs)
-            self._embeddings_checked = True
+                self._count_check(check_decoder(self.model, ids))
+            self._tried_tokens = len(ids)
 
 
 @dataclass(frozen=True, eq=False)
