@@ -29,6 +29,7 @@ EXTRAS = {
     "judge": ("openai",),
     "llama": ("xllamacpp", "openai"),
     "parquet": ("pyarrow",),
+    "peft": ("peft",),
     "plots": ("matplotlib",),
     "ray": ("ray",),
     "units": ("sentencex", "nltk"),

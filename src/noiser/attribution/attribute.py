@@ -161,7 +161,7 @@ def _explain(
     prompt = lm.prompt(source)
     requires = spec.method.requires
     resolved = yield from cached(resolve_target(lm.tokens, prompt, question, requires), cleans, requires)
-    advice = [*prompt.warnings, *target_warnings(lm.tokens, prompt, question, resolved[0])]
+    advice = [*lm.warnings, *prompt.warnings, *target_warnings(lm.tokens, prompt, question, resolved[0])]
     outputs = yield from gather([_run_method(lm, spec, target) for target in resolved])
     return _Explained(len(prompt), resolved[-1][0].prompt, tuple(objective.target for _, objective in resolved), outputs, advice)
 

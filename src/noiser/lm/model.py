@@ -22,6 +22,7 @@ from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class
 from noiser.lm.tokenizer import Source, Tokens
 from noiser.lm.trial import check_decoder
+from noiser.lm.wrappers import model_name, model_revision, unwrap
 from noiser.text.prompt import Prompt
 
 
@@ -58,11 +59,14 @@ class LanguageModel:
         prefix: bool = True,
         template_args: Mapping[str, Any] | None = None,
     ) -> None:
+        model = unwrap(model)
         check_signature(model)
         self.model = model
         self.tokenizer = tokenizer
-        self.name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
-        self.revision = revision or getattr(model.config, "_commit_hash", None) or "unknown"
+        self.name = name or model_name(model)
+        self.revision = revision or model_revision(model)
+        self.warnings: tuple[str, ...] = ()
+        """Warnings about the model that belong to each of its results."""
         placement = placement_of(model)
         self.device: torch.device = placement.home
         """Where the model's inputs are, and where its outputs are moved to."""
