@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import isgenerator
 from typing import Any, Literal, cast
 
@@ -13,7 +13,7 @@ from noiser.errors import ForeignError, NoiserError, OptionError
 from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import CleanRunCache, Steps, cached, gather
-from noiser.lm.scheduler import Job, schedule
+from noiser.lm.scheduler import Job, isolate_errors, schedule
 from noiser.lm.target import Question, ResolvedTarget, check_token_ids, resolve_target, target_warnings
 from noiser.lm.tokenizer import Source
 from noiser.methods.base import MethodOutput
@@ -124,9 +124,12 @@ def attribute_each(
 ) -> Iterator[Attribution | Failure]:
     """`attribute_many` for prompts with a question each, and with everything checked already.
 
-    A task may carry the clean runs of its prompt: they are read from there and stored there. A prompt may take `limit` seconds.
+    With `errors="return"` an exception of the method's own is a Failure of its prompt. A task may carry the clean runs of its
+    prompt: they are read from there and stored there. A prompt may take `limit` seconds.
     """
     started: deque[Source] = deque()
+    if errors == "return":
+        spec = replace(spec, method=replace(spec.method, function=isolate_errors(spec.method.function)))
 
     def work() -> Iterator[Steps[_Explained]]:
         for source, question, *cleans in tasks:

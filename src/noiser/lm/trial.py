@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import ModelError, NoiserError, Stopped
+from noiser.errors import ModelError, ModelFailedError, NoiserError, Stopped
 from noiser.lm.checkpoint import first_line
 from noiser.lm.devices import is_out_of_memory
 
@@ -41,11 +41,12 @@ def check_decoder(model: Any, ids: Sequence[int]) -> int:
     return 3 * len(prompt)
 
 
-def failure(model: Any, step: str, error: Exception) -> NoiserError:
+def failure(model: Any, step: str, error: Exception) -> ModelFailedError:
     """The error for whatever a model raised: the model, the step, the cause and what to do."""
-    return ModelError(
-        f"{type(model).__name__} failed {step}: {type(error).__name__}: {first_line(error).removeprefix(type(error).__name__ + ': ')}. "
-        "Check that the model runs by itself on such a prompt, and with another attention implementation (--attention eager)"
+    cause = first_line(error).removeprefix(f"{type(error).__name__}: ")
+    return ModelFailedError(
+        f"{type(model).__name__} failed {step}: {type(error).__name__}: {cause}. Check that the model runs by itself on this prompt, "
+        "and try a shorter prompt or another attention implementation (--attention eager)"
     )
 
 
