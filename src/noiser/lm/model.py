@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import DeviceMemoryError, NonFiniteError
+from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
@@ -17,6 +17,7 @@ from noiser.lm.forward import LAYOUTS, Layout, check_signature, layout_of, run_p
 from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
+from noiser.lm.prompt_warnings import prompt_warnings
 from noiser.lm.quantity import check_differentiable
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class
@@ -95,8 +96,10 @@ class LanguageModel:
         return f"LanguageModel({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={self.model.dtype})"
 
     def prompt(self, source: Source) -> Prompt:
-        """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`."""
-        return self.tokens.prompt(source)
+        """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`. It has the warnings of `prompt_warnings`."""
+        prompt = self.tokens.prompt(source)
+        found = tuple(prompt_warnings(self.tokens, source, prompt))
+        return replace(prompt, warnings=(*prompt.warnings, *found)) if found else prompt
 
     def embeddings(self, token_ids: Sequence[int]) -> Float[Tensor, "tokens dim"]:
         """The output of the model's embedding module for these tokens."""
@@ -333,6 +336,12 @@ class _ForwardResult:
         whole = self.clean_run()
         ends = enumerate(self.request.ends[:-1])
         return [*(whole.truncated(end + 1, self.logits[index], self.gradients.get(index)) for index, end in ends), whole]
+
+
+def check_language_model(lm: Any) -> None:
+    """Raises ModelError for anything but a LanguageModel, such as a model of transformers."""
+    if not isinstance(lm, LanguageModel):
+        raise ModelError(f"this wants a model that noiser has loaded: lm = noiser.load(model, tokenizer); got {type(lm).__name__}")
 
 
 def _as_list(ids: Any) -> list[int]:
