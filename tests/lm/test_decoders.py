@@ -22,8 +22,8 @@ from transformers import (
 )
 
 import noiser
-from noiser.errors import ModelError
-from noiser.lm.trial import check_decoder
+from noiser.errors import ModelError, ModelFailedError
+from noiser.lm.trial import TRIAL_TOKENS
 from tests.conftest import VOCAB, byte_tokenizer, tiny
 
 BOTH_PARTS = {
@@ -92,39 +92,33 @@ def test_a_masked_language_model_is_refused(tmp_path):
 
 
 def test_a_model_that_looks_ahead_is_refused():
-    """Mutant: `_check_causality` is not called, or its tolerance is 1."""
-    with pytest.raises(ModelError, match=r"BertLMHeadModel looks ahead.*is_decoder=true"):
+    """Mutant: the loop over later tokens left out of `check_decoder`, or `_rounding` 1."""
+    with pytest.raises(ModelError, match=r"BertLMHeadModel is not a causal decoder"):
         noiser.attribute(noiser.load(bert(), byte_tokenizer()), "abc", "occlusion")
     result = noiser.attribute(noiser.load(bert(is_decoder=True), byte_tokenizer()), "abc", "occlusion")
     assert abs(result.scores).max() > 0
 
 
-def test_the_trial_comes_back_with_a_longer_prompt():
-    """Mutant: `self._tried_tokens = 2` after any trial. One token cannot tell whether a model looks ahead."""
-    lm = noiser.load(bert(), byte_tokenizer())
-    noiser.attribute(lm, "a", "uniform")
-    with pytest.raises(ModelError, match="looks ahead"):
-        noiser.attribute(lm, "ab", "uniform")
-
-
 def test_a_decoder_is_tried_once_and_its_trial_is_counted_apart(tokenizer):
-    """Mutant: `_tried_tokens` never set, or the trial's tokens in the attribution's cost."""
+    """Mutant: `_trial_passed` never set, or the trial's tokens in the attribution's cost."""
     lm = noiser.LanguageModel(tiny("gpt_neox"), tokenizer, prefix=False)
     first, second = (noiser.attribute(lm, (7, 200, 31), "uniform").cost.forward_tokens for _ in range(2))
     assert first == second == 3
-    assert lm.token_counter.check_tokens == 3 * 3
+    assert lm.token_counter.check_tokens == 4 * TRIAL_TOKENS
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no kernel"), IndexError("index 9"), KeyError("position_bias"), AttributeError("shape")])
 def test_whatever_a_model_raises_names_the_model_the_step_and_the_remedy(tokenizer, error):
-    """Mutant: `except RuntimeError` in `_logits`."""
+    """Mutant: `except RuntimeError` in `call_model`."""
     model = tiny("llama")
 
     def fail(*_):
         raise error
 
     model.model.layers[1].register_forward_pre_hook(fail)
-    message = rf"LlamaForCausalLM failed on embeddings when it was tried: {type(error).__name__}: .*--attention eager"
-    with pytest.raises(ModelError, match=message) as caught:
-        check_decoder(model, [5, 6, 7])
+    message = (
+        rf"trial of this model with token ids failed.*LlamaForCausalLM fails on 1 row of 8 tokens: {type(error).__name__}: .*--attention"
+    )
+    with pytest.raises(ModelFailedError, match=message) as caught:
+        noiser.attribute(noiser.load(model, tokenizer), (5, 6, 7), "uniform")
     assert caught.value.__cause__ is error

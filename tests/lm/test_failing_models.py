@@ -20,15 +20,16 @@ SHORT, LONG = "The capital is", "The capital of France is Paris and the capital 
 PROMPTS = [SHORT, LONG, "Rome is a city"]
 
 
-def failing(error=None, most=40):
-    """A model that raises for sequences of more than `most` tokens."""
+def failing(error=None, most=40, part="layer"):
+    """A model whose layer or embedding raises for sequences of more than `most` tokens."""
     model = tiny("llama", max_position_embeddings=512)
 
     def check(_module, arguments):
-        if arguments[0].shape[1] > most:
-            raise error or IndexError(f"index {arguments[0].shape[1]} is out of bounds")
+        seq = arguments[0].shape[1 if part == "layer" else -1]
+        if seq > most:
+            raise error or IndexError(f"index {seq} is out of bounds")
 
-    model.model.layers[0].register_forward_pre_hook(check)
+    (model.model.layers[0] if part == "layer" else model.model.embed_tokens).register_forward_pre_hook(check)
     return model
 
 
@@ -40,8 +41,8 @@ def lm():
 @pytest.fixture
 def files(tmp_path, monkeypatch, lm):
     """A file of prompts; `noiser.load` gives the failing model."""
-    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: lm)
     monkeypatch.setattr("noiser.experiments.worker.load", lambda *_, **__: lm)
+    monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: lm)
     folder = tmp_path / "model"
     tiny("llama").save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
@@ -58,45 +59,50 @@ def run(*words):
 
 @pytest.mark.parametrize("error", [None, RuntimeError("no kernel image"), AttributeError("shape"), AssertionError()])
 def test_the_other_prompts_have_their_scores(error):
-    """Mutant: `except NoiserError` alone in `_model_errors`."""
+    """Mutant: `except RuntimeError` in `call_model` and in `_model_errors`."""
     lm = noiser.load(failing(error), byte_tokenizer())
     first, failed, last = noiser.attribute_many(lm, PROMPTS, "occlusion", errors="return")
     plain = noiser.load(tiny("llama", max_position_embeddings=512), byte_tokenizer())
     for result, prompt in ((first, SHORT), (last, PROMPTS[2])):
         np.testing.assert_allclose(result.scores, noiser.attribute(plain, prompt, "occlusion").scores, atol=1e-5)
     assert isinstance(failed.error, ModelFailedError)
-    assert f"LlamaForCausalLM failed on a prompt of {len(LONG)} tokens: {type(error or IndexError()).__name__}" in str(failed.error)
+    assert f"LlamaForCausalLM fails on 1 row of {len(LONG)} tokens: {type(error or IndexError()).__name__}" in str(failed.error)
     assert "--attention eager" in str(failed.error)
     assert isinstance(failed.error.__cause__, type(error or IndexError()))
 
 
-def test_rows_that_raise_cost_their_prompt_only():
-    """Mutant: `_model_errors` left out of `_answer_perturbed`. Only sequences with noise raise here."""
+def test_rows_whose_gradient_raises_cost_their_prompt_only():
+    """Mutant: `_model_errors` left out of `_answer_perturbed`. Only the backward pass of rows of 5 tokens raises here."""
     model = tiny("gpt_neox")
-    marks = model.get_input_embeddings().weight
 
-    def check(_module, arguments):
-        hidden = arguments[0]
-        known = (hidden[..., None, :] == marks).all(-1).any(-1)
-        if hidden.shape[1] == 5 and not known.all():
-            raise ValueError("unknown embedding")
+    def fail(_gradient):
+        raise ValueError("no derivative")
 
-    model.gpt_neox.layers[0].register_forward_pre_hook(check)
+    def watch(_module, _arguments, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad and hidden.shape[1] == 5:
+            hidden.register_hook(fail)
+
+    model.gpt_neox.layers[0].register_forward_hook(watch)
     lm = noiser.LanguageModel(model, byte_tokenizer(), prefix=False)
-    first, failed = noiser.attribute_many(lm, ["abc", "abcde"], "occlusion", errors="return")
+    first, failed = noiser.attribute_many(lm, ["abc", "abcde"], "integrated_gradients", errors="return")
     assert abs(first.scores).max() > 0
-    assert "failed on perturbed rows of a prompt of 5 tokens: ValueError: unknown embedding" in str(failed.error)
+    assert "GPTNeoXForCausalLM fails on perturbed rows of a prompt of 5 tokens: ValueError: no derivative" in str(failed.error)
 
 
-def test_a_continuation_that_cannot_be_generated_costs_its_prompt_only(lm):
-    """Mutant: `_model_errors` left out of `_answer_generation`."""
+def test_an_embedding_that_raises_costs_its_prompt_only():
+    """Mutants: `_model_errors` left out of `_answer_forward`, or of `_answer_generation`."""
+    lm = noiser.load(failing(part="embedding"), byte_tokenizer())
 
     def generate(text):
         return (yield Generation(lm.prompt(text), 2))
 
     first, failed = schedule(lm, [generate(SHORT), generate(LONG)])
     assert len(first.result) == 2
-    assert "while it generated a continuation: IndexError" in str(failed.error)
+    assert "fails while it generates a continuation: IndexError" in str(failed.error)
+    first, failed = noiser.attribute_many(lm, [SHORT, LONG], "occlusion", errors="return")
+    assert abs(first.scores).max() > 0
+    assert f"fails on a prompt of {len(LONG)} tokens: IndexError" in str(failed.error)
 
 
 def test_the_user_can_still_stop():
@@ -111,7 +117,7 @@ def test_the_user_can_still_stop():
 
 
 def test_attribute_with_a_file_says_which_line_failed(files):
-    """Mutant: as above; the command ended with a traceback after the first batch."""
+    """Mutant: `errors="raise"` in the command: it ends with the first error."""
     ended = run("attribute", "--file", files[0], "--method", "occlusion", "--format", "jsonl")
     records = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ["error" in record for record in records] == [False, True, False]

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
 from noiser.errors import ModelError
 
 LANGUAGE_MODEL = re.compile(r"(CausalLM|LMHeadModel|LMHead|ForConditionalGeneration|ForPreTraining)$")
@@ -39,10 +41,11 @@ def check_architecture(config: Any, name: str, *, own_code: bool = False) -> Non
 
 
 def _is_encoder_decoder(config: Any) -> bool:
-    """Whether the checkpoint has an encoder too. Where its decoder was taken alone, the sizes of both parts are still there."""
-    translates = any(name.endswith(("ForConditionalGeneration", "MTModel")) for name in _architectures(config))
+    """Whether the checkpoint has an encoder too. Where its decoder was taken alone, its configuration no longer says so."""
     both = any(getattr(config, name, None) for name in ("encoder_layers", "num_decoder_layers"))
-    return bool(getattr(config, "is_encoder_decoder", False)) or (translates and both)
+    family = both or getattr(config, "model_type", "") in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    whole = any(not name.endswith("ForCausalLM") for name in _architectures(config))
+    return bool(getattr(config, "is_encoder_decoder", False)) or (family and whole)
 
 
 def _architectures(config: Any) -> list[str]:

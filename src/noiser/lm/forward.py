@@ -6,7 +6,6 @@ before a perturbed position is computed again.
 Full: each row is the whole prompt, without cache and mask. It serves models whose attention a mask cannot control.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,33 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from noiser.errors import ModelError
-from noiser.lm.architecture import check_architecture
-from noiser.lm.devices import has_accelerate_hook
+from noiser.errors import ModelFailedError, NoiserError, Stopped
+from noiser.lm.checkpoint import first_line
+from noiser.lm.devices import has_accelerate_hook, is_out_of_memory
 from noiser.lm.kv_cache import CleanRun, LayoutName, new_cache, prefix_cache
 from noiser.lm.perturbation import Batch, PerturbedRows
+
+
+def call_model(model: Any, **inputs: Any) -> Any:
+    """The model's output. Raises ModelFailedError for whatever the model raises. Memory errors and Stopped pass through."""
+    try:
+        return model(**inputs)
+    except (NoiserError, Stopped, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        rows, tokens = next((tuple(value.shape[:2]) for value in inputs.values() if isinstance(value, Tensor)), (0, 0))
+        raise failure(model, f"on {rows} row{'s' * (rows != 1)} of {tokens} tokens", error) from error
+
+
+def failure(model: Any, step: str, error: Exception) -> ModelFailedError:
+    """The error for whatever a model raised: the model, the step, the cause and what to do."""
+    cause = first_line(error).removeprefix(f"{type(error).__name__}: ")
+    return ModelFailedError(
+        f"{type(model).__name__} fails {step}: {type(error).__name__}: {cause}. Check that the model runs by itself on this prompt, and "
+        "try a shorter prompt or another attention implementation (--attention eager)"
+    )
 
 
 class Full:
@@ -44,7 +65,9 @@ class Full:
         before = [member.clean.embeds[: member.perturbation.start] for member in batch.members]
         rows = torch.stack([_row(*parts) for parts in zip(before, embeds, _after_span(batch), strict=True)], dim=1)
         length, ends = len(batch.members[0].clean.prompt), batch.members[0].logit_fn.ends
-        logits = model(inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits.to(rows.device)
+        logits = call_model(model, inputs_embeds=rows.flatten(0, 1), use_cache=False, logits_to_keep=length - ends[0]).logits.to(
+            rows.device
+        )
         return logits[:, [end - length for end in ends]].unflatten(0, rows.shape[:2]).flatten(1, 2)
 
 
@@ -112,7 +135,7 @@ def run_prompt(
     """Run one whole prompt. Returns the logits at its ends, and its cache if rows can reuse it."""
     cache, seq = new_cache(model), len(embeds)
     options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
-    logits = model(inputs_embeds=embeds[None], logits_to_keep=seq - ends[0], **options).logits[0].to(embeds.device)
+    logits = call_model(model, inputs_embeds=embeds[None], logits_to_keep=seq - ends[0], **options).logits[0].to(embeds.device)
     return logits[[end - seq for end in ends]], cache
 
 
@@ -182,7 +205,8 @@ def _masked_forward(
 ) -> Float[Tensor, "rows kept vocab"]:
     visible = _visible(queries, prefix)
     key_position = queries.position if prefix is None else np.concatenate([prefix.position, queries.position])
-    return model(
+    return call_model(
+        model,
         inputs_embeds=rows,
         attention_mask=_masks(model.config.get_text_config(), visible, queries.position, key_position, rows),
         position_ids=torch.from_numpy(queries.position).to(rows.device).expand(len(rows), -1),
@@ -226,14 +250,3 @@ def _masks(config: Any, visible: np.ndarray, queries: np.ndarray, keys: np.ndarr
 def _additive(visible: np.ndarray, rows: Tensor) -> Float[Tensor, "1 1 queries keys"]:
     mask = torch.zeros(visible.shape, dtype=rows.dtype, device=rows.device)
     return mask.masked_fill_(torch.from_numpy(~visible).to(rows.device), torch.finfo(rows.dtype).min)[None, None]
-
-
-def check_signature(model: Any) -> None:
-    """Raises ModelError, with the model's class, unless the model is a decoder that accepts embeddings."""
-    name = type(model).__name__
-    parameters = inspect.signature(model.forward).parameters
-    check_architecture(model.config, name)
-    if "inputs_embeds" not in parameters:
-        raise ModelError(f"{name} does not accept inputs_embeds, so no token's embedding can be perturbed")
-    if "logits_to_keep" not in parameters:
-        raise ModelError(f"{name} does not accept logits_to_keep, so it would compute the logits of every position of every row")

@@ -19,7 +19,7 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import DeviceMemoryError, NoiserError
+from noiser.errors import DeviceMemoryError
 from noiser.lm.checkpoint import first_line
 from noiser.lm.devices import TOO_LARGE, unify_memory_errors
 from noiser.lm.forward import LAYOUTS, Layout, exceeds_window, longest_prefixes, run_packed_prompts, run_prompt
@@ -124,10 +124,10 @@ class LayoutCheck:
     def _check(self, seq: int, keys: int) -> str:
         try:
             difference, tokens = _difference(self.model, self.synthetic_ids, seq, keys)
-        except NoiserError:
+        except DeviceMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  (whatever a model raises on a mask, a cache or positions)
-            return f"the packed layout failed: {type(error).__name__}: {first_line(error)}"
+            return f"the packed layout failed: {first_line(error)}"
         self.on_tokens(tokens)
         if difference <= tolerance(self.model.dtype):
             return ""

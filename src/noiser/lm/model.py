@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError
+from noiser.lm.architecture import check_architecture
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
-from noiser.lm.forward import LAYOUTS, Layout, check_signature, layout_of, run_packed_prompts, run_prompt
+from noiser.lm.forward import LAYOUTS, Layout, call_model, layout_of, run_packed_prompts, run_prompt
 from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
@@ -22,7 +23,7 @@ from noiser.lm.quantity import check_differentiable
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class
 from noiser.lm.tokenizer import Source, Tokens
-from noiser.lm.trial import check_decoder
+from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature
 from noiser.lm.wrappers import model_name, model_revision, unwrap
 from noiser.text.prompt import Prompt
 
@@ -61,6 +62,7 @@ class LanguageModel:
         template_args: Mapping[str, Any] | None = None,
     ) -> None:
         model = unwrap(model)
+        check_architecture(model.config, type(model).__name__)
         check_signature(model)
         self.model = model
         self.tokenizer = tokenizer
@@ -90,7 +92,7 @@ class LanguageModel:
             reason="" if prefix else "asked for",
             on_tokens=self._count_check,
         )
-        self._tried_tokens = 0
+        self._trial_passed = False
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={self.model.dtype})"
@@ -141,8 +143,8 @@ class LanguageModel:
         """Run each sequence once. The answer to a request has one clean run for each of its ends, truncated after that end."""
         results: list[_ForwardResult] = []
         with evaluation_mode(self.model):
+            self._try_model()
             for group in self._forward_groups(requests):
-                self._try_model(group[0].prompt.input_ids)
                 results += self._forward_that_fits(group, gradient=group[0].scalars is not None and not self._no_gradient)
                 self._report()
         return [result.clean_runs() for result in results]
@@ -160,7 +162,7 @@ class LanguageModel:
             sequence = torch.tensor([*prompt.input_ids, *ids], device=self.device)
             with evaluation_mode(self.model), unify_memory_errors():
                 embeds = self.model.get_input_embeddings()(sequence)[None]
-                logits = self.model(inputs_embeds=embeds, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+                logits = call_model(self.model, inputs_embeds=embeds, use_cache=False, logits_to_keep=1).logits[0, -1].float()
             if not logits.isfinite().all():
                 raise NonFiniteError("the model's logits hold NaN or infinity: it cannot continue this prompt")
             self.token_counter.forward_tokens += len(sequence)
@@ -295,12 +297,12 @@ class LanguageModel:
             self.token_counter.backward_tokens += sum(map(len, inputs))
         return gradients
 
-    def _try_model(self, ids: Sequence[int]) -> None:
-        """Try the model once, on a prompt of at least two tokens if one comes."""
-        if self._tried_tokens < min(len(ids), 2):
-            with unify_memory_errors():
-                self._count_check(check_decoder(self.model, ids))
-            self._tried_tokens = len(ids)
+    def _try_model(self) -> None:
+        """Try the model once on a few synthetic tokens, see `check_decoder`."""
+        if not self._trial_passed:
+            check_decoder(self.model, torch.tensor(self._synthetic_ids(TRIAL_TOKENS, 0), device=self.device))
+            self._count_check(4 * TRIAL_TOKENS)
+            self._trial_passed = True
 
 
 @dataclass(frozen=True, eq=False)

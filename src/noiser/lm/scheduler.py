@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar, cast
 
 from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, Stopped, TimeLimitError, checkpoint
 from noiser.lm.devices import TOO_LARGE, peak_bytes, reset_peak, unify_memory_errors
+from noiser.lm.forward import failure
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.lm.requests import Answer, ExternalRequest, ForwardRequest, Generation, Request, Steps
-from noiser.lm.trial import failure
 from noiser.results.attribution import Cost
 
 MAX_CONCURRENT = 32
@@ -124,7 +124,7 @@ def _answer_generation(lm: LanguageModel, job: Job) -> None:
     begin, tokens = time.perf_counter(), lm.token_counter.forward_tokens
     answer: Answer | NoiserError
     try:
-        with _model_errors(lm, "while it generated a continuation"):
+        with _model_errors(lm, "while it generates a continuation"):
             answer = lm.generate(job.request.prompt, job.request.count)
     except NoiserError as error:
         answer = error
