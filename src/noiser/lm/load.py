@@ -22,6 +22,7 @@ from noiser.lm.checkpoint import check_hub_model, first_line, unify_model_errors
 from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
+from noiser.lm.quantized import check_quantization
 from noiser.lm.revision import folder_revision
 
 DEFAULT = "smollm2-135m"
@@ -89,7 +90,7 @@ def load(
     name, found_revision = place.full_name, place.full_revision(loaded.config)
     with readable_errors(place.shown, place.path, trust_remote_code):
         lm = LanguageModel(loaded, tokenizer, name=name, revision=found_revision, token_budget=token_budget, template_args=template_args)
-    lm.warnings = place.warnings
+    lm.warnings = (*lm.warnings, *place.warnings)
     return lm
 
 
@@ -208,6 +209,7 @@ def _check_files(model: str, path: str, *, allow_pickle: bool, trust_remote_code
         check_hub_model(path, **options)
     config: Any = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
     check_architecture(config, model, own_code=bool(getattr(config, "auto_map", None)))
+    check_quantization(config, model)
     if files and Path(model).expanduser().is_dir():
         check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
 

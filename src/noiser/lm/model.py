@@ -20,6 +20,7 @@ from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.prompt_warnings import prompt_warnings
 from noiser.lm.quantity import check_differentiable
+from noiser.lm.quantized import check_quantized, stored_weights
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class
 from noiser.lm.tokenizer import Source, Tokens
@@ -68,7 +69,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name or model_name(model)
         self.revision = revision or model_revision(model)
-        self.warnings: tuple[str, ...] = ()
+        self.warnings: tuple[str, ...] = check_quantized(model)
         """Warnings about the model that belong to each of its results."""
         placement = placement_of(model)
         self.device: torch.device = placement.home
@@ -357,7 +358,7 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     try:
         for module in training:
             module.training = False
-        with torch.inference_mode(False), torch.no_grad(), fresh_frequencies(model):
+        with torch.inference_mode(False), torch.no_grad(), fresh_frequencies(model), stored_weights(model):
             yield
     finally:
         for module in training:
