@@ -6,6 +6,7 @@ NoiserError
   OptionError            an unknown method or option, or a value outside its range
     MissingExtraError    a package that an optional feature needs is not installed
   ModelError             a model that cannot be found, read, trusted or explained
+    ModelFailedError     a model that raised an exception of its own on a prompt
   PromptError            a prompt or target that the model cannot take
   NonFiniteError         NaN or infinity in the logits
   DeviceMemoryError      one row does not fit into the memory of the device
@@ -29,6 +30,7 @@ EXTRAS = {
     "judge": ("openai",),
     "llama": ("xllamacpp", "openai"),
     "parquet": ("pyarrow",),
+    "peft": ("peft",),
     "plots": ("matplotlib",),
     "ray": ("ray",),
     "units": ("sentencex", "nltk"),
@@ -51,6 +53,10 @@ class MissingExtraError(OptionError):
 
 class ModelError(NoiserError):
     """A model that cannot be found, read, trusted or explained."""
+
+
+class ModelFailedError(ModelError):
+    """The model raised an exception of its own, kept as the cause. Only the prompts that it ran on fail."""
 
 
 class PromptError(NoiserError):

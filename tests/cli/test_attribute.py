@@ -229,7 +229,7 @@ def test_a_target_of_several_tokens_is_explained_as_a_whole(run):
     assert [len(row) for row in record["scores"]] == [3]
 
 
-@pytest.mark.parametrize("target", ["x" * 64, "", "id:259", "id:999999999999999"])
+@pytest.mark.parametrize("target", ["x" * 64, "", "id:300", "id:999999999999999"])
 def test_a_bad_target_exits_with_1(run, target):
     ended = run("abc", "--target", target)
     assert ended.code == 1
@@ -342,6 +342,8 @@ def test_options_reach_the_model_and_the_method(run, loads):
     ((model, options),) = loads
     assert model == "here"
     assert options == {
+        "adapter": None,
+        "template_args": None,
         "revision": None,
         "device": "auto",
         "dtype": "float16",

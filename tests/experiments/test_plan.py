@@ -24,12 +24,12 @@ from noiser.registry import METHODS, METRICS
 from tests.conftest import byte_tokenizer, tiny
 
 KINDS = (ModelChoice, DataChoice, JudgeChoice, Plan)
-LOAD = {"revision", "dtype", "attention", "template_args"}
+LOAD = {"adapter", "revision", "dtype", "attention", "template_args"}
 """Options of `load` that change numbers; `model` itself apart."""
 LOAD_ONLY = {"device", "device_map", "token_budget", "trust_remote_code", "allow_pickle"}
 RUN = {
     "plan", "models", "data", "fields", "methods", "metrics", "controls", "limit", "generate", "seed", "dtype", "attention", "revision",
-    "judge", "template_args",
+    "judge", "template_args", "adapter",
 }  # fmt: skip
 RUN_ONLY = {
     "out", "dry_run", "time_limit", "timeout", "fail_on_error", "retry", "max_samples", "shard", "engine", "address", "workers", "device",

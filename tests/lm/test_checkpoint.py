@@ -106,7 +106,7 @@ def test_weights_that_the_configuration_names_are_checked(folder, name):
 
 
 def test_an_adapter_and_its_base_are_checked(folder, tmp_path):
-    """Mutant: `_adapters` left out."""
+    """Mutant: `adapter_weights` left out."""
     base = tmp_path / "base"
     base.mkdir()
     torch.save({}, base / "pytorch_model.bin")

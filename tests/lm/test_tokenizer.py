@@ -214,8 +214,7 @@ def test_ids_are_taken_as_they_are(wrap):
     assert attribution.prompt.input_ids == tuple(ids)
     assert attribution.prompt.text == "ab"
     assert attribution.tokens == ("a", "b")
-    assert seen
-    assert all(each == ids for each in seen)
+    assert [each for each in seen if len(each) == len(ids)] == [ids], "the others are of the trial of the model"
 
 
 def test_ids_get_no_bos_token():
@@ -224,11 +223,11 @@ def test_ids_get_no_bos_token():
     assert lm.prompt([74, 75]).input_ids == (74, 75)
 
 
-@pytest.mark.parametrize("wrong", [-1, 259, 299, 2**40])
-def test_an_id_that_is_no_token_is_refused(lm, wrong):
-    with pytest.raises(PromptError, match=rf"0 to 258; got {wrong}$"):
+@pytest.mark.parametrize("wrong", [-1, 300, 2**40])
+def test_an_id_that_the_embedding_does_not_have_is_refused(lm, wrong):
+    with pytest.raises(PromptError, match=rf"0 to 299; got {wrong}$"):
         noiser.attribute(lm, [70, wrong])
-    with pytest.raises(PromptError, match=rf"0 to 258; got {wrong}$"):
+    with pytest.raises(PromptError, match=rf"0 to 299; got {wrong}$"):
         noiser.attribute(lm, "a", target=wrong)
 
 

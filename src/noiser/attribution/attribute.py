@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import isgenerator
 from typing import Any, Literal, cast
 
@@ -10,10 +10,12 @@ import numpy as np
 
 import noiser.methods
 from noiser.errors import ForeignError, NoiserError, OptionError
+from noiser.lm.chat import is_chat
 from noiser.lm.following import TokensLike
-from noiser.lm.model import LanguageModel
+from noiser.lm.model import LanguageModel, check_language_model
+from noiser.lm.prompt_warnings import unknown_id_warnings
 from noiser.lm.requests import CleanRunCache, Steps, cached, gather
-from noiser.lm.scheduler import Job, schedule
+from noiser.lm.scheduler import Job, isolate_errors, schedule
 from noiser.lm.target import Question, ResolvedTarget, check_token_ids, resolve_target, target_warnings
 from noiser.lm.tokenizer import Source
 from noiser.methods.base import MethodOutput
@@ -66,6 +68,7 @@ def attribute(
     `options` are the method's, `seed` among them. Raises PromptError, OptionError, ModelError, NonFiniteError or
     DeviceMemoryError. The model is never changed.
     """
+    check_language_model(lm)
     spec = noiser.methods.parse(method, options)
     question = as_question(target, foil, continuation, generate, span, quantity)
     check_token_ids(lm.tokens, question)
@@ -93,6 +96,10 @@ def attribute_many(
     Each result is equal to that of the prompt alone. A prompt that fails raises when its turn comes; with `errors="return"` it
     yields a Failure. The other prompts are not affected.
     """
+    check_language_model(lm)
+    if isinstance(prompts, str | Prompt) or is_chat(prompts):
+        kind = "a chat" if is_chat(prompts) else "one prompt"
+        raise OptionError(f"attribute_many takes a list of prompts; got {kind}: put it into a list, or call attribute")
     if errors not in ("raise", "return"):
         raise OptionError(f"errors must be raise or return; got {errors!r}")
     spec = noiser.methods.parse(method, options)
@@ -124,9 +131,12 @@ def attribute_each(
 ) -> Iterator[Attribution | Failure]:
     """`attribute_many` for prompts with a question each, and with everything checked already.
 
-    A task may carry the clean runs of its prompt: they are read from there and stored there. A prompt may take `limit` seconds.
+    With `errors="return"` an exception of the method's own is a Failure of its prompt. A task may carry the clean runs of its
+    prompt: they are read from there and stored there. A prompt may take `limit` seconds.
     """
     started: deque[Source] = deque()
+    if errors == "return":
+        spec = replace(spec, method=replace(spec.method, function=isolate_errors(spec.method.function)))
 
     def work() -> Iterator[Steps[_Explained]]:
         for source, question, *cleans in tasks:
@@ -161,9 +171,16 @@ def _explain(
     prompt = lm.prompt(source)
     requires = spec.method.requires
     resolved = yield from cached(resolve_target(lm.tokens, prompt, question, requires), cleans, requires)
-    advice = [*prompt.warnings, *target_warnings(lm.tokens, prompt, question, resolved[0])]
+    advice = [*lm.warnings, *prompt.warnings, *_given_id_warnings(lm, question), *target_warnings(lm.tokens, prompt, question, resolved[0])]
     outputs = yield from gather([_run_method(lm, spec, target) for target in resolved])
     return _Explained(len(prompt), resolved[-1][0].prompt, tuple(objective.target for _, objective in resolved), outputs, advice)
+
+
+def _given_id_warnings(lm: LanguageModel, question: Question) -> list[str]:
+    """Warnings about ids that are given as a target, foil or continuation."""
+    given = [value for value in (question.target, question.foil, question.continuation) if not (value is None or callable(value))]
+    ids = [token for value in given if not isinstance(value, str) for token in lm.tokens.ids(cast(Any, value))]
+    return list(unknown_id_warnings(lm.tokens, ids))
 
 
 def _run_method(lm: LanguageModel, spec: MethodSpec, resolved: ResolvedTarget) -> Steps[MethodOutput]:

@@ -8,7 +8,7 @@ import noiser.methods
 from noiser.attribution.attribute import as_question, attribute
 from noiser.errors import NoiserError, PromptError
 from noiser.lm.following import TokensLike
-from noiser.lm.model import LanguageModel
+from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.target import Question
 from noiser.lm.tokenizer import Source
 from noiser.registry import MethodSpec, Selection
@@ -41,6 +41,7 @@ def compare(
 
     Raises OptionError and PromptError, and the error of the last method if all methods fail.
     """
+    check_language_model(lm)
     question = as_question(target, foil, continuation, generate, span, quantity)
     specs = noiser.methods.parse_all(methods)
     prompt = lm.prompt(prompt)

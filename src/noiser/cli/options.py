@@ -168,6 +168,8 @@ Dtype = Annotated[
     str,
     typer.Option(help="auto, float32, bfloat16, float16. auto: float32 on a CPU, the checkpoint's own on a GPU.", rich_help_panel=MODEL),
 ]
+ADAPTER_HELP = "A folder or hub id of an adapter (LoRA) to put into the model. A --model that is an adapter names its own base."
+Adapter = Annotated[str | None, typer.Option(metavar="FOLDER", help=ADAPTER_HELP, rich_help_panel=MODEL)]
 REVISION_HELP = "A branch, tag or commit of a hub model."
 ATTENTION_HELP = "The attention implementation of transformers, e.g. eager. (default: transformers chooses)"
 TrustRemoteCode = Annotated[
@@ -195,6 +197,7 @@ class ModelChoiceOptions:
     """Which model, and what of it changes numbers."""
 
     model: ModelName = DEFAULT_MODEL
+    adapter: Adapter = None
     dtype: Dtype = "auto"
     revision: Annotated[str | None, typer.Option(help=REVISION_HELP, rich_help_panel=ADVANCED)] = None
     attention: Annotated[str | None, typer.Option(help=ATTENTION_HELP, rich_help_panel=ADVANCED)] = None

@@ -18,6 +18,7 @@ from noiser.cli.options import (
     OUTPUT,
     REVISION_HELP,
     WHAT,
+    Adapter,
     AllowPickle,
     FieldNames,
     JudgeOptions,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from noiser.experiments.schedule import Executor, RunProgress
 
 FORMATS = ("table", "json")
-SHARED = ("revision", "dtype", "attention", "trust_remote_code", "allow_pickle", "template_args")
+SHARED = ("adapter", "revision", "dtype", "attention", "trust_remote_code", "allow_pickle", "template_args")
 """The options that all models of a run share."""
 UNFINISHED = 75
 """The exit status of a run that stopped in good order before its end: start it again (EX_TEMPFAIL)."""
@@ -85,6 +86,7 @@ class PlanOptions:
             rich_help_panel=MODEL,
         ),
     ] = None
+    adapter: Adapter = None
     dtype: Annotated[
         str | None,
         typer.Option(help="auto, float32, bfloat16, float16, for all models. (default: auto)", rich_help_panel=MODEL),

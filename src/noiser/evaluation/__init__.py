@@ -7,7 +7,7 @@ from noiser.errors import NoiserError
 from noiser.evaluation.runner import EvaluationRunner, ExampleResult
 from noiser.evaluation.spec import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, EvaluationSpec
 from noiser.judges.protocol import Judge, JudgeConfig
-from noiser.lm.model import LanguageModel
+from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.scheduler import MAX_CONCURRENT
 from noiser.results.attribution import Attribution, Cost
 from noiser.results.evaluation import Evaluation
@@ -55,6 +55,7 @@ def evaluate(
     Every example, method and metric ends as one record with a status. Failures of single samples are in the records. Raises
     OptionError for arguments that do not exist or do not fit. Returns an Evaluation: `print` it, or read `.summaries` and `.records`.
     """
+    check_language_model(lm)
     spec = EvaluationSpec.parse(
         examples, methods, metrics, controls=controls, generate=generate, limit=limit, seed=seed, judges=judges, judge_config=judge_how
     )

@@ -9,7 +9,7 @@ from noiser.evaluation import evaluate
 from noiser.evaluation.spec import select_judges
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.lm.following import TokensLike, follow_word
-from noiser.lm.model import LanguageModel
+from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.tokenizer import Source
 from noiser.registry import MethodSpec
 from noiser.results.answer_case import Case, Ruling
@@ -51,6 +51,7 @@ def answer(
     A judge that gave no reply is in the case with its status. Raises OptionError for arguments that do not exist or do not fit,
     RunError if a judge cannot be asked, and the errors of `attribute`.
     """
+    check_language_model(lm)
     spec = noiser.methods.parse(method, options, seed=seed)
     asked = select_judges(judges, [METRIC], how or JudgeConfig())
     for judge in asked:  # before the model does work that would be lost

@@ -2,22 +2,29 @@
 
 import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from inspect import isgenerator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from noiser.attribution.attribute import Failure, attribute_each
-from noiser.errors import DeviceMemoryError, ForeignError, JudgeError, NoiserError, NonFiniteError, OptionError, TimeLimitError
+from noiser.errors import (
+    DeviceMemoryError,
+    ForeignError,
+    JudgeError,
+    ModelFailedError,
+    NoiserError,
+    NonFiniteError,
+    OptionError,
+    TimeLimitError,
+)
 from noiser.evaluation.spec import EvaluatedMethod, EvaluatedMetric
-from noiser.lm.devices import unify_memory_errors
 from noiser.lm.following import with_space
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import CleanRunCache, Generation, Steps, cached, deduplicate, gather
-from noiser.lm.scheduler import MAX_CONCURRENT, Job, schedule
+from noiser.lm.scheduler import MAX_CONCURRENT, Job, isolate_errors, schedule
 from noiser.lm.target import Question, resolve_target
 from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
 from noiser.registry import METHODS, PaperNormalization
@@ -149,9 +156,8 @@ class EvaluationRunner:
             return [row.attributions[task.index] for task in tasks]
         if row.spec is None:
             return [None] * len(tasks)
-        method = replace(row.spec.method, function=isolate_errors(row.spec.method.function))
         inputs = [(task.prompt, task.question, task.cleans) for task in tasks]
-        return list(attribute_each(self.lm, inputs, replace(row.spec, method=method), "return", self.limit))
+        return list(attribute_each(self.lm, inputs, row.spec, "return", self.limit))
 
     def _set_scores(self, task: ExampleTask) -> list[Record]:
         """Sets the task's scores from its results. Returns the records of the rows without scores."""
@@ -267,22 +273,6 @@ def _outcome(values: Sequence[Value]) -> dict[str, Any]:
     return {"status": status, "value": mean, "steps": steps, "extra": extra}
 
 
-def isolate_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a method or metric as a generator. Exceptions that are not noiser's own become a ForeignError."""
-
-    def run(*arguments: Any, **options: Any) -> Any:
-        try:
-            with unify_memory_errors():
-                result = function(*arguments, **options)
-                return (yield from result) if isgenerator(result) else result
-        except NoiserError:
-            raise
-        except Exception as error:
-            raise ForeignError(f"{type(error).__name__}: {error}") from error
-
-    return run
-
-
 def failed_records(example: Example, label: str, columns: Sequence[EvaluatedMetric], error: NoiserError) -> list[Record]:
     """The records of one row that has no scores because of this error."""
     return [
@@ -299,13 +289,14 @@ def status_of(error: NoiserError) -> str:
         return "oom"
     if isinstance(error, TimeLimitError):
         return "timeout"
-    cause = error.__cause__ if isinstance(error, ForeignError) else None
+    cause = error.__cause__ if isinstance(error, ForeignError | ModelFailedError) else None
     return f"error({type(cause or error).__name__})"
 
 
 def trace_of(error: NoiserError) -> str:
-    """The traceback of a foreign exception. Empty for noiser's own errors."""
-    return "".join(traceback.format_exception(error.__cause__)) if isinstance(error, ForeignError) and error.__cause__ else ""
+    """The traceback of an exception of a method, a metric or the model. Empty for noiser's own errors."""
+    is_foreign = isinstance(error, ForeignError | ModelFailedError)
+    return "".join(traceback.format_exception(error.__cause__)) if is_foreign and error.__cause__ else ""
 
 
 def _generate(prompt: Prompt, count: int | None) -> Steps[Any]:

@@ -14,7 +14,7 @@ from noiser.attribution.attribute import attribute, attribute_many
 from noiser.errors import DeviceMemoryError, ModelError, NoiserError, NonFiniteError, OptionError, PromptError
 from noiser.evaluation.sanity_models import CUE, FILLERS, PAYLOADS, QUERY, copy_circuit, ignoring, linear_model, shortcut, shuffled
 from noiser.lm.devices import unify_memory_errors
-from noiser.lm.model import LanguageModel
+from noiser.lm.model import LanguageModel, check_language_model
 from noiser.registry import MethodSpec, Selection
 from noiser.results.attribution import Attribution
 from noiser.results.sanity import Checkup, Verdict
@@ -56,6 +56,7 @@ def check(
     A check is `not applicable`, with a reason, if the method or the model does not allow it (no attention weights, for example).
     Raises OptionError for arguments that do not exist or do not fit. Returns a Checkup: `print` it, or read `.verdicts`.
     """
+    check_language_model(lm)
     specs = noiser.methods.parse_all(methods, seed=seed)
     prompts = _tokenize(lm, prompts)
     shared: dict[str, Any] = {}

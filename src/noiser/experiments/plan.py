@@ -43,6 +43,8 @@ class ModelChoice:
     """A model, with the options of `noiser.load`."""
 
     name: str = _changes_numbers()
+    adapter: str | None = _changes_numbers(default=None)
+    """The folder or hub id of an adapter. Its content is part of the model's revision."""
     revision: str | None = _changes_numbers(default=None)
     dtype: str = _changes_numbers(default="auto")
     attention: str | None = _changes_numbers(default=None)
@@ -59,7 +61,8 @@ class ModelChoice:
         options.append("+".join(f"{name}={value}" for name, value in template_args.items()))
         path = Path(self.name).expanduser()
         name = path.resolve().name if path.exists() else self.name
-        return "@".join([name, *filter(None, options)])
+        adapter = f"+{Path(self.adapter).name}" if self.adapter else ""
+        return "@".join([f"{name}{adapter}", *filter(None, options)])
 
     def read_template_args(self) -> dict[str, Any]:
         """What the chat template reads besides the messages."""
@@ -273,8 +276,8 @@ def _read_model(entry: Any, folder: Path | None) -> ModelChoice:
         args = parse_template_args(given, start) if isinstance(given, str) else read_template_args(given, start)
         entry = {**entry, "template_args": json.dumps(args, sort_keys=True)}
     model = _read_choice(ModelChoice, entry)
-    path = folder / Path(model.name).expanduser() if folder is not None else None
-    return replace(model, name=str(path)) if path is not None and path.exists() else model
+    beside = {name: folder / Path(given).expanduser() for name in ("name", "adapter") if folder and (given := getattr(model, name))}
+    return replace(model, **{name: str(path) for name, path in beside.items() if path.exists()})
 
 
 def _read_judge(entry: Any, folder: Path | None) -> JudgeChoice:

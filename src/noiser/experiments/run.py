@@ -66,7 +66,12 @@ def prepare(plan: Plan, execution: ExecutionConfig) -> PreparedRun:
     models = {}
     for choice in plan.models:
         identified = identify(
-            choice.name, revision=choice.revision, dtype=choice.dtype, device=execution.device, trust_remote_code=choice.trust_remote_code
+            choice.name,
+            adapter=choice.adapter,
+            revision=choice.revision,
+            dtype=choice.dtype,
+            device=execution.device,
+            trust_remote_code=choice.trust_remote_code,
         )
         template_args = {"template_args": choice.read_template_args()} if choice.template_args is not None else {}
         models[choice.label] = {**vars(identified), "attention": choice.attention, **template_args}

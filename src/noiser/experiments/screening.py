@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from noiser.data import MATCHES, Match, Row
-from noiser.errors import DeviceMemoryError, NoiserError, NonFiniteError, OptionError, PromptError
+from noiser.errors import DeviceMemoryError, ModelFailedError, NoiserError, NonFiniteError, OptionError, PromptError
 from noiser.lm.following import follow, with_space
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
@@ -89,7 +89,7 @@ def _reason(error: NoiserError | None) -> str:
         return NONFINITE
     if isinstance(error, DeviceMemoryError):
         return OOM
-    if isinstance(error, PromptError):
+    if isinstance(error, PromptError | ModelFailedError):
         return str(error)
     assert error is not None
     raise error

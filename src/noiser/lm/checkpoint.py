@@ -129,7 +129,7 @@ def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
     """
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     named = config.get("transformers_weights")
-    files = list(_adapters(folder, allow_pickle=allow_pickle))
+    files = list(adapter_weights(folder, allow_pickle=allow_pickle))
     if named is not None:
         files += _named_weights(folder, named)
     elif (folder / "model.safetensors").is_file():
@@ -169,8 +169,11 @@ def _named_weights(folder: Path, named: Any) -> list[Path]:
     return shards(file) if file.suffix == ".json" else [file]
 
 
-def _adapters(folder: Path, *, allow_pickle: bool) -> Iterator[Path]:
-    """The weights of an adapter (LoRA), if the folder holds one. Its base model is checked as well if it is a folder."""
+def adapter_weights(folder: Path, *, allow_pickle: bool) -> Iterator[Path]:
+    """The weights of an adapter (LoRA), if the folder holds one. Its base model is checked as well if it is a folder.
+
+    Raises ModelError if they are pickled and `allow_pickle` is not set.
+    """
     if not (folder / "adapter_config.json").exists():
         return
     safe = folder / "adapter_model.safetensors"

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from noiser.errors import ModelError, NoiserError
+from noiser.errors import ModelFailedError, NoiserError, Stopped
 from noiser.lm.checkpoint import first_line
 from noiser.lm.devices import has_accelerate_hook, is_out_of_memory
 from noiser.lm.kv_cache import CleanRun, LayoutName, new_cache, prefix_cache
@@ -24,18 +24,25 @@ from noiser.lm.perturbation import Batch, PerturbedRows
 
 
 def call_model(model: Any, **inputs: Any) -> Any:
-    """The model's output. Raises ModelError, with the model's class, for whatever the model raises; memory errors pass through."""
+    """The model's output. Raises ModelFailedError for whatever the model raises. Memory errors and Stopped pass through."""
     try:
         return model(**inputs)
-    except (NoiserError, MemoryError, torch.OutOfMemoryError):
+    except (NoiserError, Stopped, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
         rows, tokens = next((tuple(value.shape[:2]) for value in inputs.values() if isinstance(value, Tensor)), (0, 0))
-        raise ModelError(
-            f"{type(model).__name__} fails on {rows} row{'s' * (rows != 1)} of {tokens} tokens: {first_line(error)}"
-        ) from error
+        raise failure(model, f"on {rows} row{'s' * (rows != 1)} of {tokens} tokens", error) from error
+
+
+def failure(model: Any, step: str, error: Exception) -> ModelFailedError:
+    """The error for whatever a model raised: the model, the step, the cause and what to do."""
+    cause = first_line(error).removeprefix(f"{type(error).__name__}: ")
+    return ModelFailedError(
+        f"{type(model).__name__} fails {step}: {type(error).__name__}: {cause}. Check that the model runs by itself on this prompt, and "
+        "try a shorter prompt or another attention implementation (--attention eager)"
+    )
 
 
 class Full:

@@ -16,10 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from noiser.errors import ModelError, require_extra
+from noiser.lm.adapter import Adapter, add_adapter, find_adapter, is_adapter
+from noiser.lm.architecture import check_architecture
 from noiser.lm.checkpoint import check_hub_model, first_line, unify_model_errors, weight_files
 from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
+from noiser.lm.quantized import check_quantization
 from noiser.lm.revision import folder_revision
 
 DEFAULT = "smollm2-135m"
@@ -32,6 +35,7 @@ def load(
     model: str | Path | Any = DEFAULT,
     tokenizer: Any = None,
     *,
+    adapter: str | Path | None = None,
     revision: str | None = None,
     device: str = "auto",
     device_map: str | None = None,
@@ -45,7 +49,8 @@ def load(
     """Load a model that noiser can explain.
 
     model              the alias `smollm2-135m`, a Hugging Face hub id, a local folder, a GGUF file, or a model that is already
-                       loaded, with its `tokenizer`.
+                       loaded, with its `tokenizer`. It may be an adapter (LoRA), which names its own base model.
+    adapter            a folder or hub id of an adapter to put into `model`. Its tokenizer, if it has one, replaces the model's.
     revision           a commit of a hub model.
     device             a torch device; auto: the first GPU, or the CPU if there is none.
     device_map         spread a model that is too large for one GPU over all GPUs, the CPU and the disk, as accelerate does:
@@ -61,41 +66,135 @@ def load(
     Raises ModelError if the model cannot be found, read, trusted or explained.
     """
     if not isinstance(model, str | Path):
-        if tokenizer is None:
-            raise ModelError("a model that is already loaded needs its tokenizer: noiser.load(model, tokenizer)")
-        if device_map is not None:
-            raise ModelError("device_map is for a model that is loaded here; one already loaded is on its devices: leave it out")
+        _check_loaded_arguments(tokenizer, device_map=device_map, adapter=adapter)
         return LanguageModel(model, tokenizer, token_budget=token_budget, template_args=template_args)
     _check_device_map(device_map, device)
     device_found = pick_device(device)
-    with hide_progress_bars():
-        path, name, revision_found = locate(str(model), code=trust_remote_code)
-    if revision is not None and Path(path).exists():
-        raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
-    offline = not Path(path).exists() and not hub_answers()
-    options = {"revision": revision, "trust_remote_code": trust_remote_code, "local_files_only": offline}
-    with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code):
-        _check_files(str(model), path, allow_pickle=allow_pickle, **options)
-    with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code, "the tokenizer of "):
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
-    with hide_progress_bars(), readable_errors(str(model), path, trust_remote_code):
-        from_pretrained: Any = AutoModelForCausalLM.from_pretrained
-        loaded, loading = from_pretrained(
-            path,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            dtype=pick_dtype(dtype, device_found),
-            use_safetensors=None if allow_pickle else True,
-            **({} if attention is None else {"attn_implementation": attention}),
-            **({} if device_map is None else {"device_map": device_map}),
-            **options,
-        )
-        check_loaded(loading, str(model), quantized=is_quantized(loaded.config))
+    place = _place(str(model), adapter, revision, code=trust_remote_code)
+    if place.adapter is not None and device_map is not None:
+        raise ModelError("device_map takes no adapter: merge it into the model (merge_and_unload of PEFT) and save that, or leave out one")
+    options = {"revision": place.revision, "trust_remote_code": trust_remote_code, "local_files_only": place.offline}
+    with hide_progress_bars(), readable_errors(place.shown, place.path, trust_remote_code):
+        _check_files(place.given, place.path, allow_pickle=allow_pickle, **options)
+    with hide_progress_bars(), readable_errors(place.shown, place.path, trust_remote_code, "the tokenizer of "):
+        tokenizer = tokenizer or _load_tokenizer(place, options)
+    choices = {"attn_implementation": attention, "device_map": device_map, "use_safetensors": None if allow_pickle else True}
+    options |= {name: value for name, value in choices.items() if value is not None} | {"dtype": pick_dtype(dtype, device_found)}
+    with hide_progress_bars(), readable_errors(place.shown, place.path, trust_remote_code):
+        loaded = _load_model(place, options)
+        if place.adapter is not None:
+            loaded = add_adapter(loaded, place.adapter, device_found, allow_pickle=allow_pickle)
     loaded.eval()
     if device_map is None:
-        loaded.to(device=device_found)  # pyright: ignore[reportCallIssue]  (transformers wraps it so that its first parameter is lost)
-    with readable_errors(str(model), path, trust_remote_code):
-        return LanguageModel(loaded, tokenizer, name=name, revision=revision_found, token_budget=token_budget, template_args=template_args)
+        loaded.to(device=device_found)
+    name, found_revision = place.full_name, place.full_revision(loaded.config)
+    with readable_errors(place.shown, place.path, trust_remote_code):
+        lm = LanguageModel(loaded, tokenizer, name=name, revision=found_revision, token_budget=token_budget, template_args=template_args)
+    lm.warnings = (*lm.warnings, *place.warnings)
+    return lm
+
+
+def _check_loaded_arguments(tokenizer: Any, **others: Any) -> None:
+    """Raises ModelError for a model that is already loaded without its tokenizer, or with options for loading."""
+    if tokenizer is None:
+        raise ModelError("a model that is already loaded needs its tokenizer: noiser.load(model, tokenizer)")
+    if others["device_map"] is not None:
+        raise ModelError("device_map is for a model that is loaded here; one already loaded is on its devices: leave it out")
+    if others["adapter"] is not None:
+        raise ModelError("an adapter is for a model that is loaded here; put it in yourself: PeftModel.from_pretrained(model, folder)")
+
+
+def _load_model(place: "_Place", options: Mapping[str, Any]) -> Any:
+    """The model with its weights. Raises ModelError if a tensor is missing, unexpected or of another shape."""
+    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+    loaded, loading = from_pretrained(place.path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    check_loaded(loading, place.shown, quantized=is_quantized(loaded.config))
+    return loaded
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a model is, and the adapter that goes into it."""
+
+    given: str
+    """As the user or the adapter names it."""
+    path: str
+    name: str
+    found_revision: str
+    """The revision of a file or folder. Empty for a hub model."""
+    revision: str | None
+    """The commit of a hub model that is asked for."""
+    offline: bool
+    adapter: Adapter | None = None
+    is_base: bool = False
+    """Whether the adapter itself named this model."""
+
+    @property
+    def shown(self) -> str:
+        """The model's name in errors."""
+        return f"{self.given}, the base of the adapter {self.adapter.name}" if self.adapter and self.is_base else self.given
+
+    @property
+    def full_name(self) -> str:
+        """The model's name, with that of its adapter."""
+        return f"{self.name}+{self.adapter.name}" if self.adapter else self.name
+
+    def full_revision(self, config: Any) -> str:
+        """The model's revision, with that of its adapter. The commit of a hub model is in its configuration."""
+        revision = self.found_revision or getattr(config, "_commit_hash", None) or ("unknown" if self.adapter else "")
+        return f"{revision}+{self.adapter.revision}" if self.adapter else revision
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A warning if the adapter names another base model."""
+        base = self.adapter.base if self.adapter else ""
+        if self.is_base or not base or Path(base).name.lower() == Path(self.given).name.lower():
+            return ()
+        return (f"the adapter was made for the model {base}, and is used with {self.given}",)
+
+
+def _place(model: str, adapter: str | Path | None, revision: str | None, *, code: bool) -> _Place:
+    """Find a model and its adapter. Raises ModelError if one is not there, or if there are two adapters."""
+    with hide_progress_bars():
+        path, name, found_revision = locate(model, code=code)
+        if revision is not None and Path(path).exists():
+            raise ModelError(f"a revision names a commit of a hub model; {name} is a file or folder of its own and has none")
+        offline = not Path(path).exists() and not hub_answers()
+        own = is_adapter(path, revision=revision, offline=offline)
+        if adapter is not None:
+            if own:
+                raise ModelError(f"{model} is an adapter itself: give its base model with --adapter, or leave out --adapter {adapter}")
+            there = Path(adapter).expanduser().exists()
+            found = find_adapter(str(adapter), offline=not there and not hub_answers())
+            return _Place(model, path, name, found_revision, revision, offline, found)
+        if not own:
+            return _Place(model, path, name, found_revision, revision, offline)
+        return _base_place(find_adapter(path, revision=revision, offline=offline), code=code)
+
+
+def _base_place(adapter: Adapter, *, code: bool) -> _Place:
+    """The base model that an adapter names. Raises ModelError, with what to do, if there is none."""
+    remedy = f"Give the base model yourself: --model BASE --adapter {adapter.folder} (noiser.load(base, adapter=folder))"
+    if not adapter.base:
+        raise ModelError(f"the adapter {adapter.name} names no base model. {remedy}")
+    try:
+        path, name, found_revision = locate(adapter.base, code=code)
+    except ModelError as error:
+        raise ModelError(f"the adapter {adapter.name} names the base model {adapter.base!r}, and {error}. {remedy}") from error
+    local = Path(path).exists()
+    offline = not local and not hub_answers()
+    if is_adapter(path, revision=adapter.base_revision, offline=offline):
+        raise ModelError(f"the adapter {adapter.name} names another adapter as its base, {adapter.base!r}. {remedy}")
+    revision = None if local else adapter.base_revision
+    return _Place(adapter.base, path, name, found_revision, revision, offline, adapter, is_base=True)
+
+
+def _load_tokenizer(place: _Place, options: Mapping[str, Any]) -> Any:
+    """The adapter's tokenizer if one was saved with it, else the model's."""
+    if place.adapter is not None and place.adapter.has_tokenizer:
+        local = {**options, "revision": None, "local_files_only": True}
+        return AutoTokenizer.from_pretrained(place.adapter.folder, **local)
+    return AutoTokenizer.from_pretrained(place.path, **options)
 
 
 def _check_files(model: str, path: str, *, allow_pickle: bool, trust_remote_code: bool, **options: Any) -> None:
@@ -103,12 +202,16 @@ def _check_files(model: str, path: str, *, allow_pickle: bool, trust_remote_code
 
     `options` fetch the files of a hub model. A converted GGUF file was checked before its conversion.
     """
+    files: list[Path] = []
     if Path(path).is_dir():
         files = weight_files(Path(path), allow_pickle=allow_pickle)
-        if files and Path(model).expanduser().is_dir():
-            check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
     elif not allow_pickle:
         check_hub_model(path, **options)
+    config: Any = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+    check_architecture(config, model, own_code=bool(getattr(config, "auto_map", None)))
+    check_quantization(config, model)
+    if files and Path(model).expanduser().is_dir():
+        check_sizes(Path(path), files, trust_remote_code=trust_remote_code)
 
 
 def pick_device(device: str) -> torch.device:
@@ -225,18 +328,23 @@ class Identity:
 
 
 def identify(
-    model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+    model: str,
+    *,
+    adapter: str | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Identity:
     """The name, revision and dtype that a model loaded with these arguments would have.
 
     Of a hub model it reads the configuration, not the weights. Raises ModelError as `load` does.
     """
-    with hide_progress_bars():
-        path, name, revision_found = locate(model, code=trust_remote_code)
-    offline = not Path(path).exists() and not hub_answers()
-    with readable_errors(str(model), path, trust_remote_code):
-        config: Any = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=offline)
+    place = _place(model, adapter, revision, code=trust_remote_code)
+    options = {"revision": place.revision, "trust_remote_code": trust_remote_code, "local_files_only": place.offline}
+    with readable_errors(place.shown, place.path, trust_remote_code):
+        config: Any = AutoConfig.from_pretrained(place.path, **options)
     dtype_found = pick_dtype(dtype, pick_device(device))
     if dtype_found == "auto":
         dtype_found = getattr(config.get_text_config(), "dtype", None) or torch.float32
-    return Identity(name, revision_found or getattr(config, "_commit_hash", None) or "unknown", str(dtype_found).removeprefix("torch."))
+    return Identity(place.full_name, place.full_revision(config) or "unknown", str(dtype_found).removeprefix("torch."))

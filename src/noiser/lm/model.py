@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import DeviceMemoryError, NonFiniteError
+from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError
+from noiser.lm.architecture import check_architecture
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
@@ -18,11 +19,14 @@ from noiser.lm.forward import LAYOUTS, Layout, call_model, layout_of, run_packed
 from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
+from noiser.lm.prompt_warnings import prompt_warnings
 from noiser.lm.quantity import check_differentiable
+from noiser.lm.quantized import check_quantized, stored_weights
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class
 from noiser.lm.tokenizer import Source, Tokens
-from noiser.lm.trial import TRIAL_TOKENS, check_architecture, check_decoder, check_signature
+from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature
+from noiser.lm.wrappers import model_name, model_revision, unwrap
 from noiser.text.prompt import Prompt
 
 
@@ -62,12 +66,15 @@ class LanguageModel:
         prefix: bool = True,
         template_args: Mapping[str, Any] | None = None,
     ) -> None:
+        model = unwrap(model)
+        check_architecture(model.config, type(model).__name__)
         check_signature(model)
-        check_architecture(model)
         self.model = model
         self.tokenizer = tokenizer
-        self.name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
-        self.revision = revision or getattr(model.config, "_commit_hash", None) or "unknown"
+        self.name = name or model_name(model)
+        self.revision = revision or model_revision(model)
+        self.warnings: tuple[str, ...] = check_quantized(model)
+        """Warnings about the model that belong to each of its results."""
         placement = placement_of(model)
         self.device: torch.device = placement.home
         """Where the model's inputs are, and where its outputs are moved to."""
@@ -96,8 +103,10 @@ class LanguageModel:
         return f"LanguageModel({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={self.model.dtype})"
 
     def prompt(self, source: Source) -> Prompt:
-        """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`."""
-        return self.tokens.prompt(source)
+        """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`. It has the warnings of `prompt_warnings`."""
+        prompt = self.tokens.prompt(source)
+        found = tuple(prompt_warnings(self.tokens, source, prompt))
+        return replace(prompt, warnings=(*prompt.warnings, *found)) if found else prompt
 
     def embeddings(self, token_ids: Sequence[int]) -> Float[Tensor, "tokens dim"]:
         """The output of the model's embedding module for these tokens."""
@@ -336,6 +345,12 @@ class _ForwardResult:
         return [*(whole.truncated(end + 1, self.logits[index], self.gradients.get(index)) for index, end in ends), whole]
 
 
+def check_language_model(lm: Any) -> None:
+    """Raises ModelError for anything but a LanguageModel, such as a model of transformers."""
+    if not isinstance(lm, LanguageModel):
+        raise ModelError(f"this wants a model that noiser has loaded: lm = noiser.load(model, tokenizer); got {type(lm).__name__}")
+
+
 def _as_list(ids: Any) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
@@ -347,7 +362,7 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     try:
         for module in training:
             module.training = False
-        with torch.inference_mode(False), torch.no_grad(), fresh_frequencies(model):
+        with torch.inference_mode(False), torch.no_grad(), fresh_frequencies(model), stored_weights(model):
             yield
     finally:
         for module in training:

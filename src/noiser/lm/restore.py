@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from noiser.lm.devices import has_accelerate_hook
+from noiser.lm.quantized import stored_weights
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def restore_after(model: Any, tokenizer: Any) -> Iterator[None]:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             stack.callback(_restore_backend, backend, backend.padding, backend.truncation)
+        stack.enter_context(stored_weights(model))
         if has_accelerate_hook(model):
             model.to = lambda *_, **__: model
         yield

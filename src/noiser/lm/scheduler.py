@@ -1,13 +1,16 @@
 """Run many generators at once: each requests something from the engine and waits for the answer, and rows share batches."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import isgenerator
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, TimeLimitError, checkpoint
-from noiser.lm.devices import TOO_LARGE, peak_bytes, reset_peak
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, Stopped, TimeLimitError, checkpoint
+from noiser.lm.devices import TOO_LARGE, peak_bytes, reset_peak, unify_memory_errors
+from noiser.lm.forward import failure
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.lm.requests import Answer, ExternalRequest, ForwardRequest, Generation, Request, Steps
@@ -88,13 +91,41 @@ def schedule(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = MAX_CON
         _answer_external(lm, [job for job in jobs if isinstance(job.request, ExternalRequest)])
 
 
+@contextmanager
+def _model_errors(lm: LanguageModel, step: str) -> Iterator[None]:
+    """Turn whatever the model raises inside the block into a ModelFailedError, so that one prompt does not cost the others."""
+    try:
+        yield
+    except (NoiserError, Stopped):
+        raise
+    except Exception as error:
+        raise failure(lm.model, step, error) from error
+
+
+def isolate_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a method or metric as a generator. Exceptions that are not noiser's own become a ForeignError."""
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            with unify_memory_errors():
+                result = function(*arguments, **options)
+                return (yield from result) if isgenerator(result) else result
+        except (NoiserError, Stopped):
+            raise
+        except Exception as error:
+            raise ForeignError(f"{type(error).__name__}: {error}") from error
+
+    return run
+
+
 def _answer_generation(lm: LanguageModel, job: Job) -> None:
     """Generate one continuation. It shares no batch."""
     assert isinstance(job.request, Generation)
     begin, tokens = time.perf_counter(), lm.token_counter.forward_tokens
     answer: Answer | NoiserError
     try:
-        answer = lm.generate(job.request.prompt, job.request.count)
+        with _model_errors(lm, "while it generates a continuation"):
+            answer = lm.generate(job.request.prompt, job.request.count)
     except NoiserError as error:
         answer = error
     job.seconds += time.perf_counter() - begin
@@ -109,7 +140,8 @@ def _answer_forward(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     requests = [job.request for job in jobs if isinstance(job.request, ForwardRequest)]
     begin = time.perf_counter()
     try:
-        answers = lm.forward(requests)
+        with _model_errors(lm, f"on a prompt of {max(len(request.prompt) for request in requests)} tokens"):
+            answers = lm.forward(requests)
     except NoiserError as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
@@ -131,9 +163,11 @@ def _answer_perturbed(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     """Run the perturbed rows of all jobs in shared batches."""
     perturbed = [rows for job in jobs if isinstance(job.request, list) for rows in job.request]
     begin = time.perf_counter()
+    longest = max((len(rows.clean.prompt) for rows in perturbed), default=0)
     try:
-        readouts = lm.run_perturbed(perturbed)
-    except NoiserError as error:  # a user's function that fails for one prompt
+        with _model_errors(lm, f"on perturbed rows of a prompt of {longest} tokens"):
+            readouts = lm.run_perturbed(perturbed)
+    except NoiserError as error:  # the model, or a user's function, fails for one prompt
         if len(jobs) == 1:
             jobs[0].resume(error)
         else:

@@ -29,6 +29,8 @@ class Tokens:
         """The largest number of tokens that the model takes. None if its configuration names no limit."""
         self.size = min(len(tokenizer), embedded)
         """The number of ids that both the tokenizer and the model's embedding have."""
+        self.embedded = embedded
+        """The number of ids that the model's embedding has. The tokenizer may have no token for some of them."""
         added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._special = frozenset([*tokenizer.all_special_ids, *added])
         self._token_text = TokenText(tokenizer)
@@ -207,9 +209,9 @@ class Tokens:
             )
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        wrong = [i for i in ids if not 0 <= i < self.size]
+        wrong = [i for i in ids if not 0 <= i < self.embedded]
         if wrong:
-            raise PromptError(f"token ids go from 0 to {self.size - 1}; got {wrong[0]}")
+            raise PromptError(f"token ids go from 0 to {self.embedded - 1}; got {wrong[0]}")
 
 
 def as_ids(source: Iterable[Any]) -> list[int]:

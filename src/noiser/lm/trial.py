@@ -5,46 +5,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-from noiser.errors import ModelError
+from noiser.errors import ModelError, ModelFailedError
 from noiser.lm.devices import unify_memory_errors
 from noiser.lm.forward import call_model
 
 TRIAL_TOKENS = 8
 TOLERANCE = 0.05
 """The largest difference between two distributions of the next token that should be the same, as a share of the probability."""
-NO_NEXT_TOKEN = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel", "Regression")
-"""Ends of the names of classes that predict something else than the next token."""
 
 
 def check_signature(model: Any) -> None:
-    """Raises ModelError, with the model's class, unless the model is a decoder that accepts embeddings."""
+    """Raises ModelError, with the model's class, unless the model accepts embeddings and can leave out logits."""
     name = type(model).__name__
     parameters = inspect.signature(model.forward).parameters
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{name} is an encoder-decoder; noiser explains decoders, which continue their own prompt")
     if "inputs_embeds" not in parameters:
         raise ModelError(f"{name} does not accept inputs_embeds, so no token's embedding can be perturbed")
     if "logits_to_keep" not in parameters:
         raise ModelError(f"{name} does not accept logits_to_keep, so it would compute the logits of every position of every row")
-
-
-def check_architecture(model: Any) -> None:
-    """Raises ModelError if the checkpoint was made by a model that does not continue its own prompt.
-
-    transformers would load the parts that fit: of an encoder-decoder the decoder alone, of a classifier all but the head.
-    """
-    for saved in getattr(model.config, "architectures", None) or ():
-        if saved == type(model).__name__:
-            return
-        if saved.endswith(NO_NEXT_TOKEN):
-            raise ModelError(f"this is a checkpoint of {saved}, which has no head for the next token; noiser explains language models")
-        if model.config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not saved.endswith("ForCausalLM"):
-            raise ModelError(
-                f"this is a checkpoint of {saved}, an encoder-decoder: an encoder reads the prompt, and the decoder alone continues "
-                "nothing. noiser explains decoders, which continue their own prompt"
-            )
 
 
 def check_decoder(model: Any, ids: Tensor) -> None:
@@ -82,6 +60,6 @@ def _rounding(dtype: torch.dtype) -> float:
 def _probs(model: Any, inputs: str, **tensors: Tensor) -> Tensor:
     try:
         logits = call_model(model, **tensors, use_cache=False).logits[0]
-    except ModelError as error:
-        raise ModelError(f"a trial of this model with {inputs} failed, so it cannot be explained: {error}") from error
+    except ModelFailedError as error:
+        raise ModelFailedError(f"a trial of this model with {inputs} failed, so it cannot be explained: {error}") from error.__cause__
     return logits.float().softmax(-1).to("cpu")
