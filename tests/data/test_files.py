@@ -81,7 +81,7 @@ def test_a_line_of_json_among_text_is_said():
 @pytest.mark.parametrize(
     ("content", "name", "said"),
     [
-        (gzip.compress(LINES.encode()), "x.jsonl.gz", "it is compressed with gzip: unpack it first"),
+        (gzip.compress(LINES.encode(), mtime=0), "x.jsonl.gz", "it is compressed with gzip: unpack it first"),
         (b"PK\x03\x04rest", "x.xlsx", "it is a ZIP archive, as spreadsheets"),
         (bytes(range(256)) * 4, "x.bin", "it is binary, or UTF-16 without a byte order mark"),
         ("\u6771\u4eac\n\u6771\u4eac".encode("utf-16-le"), "x.txt", "it is binary, or UTF-16 without"),
