@@ -7,13 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from tokenizers import processors
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
 
 import noiser
 from noiser.errors import OptionError
 from noiser.lm.prompt_warnings import prompt_warnings
 from tests.conftest import byte_tokenizer, tiny
-from tests.tokenizers_built_here import Characters, byte_level, metaspace, tokens, word_piece
+from tests.tokenizers_built_here import SPECIAL, Characters, byte_level, metaspace, tokens, word_piece
 
 CHAT = "{% for m in messages %}{{ '<s>' if loop.first else '' }}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant:"
 
@@ -31,10 +32,18 @@ def with_bos():
 
 
 @pytest.mark.parametrize("make", [byte_level, metaspace, with_bos, Characters])
-@pytest.mark.parametrize("text", ["the cat sat", " the", "the\n", "the (", "the c", "hello there\n\n", "<s"])
+@pytest.mark.parametrize("text", ["the cat sat", " the", "the\n", "the (", "hello there\n\n", "<s"])
 def test_ordinary_prompts_get_no_warning(make, text):
     """Mutant: any of the conditions left out."""
     assert warnings_of(make(), text) == []
+
+
+def test_an_unfinished_word_is_no_loose_space():
+    """Mutant: the last character not looked at. `c` and `a` become one token here."""
+    pieces = {"<pad>": 0, "<s>": 1, "</s>": 2, "c": 3, "a": 4, "ca": 5}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab=pieces, merges=[("c", "a")])), **SPECIAL)
+    assert tokens(tokenizer).ids("ca") == (5,)
+    assert warnings_of(tokenizer, "ac") == []
 
 
 @pytest.mark.parametrize("make", [metaspace, with_bos])
