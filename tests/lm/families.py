@@ -152,24 +152,26 @@ def _difference(attribution: Any, plain: tuple[np.ndarray, np.ndarray]) -> float
     return float(np.abs(attribution.scores[0][places] - scores).max() / np.abs(scores).max())
 
 
-def compare(family: str, window: str) -> Outcome:
+def compare(family: str, window: str, lengths: tuple[int, ...] = LENGTHS) -> Outcome:
     """Explain prompts of all lengths alone, short before long and long before short, and two together."""
     try:
         model = build(family, WINDOWS[window])
-        plain = {(method, n): plain_scores(model, prompts()[n], method) for method, (_, lengths) in METHODS.items() for n in lengths}
+        plain = {
+            (method, n): plain_scores(model, prompts()[n], method) for method, (_, own) in METHODS.items() for n in own if n in lengths
+        }
     except Exception as error:  # noqa: BLE001  (whatever transformers raises on its own model)
         return Outcome(family, window, "not built", f"{type(error).__name__}: {error}".splitlines()[0][:160])
     worst, layouts = (0.0, ""), set()
     try:
-        for lengths in (LENGTHS, LENGTHS[::-1]):
+        for order in (lengths, lengths[::-1]):
             lm = noiser.LanguageModel(model, byte_tokenizer())
-            for length in lengths:
+            for length in order:
                 for method, label in [(method, label) for method, (label, taken) in METHODS.items() if length in taken]:
                     attribution = noiser.attribute(lm, prompts()[length], label)
                     layouts.add(attribution.notes["layout"].split(":")[0])
                     worst = max(worst, (_difference(attribution, plain[method, length]), f"{method}, {length} tokens"))
         lm = noiser.LanguageModel(model, byte_tokenizer())
-        for pair in ((5, 100), (100, 12)):
+        for pair in ((lengths[0], lengths[-1]), (lengths[-1], lengths[0])):
             for length, attribution in zip(pair, noiser.attribute_many(lm, [prompts()[n] for n in pair], "occlusion"), strict=True):
                 worst = max(worst, (_difference(attribution, plain["occlusion", length]), f"{length} tokens among {pair}"))
     except noiser.NoiserError as error:

@@ -128,7 +128,8 @@ class LayoutCheck:
 
     def _check(self, seq: int, keys: int) -> str:
         try:
-            difference, tokens = _difference(self.model, self.synthetic_ids, seq, keys)
+            with torch.no_grad():
+                difference, tokens = _difference(self.model, self.synthetic_ids, seq, keys)
         except DeviceMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  (whatever a model raises on a mask, a cache or positions)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 from weakref import WeakSet
 
@@ -23,7 +24,7 @@ from noiser.lm.prompt_warnings import prompt_warnings
 from noiser.lm.quantity import check_differentiable
 from noiser.lm.quantized import check_quantized, stored_weights
 from noiser.lm.requests import ForwardRequest
-from noiser.lm.rotary import fresh_frequencies, length_class
+from noiser.lm.rotary import fresh_frequencies, length_class, most_tokens
 from noiser.lm.tokenizer import Source, Tokens
 from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature
 from noiser.lm.wrappers import model_name, model_revision, unwrap
@@ -82,7 +83,7 @@ class LanguageModel:
         """All devices that compute. `device` is the first."""
         self.offloaded: bool = bool(placement.visiting)
         """Whether some weights wait elsewhere (`device_map`). They are on torch's `meta` device between calls."""
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = most_tokens(model.config.get_text_config())
         self.tokens = Tokens(tokenizer, limit, len(model.get_input_embeddings().weight), template_args)
         self.budget = plan_budget(model, placement, token_budget)
         self.gradient_budget = plan_gradient_budget(model, placement, self.budget, token_budget)
@@ -147,12 +148,14 @@ class LanguageModel:
     def forward(self, requests: Sequence[ForwardRequest]) -> list[list[CleanRun]]:
         """Run each sequence once. The answer to a request has one clean run for each of its ends, truncated after that end."""
         results: list[_ForwardResult] = []
+        parts = [request.split(self._length_class) for request in requests]
         with evaluation_mode(self.model):
             self._try_model()
-            for group in self._forward_groups(requests):
+            for group in self._forward_groups([part for split in parts for part in split]):
                 results += self._forward_that_fits(group, gradient=group[0].scalars is not None and not self._no_gradient)
                 self._report()
-        return [result.clean_runs() for result in results]
+        remaining = iter(results)
+        return [[run for result in islice(remaining, len(split)) for run in result.clean_runs()] for split in parts]
 
     def generate(self, prompt: Prompt, count: int) -> tuple[int, ...]:
         """The greedy continuation: `count` tokens, or fewer if the model ends its answer. The end token is included.

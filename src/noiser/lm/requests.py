@@ -5,7 +5,7 @@ A method is a generator: it yields requests and receives answers. So its rows ca
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -34,6 +34,22 @@ class ForwardRequest:
     scalars: ScalarsOfLogits | None = None
     """What to take gradients of."""
     attention_reducer: AttentionReducer | None = None
+    separate: bool = False
+    """Whether each end closes a prompt of its own. Otherwise all ends are read from one sequence, whatever its length does."""
+
+    def split(self, length_class: Callable[[int], int]) -> list["ForwardRequest"]:
+        """Requests whose prompts have the same class up to each end. `length_class` maps a number of tokens to its class."""
+        if not self.separate or len({length_class(end + 1) for end in self.ends}) == 1:
+            return [self]
+        return [
+            replace(self, prompt=self.prompt.cropped(end + 1), ends=(end,), scalars=self._scalars_at(index))
+            for index, end in enumerate(self.ends)
+        ]
+
+    def _scalars_at(self, index: int) -> ScalarsOfLogits | None:
+        """The scalar of one end, from the logits at this end alone [1, vocab]."""
+        scalars = self.scalars
+        return None if scalars is None else lambda logits: {0: scalars(logits.expand(len(self.ends), -1))[index]}
 
 
 @dataclass(frozen=True)

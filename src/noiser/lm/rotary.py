@@ -22,6 +22,18 @@ def length_class(config: Any, seq: int) -> int:
     return result
 
 
+def most_tokens(config: Any) -> int | None:
+    """The longest prompt, in tokens, that a configuration names. None if it names none, or no real one.
+
+    `dynamic` scaling takes its factor more than the length before scaling, which is what the configuration names.
+    """
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+    sizes = (getattr(config, name, None) for name in names)
+    limit = next((size for size in sizes if isinstance(size, int) and size > 0), None)
+    factors = [parameters.get("factor") for parameters in _scalings(config) if "dynamic" in str(parameters.get("rope_type"))]
+    return limit if limit is None or not factors else int(limit * max(factor or 1 for factor in factors))
+
+
 def _scalings(config: Any) -> Iterator[dict[str, Any]]:
     """The rotary parameters of the model, or of each type of its layers."""
     for name in ("rope_parameters", "rope_scaling"):

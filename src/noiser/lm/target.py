@@ -194,7 +194,8 @@ def _resolve_continuation(tokens: Tokens, prompt: Prompt, question: Question, re
             for row, at_end in enumerate(logits)
         }
 
-    cleans = yield from _run(_forward_request(tokens.extended(prompt, ids[:-1]), ends, scalars, requires))
+    request = replace(_forward_request(tokens.extended(prompt, ids[:-1]), ends, scalars, requires), separate=True)
+    cleans = yield from _run(request)
     return [_resolved(tokens, clean, [clean], (token,), question.chosen_quantity) for clean, token in zip(cleans, ids, strict=True)]
 
 

@@ -99,6 +99,10 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
 
 def result_schemas() -> dict[str, Schema]:
     """The results, as the command line's JSON has them."""
+    prompt: dict[str, Schema] = {
+        "text": TEXT, "input_ids": IDS, "tokens": TEXTS, "given": INTEGER, "offsets": listed(IDS), "special": listed(BOOLEAN),
+        "turns": listed(record({"role": TEXT, "tokens": IDS})),
+    }  # fmt: skip
     target: dict[str, Schema] = {
         "token_ids": IDS, "tokens": TEXTS, "prob": NUMBER, "rank": INTEGER, "quantity": TEXT, "value": NUMBER,
         "foil": either(ref("Target"), NULL), "context": INTEGER,
@@ -116,7 +120,7 @@ def result_schemas() -> dict[str, Schema]:
     }  # fmt: skip
     pairs = listed(listed(either(NUMBER, NULL)))
     return {
-        "Prompt": record({"text": TEXT, "input_ids": IDS, "tokens": TEXTS, "given": INTEGER}),
+        "Prompt": record(prompt, optional=("offsets", "special", "turns")),
         "Target": record(target),
         "Cost": record({"seconds": NUMBER, "forward_tokens": INTEGER, "backward_tokens": INTEGER, "peak_bytes": INTEGER}),
         "Curve": record(curve),
