@@ -28,6 +28,7 @@ def test_rotary_scales_do_not_leak(kind):
             for lengths in among:
                 found = noiser.attribute_many(lm, [prompts()[n] for n in lengths], "occlusion")
                 for n, attribution in zip(lengths, found, strict=True):
+                    assert isinstance(attribution, noiser.Attribution)
                     places, scores = plain[n]
                     np.testing.assert_allclose(attribution.scores[0][places], scores, atol=1e-4 * np.abs(scores).max() + 1e-7)
 

@@ -117,7 +117,7 @@ def test_all_is_as_found_after_a_refused_prompt_or_target():
         {"prompt": "x" * 65},
         {"prompt": "ab", "target": ""},
         {"prompt": "ab", "target": "x" * 64},
-        {"prompt": "ab", "target": 299},
+        {"prompt": "ab", "target": 300},
         {"prompt": ""},
     ):
         with pytest.raises(PromptError):

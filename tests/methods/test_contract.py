@@ -189,7 +189,7 @@ def test_all_is_as_found_after_success_and_after_an_exception_in_its_last_call(n
     explained(name, lm, target=17)
     same(before, found_state(lm))
     last[0], calls[:] = len(calls), []
-    with pytest.raises(noiser.ModelError, match="UsersOwnError"):
+    with pytest.raises(ModelError, match="UsersOwnError"):
         explained(name, noiser.LanguageModel(lm.model, lm.tokenizer), target=17)
     same(before, found_state(lm))
 

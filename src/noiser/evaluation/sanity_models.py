@@ -88,13 +88,16 @@ class _Linear(nn.Module):
         inputs_embeds: Tensor | None = None,
         past_key_values: Any = None,  # noqa: ARG002  (it keeps nothing)
         use_cache: Any = None,  # noqa: ARG002
-        logits_to_keep: int = 0,  # noqa: ARG002  (there is only the last position)
+        logits_to_keep: int = 0,
     ) -> SimpleNamespace:
-        """The logits at the last position."""
+        """The logits at the last position, or at all. A token behind those that have weights counts nothing."""
         embeds = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        first = ((embeds @ self.direction) * self.weights).sum(-1)
-        others = torch.full((len(first), WORDS - 2), -20.0)
-        return SimpleNamespace(logits=torch.cat([first[:, None], torch.zeros_like(first)[:, None], others], -1)[:, None])
+        length = embeds.shape[1]
+        weights = nn.functional.pad(self.weights, (0, max(0, length - len(self.weights))))[:length]
+        parts = (embeds @ self.direction) * weights
+        first = (parts.sum(-1, keepdim=True) if logits_to_keep else parts.cumsum(-1))[..., None]
+        others = torch.full((*first.shape[:2], WORDS - 2), -20.0)
+        return SimpleNamespace(logits=torch.cat([first, torch.zeros_like(first), others], -1))
 
 
 def _silent() -> LlamaForCausalLM:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from noiser.errors import DeviceMemoryError
 from noiser.lm.checkpoint import first_line
-from noiser.lm.devices import TOO_LARGE, unify_memory_errors
+from noiser.lm.devices import TOO_LARGE, Budget, unify_memory_errors
 from noiser.lm.forward import LAYOUTS, Layout, exceeds_window, longest_prefixes, run_packed_prompts, run_prompt
 from noiser.lm.kv_cache import CleanRun, LayoutName, read_cache
 from noiser.lm.perturbation import AddNoise, Batch, PerturbedRows
@@ -38,9 +38,6 @@ ROWS = 2
 SHORTEST = 16
 """Tokens of the shortest prompt that is checked. Shorter prompts have its result."""
 
-
-ONE_PASS = 256
-"""Tokens of the longest prompt whose trials run in one pass."""
 
 _IN_THIS_PROCESS: WeakKeyDictionary[Any, dict[str, dict[str, str]]] = WeakKeyDictionary()
 """The results of each model object that is in memory, by fingerprint."""
@@ -60,10 +57,10 @@ class LayoutCheck:
     """Callable(length, seed): ids of ordinary tokens, for synthetic prompts."""
     limit: int | None
     """The largest number of tokens that the model takes. None if it is not known."""
+    budget: Budget
+    """What may run at once. The check keeps to it."""
     identity: str = ""
     """What the result depends on. If it is not empty, results are remembered in the user's cache."""
-    usual: int = 0
-    """Tokens of the packings that are usual. They are checked at once, so that one check is enough."""
     reason: str = ""
     """Why no packing is possible, if that is known without a check."""
     on_tokens: Callable[[int], None] = lambda _: None
@@ -91,12 +88,17 @@ class LayoutCheck:
     def capacity(self, seq: int, wanted: int) -> int:
         """The longest packing, in tokens, that is right for prompts of `seq` tokens: at least `wanted` if possible, 0 if none is."""
         shortest = 2 * _octave(seq)
-        keys = max(shortest, _octave(max(wanted, self.usual)))
+        keys = max(shortest, _octave(max(wanted, self._usual)))
         while not self.reason and keys >= shortest:
             if not self._result(seq, keys):
                 return keys
             keys //= 2
         return 0
+
+    @property
+    def _usual(self) -> int:
+        """Tokens of the packings that the budget allows. They are checked at once, so that one check is enough."""
+        return min(2 * self.budget.length, self.budget.tokens // 2 + 1)
 
     def _result(self, seq: int, keys: int) -> str:
         """Why a packing of `keys` tokens is wrong. Empty if it is right."""
@@ -105,7 +107,7 @@ class LayoutCheck:
             longer = (self._key(seq, keys * 2**power) for power in range(1, 8))
             if any(self._results.get(other) == "" for other in longer):
                 return ""
-            self._results[name] = self._check(self._checked_length(seq), keys)
+            self._results[name] = self._check(seq, keys)
             if self._file is not None:
                 with suppress(OSError):
                     self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +129,15 @@ class LayoutCheck:
         return self._lengths[seq]
 
     def _check(self, seq: int, keys: int) -> str:
+        """Check the length that stands for `seq`, or `seq` itself if that does not fit into memory."""
+        with suppress(DeviceMemoryError):
+            return self._check_length(self._checked_length(seq), keys)
+        return self._check_length(seq, keys)
+
+    def _check_length(self, length: int, keys: int) -> str:
         try:
             with torch.no_grad():
-                difference, tokens = _difference(self.model, self.synthetic_ids, seq, keys)
+                difference, tokens = _difference(self.model, self.synthetic_ids, length, keys, self.budget)
         except DeviceMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  (whatever a model raises on a mask, a cache or positions)
@@ -174,7 +182,7 @@ class _Trial:
         return len(self.rows.clean.prompt) - self.rows.perturbation.start
 
 
-def _difference(model: Any, synthetic_ids: Callable[[int, int], list[int]], seq: int, keys: int) -> tuple[float, int]:
+def _difference(model: Any, synthetic_ids: Callable[[int, int], list[int]], seq: int, keys: int, budget: Budget) -> tuple[float, int]:
     """The largest difference between packed and whole logits, as a share of a perturbation's effect, and the token-forwards.
 
     Two prompts, one of them short, share packings of `keys` tokens: of suffixes, and of whole prompts, the short one first.
@@ -188,15 +196,16 @@ def _difference(model: Any, synthetic_ids: Callable[[int, int], list[int]], seq:
     cleans = [_clean(model, tensor) for tensor in embeds]
     if not all(clean.layers for clean in cleans):
         raise ValueError("the model keeps more than keys and values")
-    trials = [trial for trials in zip(*(_trials(model, clean) for clean in cleans), strict=True) for trial in trials]
+    trials = [trial for trials in zip(*(_trials(model, clean, budget) for clean in cleans), strict=True) for trial in trials]
     effect = max(float((trial.whole[0] - trial.whole[1]).norm(dim=-1).max()) for trial in trials)
-    packing = _fill(trials, keys)
+    packing = _fill(trials, keys, budget)
     packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], 1)
     difference = float((torch.stack([trial.whole[:1] for trial in packing], dim=1) - packed).norm(dim=-1).max())
     together = (0, 1, 0)
-    at_ends, _ = run_packed_prompts(model, [embeds[number] for number in together], [[lengths[number] - 1] for number in together])
-    alone = torch.stack([cleans[number].logits for number in together])
-    difference = max(difference, float((alone - at_ends.float()).norm(dim=-1).max()))
+    with suppress(DeviceMemoryError), unify_memory_errors():  # prompts that do not fit together never run together
+        at_ends, _ = run_packed_prompts(model, [embeds[number] for number in together], [[lengths[number] - 1] for number in together])
+        alone = torch.stack([cleans[number].logits for number in together])
+        difference = max(difference, float((alone - at_ends.float()).norm(dim=-1).max()))
     whole_rows = ROWS * sum(len(trial.rows.clean.prompt) for trial in trials)
     tokens = sum(lengths) + whole_rows + sum(trial.suffix for trial in packing) + sum(lengths[number] for number in together)
     return difference / effect, tokens
@@ -210,7 +219,7 @@ def _clean(model: Any, embeds: Float[Tensor, "seq dim"]) -> CleanRun:
     return CleanRun(prompt, embeds, logits[0].float(), read_cache(cache))
 
 
-def _trials(model: Any, clean: CleanRun) -> list[_Trial]:
+def _trials(model: Any, clean: CleanRun, budget: Budget) -> list[_Trial]:
     """Noise on the first, the middle and the last token, two draws each, read at the last position."""
     last = len(clean.prompt) - 1
     size, logit_fn = clean.embeds.float().std(), token_logit_fn("prob", (0,), (last,))
@@ -219,20 +228,22 @@ def _trials(model: Any, clean: CleanRun) -> list[_Trial]:
     members = [
         PerturbedRows(clean, AddNoise(position, own, 1.0), logit_fn) for position, own in zip((0, last // 2, last), noise, strict=True)
     ]
-    groups = [members] if last < ONE_PASS else [[member] for member in members]
+    groups = [members] if len(members) * ROWS * len(clean.prompt) <= budget.tokens else [[member] for member in members]
     whole = torch.cat([_logits(LAYOUTS["full"], model, group, ROWS) for group in groups], dim=1)
     return [_Trial(rows, whole[:, index]) for index, rows in enumerate(members)]
 
 
-def _fill(trials: Sequence[_Trial], keys: int) -> list[_Trial]:
+def _fill(trials: Sequence[_Trial], keys: int, budget: Budget) -> list[_Trial]:
     """As many of these rows as a packing of `keys` tokens takes, over and over. The first one is always among them."""
     chosen: list[_Trial] = []
     skipped = index = 0
     while skipped < len(trials):
         longer = [*chosen, trials[index % len(trials)]]
-        fits = sum(longest_prefixes([trial.rows for trial in longer]).values()) + sum(trial.suffix for trial in longer) <= keys
+        suffixes = sum(trial.suffix for trial in longer)
+        fits = sum(longest_prefixes([trial.rows for trial in longer]).values()) + suffixes <= keys
+        fits = fits and suffixes <= budget.tokens and len(longer) <= budget.rows
         chosen, skipped, index = (longer, 0, index + 1) if fits else (chosen, skipped + 1, index + 1)
-    return chosen
+    return chosen or [trials[0]]
 
 
 def _logits(layout: Layout, model: Any, members: Sequence[PerturbedRows], rows: int) -> Float[Tensor, "rows members vocab"]:

@@ -94,8 +94,8 @@ class LanguageModel:
             model,
             self._synthetic_ids,
             limit,
+            self.budget,
             identity="" if self.revision == "unknown" else f"{self.name} {self.revision}",
-            usual=2 * self.budget.length,
             reason="" if prefix else "asked for",
             on_tokens=self._count_check,
         )
