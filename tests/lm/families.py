@@ -121,7 +121,7 @@ def prompts() -> dict[int, tuple[int, ...]]:
 
 def _probs(model: Any, rows: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([model(inputs_embeds=part, use_cache=False).logits[:, -1].float().softmax(-1) for part in rows.split(8)])
+        return torch.cat([model(inputs_embeds=part.clone(), use_cache=False).logits[:, -1].float().softmax(-1) for part in rows.split(8)])
 
 
 def plain_scores(model: Any, ids: tuple[int, ...], method: str) -> tuple[np.ndarray, np.ndarray]:

@@ -132,10 +132,13 @@ def _row(*parts: Tensor) -> Float[Tensor, "rows length dim"]:
 def run_prompt(
     model: Any, embeds: Float[Tensor, "seq dim"], ends: Sequence[int]
 ) -> tuple[Float[Tensor, "kept vocab"], DynamicCache | None]:
-    """Run one whole prompt. Returns the logits at its ends, and its cache if rows can reuse it."""
+    """Run one whole prompt. Returns the logits at its ends, and its cache if rows can reuse it.
+
+    The model gets a copy: some scale what they are given in place.
+    """
     cache, seq = new_cache(model), len(embeds)
     options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
-    logits = call_model(model, inputs_embeds=embeds[None], logits_to_keep=seq - ends[0], **options).logits[0].to(embeds.device)
+    logits = call_model(model, inputs_embeds=embeds[None].clone(), logits_to_keep=seq - ends[0], **options).logits[0].to(embeds.device)
     return logits[[end - seq for end in ends]], cache
 
 

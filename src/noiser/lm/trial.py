@@ -35,7 +35,7 @@ def check_decoder(model: Any, ids: Tensor) -> None:
     with unify_memory_errors():
         from_ids = _probs(model, "token ids", input_ids=ids[None])
         embeds = model.get_input_embeddings()(ids)[None]
-        from_embeds = _probs(model, "embeddings", inputs_embeds=embeds)
+        from_embeds = _probs(model, "embeddings", inputs_embeds=embeds.clone())
         _probs(model, "perturbed embeddings", inputs_embeds=0.9 * embeds)
         changed = torch.cat([ids[:-1], ids[:1]])
         other_end = _probs(model, "token ids", input_ids=changed[None])
