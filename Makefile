@@ -9,7 +9,7 @@ TORCH = $(shell grep '^torch==' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PINS)
 
-.PHONY: demo test test-slow test-wheel browser lint format bench constraints clean
+.PHONY: demo test test-slow families test-wheel browser lint format bench constraints clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
@@ -19,7 +19,11 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(VENV)/bin/python -m pytest -q -m "slow and not families"
+
+# Every causal family of transformers against whole forward passes, into docs/models.md: an hour or two.
+families: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m families tests/lm/test_every_family.py
 
 # The wheel alone, in an environment with no extra: does `noiser attribute` work, and does every missing extra say what to install?
 test-wheel: $(VENV)/.dev

@@ -1,7 +1,8 @@
 """Every causal family of transformers is equal to whole forward passes, or refused with a reason.
 
 `make families` runs the slow test and writes docs/models.md. Mutants caught by the daily sample: `LayoutCheck.capacity` returns
-`wanted` (gpt_neo), `new_cache` always returns a DynamicCache (qwen3_next), no mask for chunks (llama4_text).
+`wanted` (gpt_neo), `new_cache` always returns a DynamicCache (qwen3_next), no mask for chunks (llama4_text), the
+model gets the clean embeddings themselves (ctrl).
 """
 
 import json
@@ -17,7 +18,7 @@ import torch
 from tests.lm.families import FAMILIES, WINDOWS, Outcome, compare, has_window
 
 DAILY = ["gpt_neo", "llama4_text", "gemma3_text", "mistral", "phi3", "gpt2", "opt", "bloom", "mpt", "qwen3_next", "falcon_h1", "mamba",
-         "jamba", "deepseek_v3", "recurrent_gemma"]  # fmt: skip
+         "jamba", "ctrl", "recurrent_gemma"]  # fmt: skip
 SECONDS = 240
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
