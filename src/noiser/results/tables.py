@@ -16,6 +16,8 @@ FAITHFULNESS = "faithfulness"
 REFERENCE = "random"
 """The row in the denominator of log-ratios."""
 LEVEL = 0.05
+MASK_SHARE = 0.1
+"""If the masks cause more than this share of the variance between samples, a remark says so."""
 FEW = 10
 """If there are fewer clusters, a remark says that the intervals are rough."""
 Statistic = Callable[[Float[np.ndarray, "*shape columns"]], Float[np.ndarray, "*shape rows"]]
@@ -80,7 +82,7 @@ def _table(
     rows = [table_row(index) for index in comparison.order()]
     rows += [_empty_row(row, statuses) for row in method_rows if row not in common.rows]
     rows.sort(key=lambda row: row.control)
-    remarks = (*comparison.remarks(), *common.remarks, *few_clusters(jackknife))
+    remarks = (*comparison.remarks(), *common.remarks, *few_clusters(jackknife), *mask_remarks(records, common, metric_columns))
     return Summary(label, better, tuple(rows), len(common.values), jackknife.clusters, tuple(differences), remarks)
 
 
@@ -90,6 +92,37 @@ def few_clusters(jackknife: ClusterJackknife) -> list[str]:
         name = "cluster" if jackknife.clusters == 1 else "clusters"
         return [f"{jackknife.clusters} {name}: too few for an interval; at least {MIN_CLUSTERS} are needed"]
     return [f"only {jackknife.clusters} clusters: the intervals are rough"] if jackknife.clusters < FEW else []
+
+
+def mask_remarks(records: Sequence[Record], common: CommonSamples, metric_columns: Sequence[MetricColumn]) -> list[str]:
+    """A remark if few random masks are a large part of what makes samples differ: the median of the methods' shares.
+
+    The variance of a sample's mean over its masks is estimated from the differences of neighbouring masks, because under `matched`
+    and `proportional` each mask has a budget of its own.
+    """
+    if len(metric_columns) != 1 or "masks" not in metric_columns[0].options or len(common.samples) < 2:
+        return []
+    shares = []
+    for index, row in enumerate(common.rows):
+        chosen = [record for record in records if (record.method, record.metric) == (row.label, metric_columns[0].label)]
+        within = [_mask_variance(record) for record in chosen if record.sample in common.samples]
+        between = float(common.values[:, index, 0].var(ddof=1))
+        if not row.control and between > 0:
+            shares.append(float(np.mean(within)) / between)
+    share = float(np.median(shares)) if shares else 0.0
+    masks = metric_columns[0].options["masks"]
+    if share <= MASK_SHARE:
+        return []
+    return [f"{min(share, 1.0):.0%} of the variance between samples comes from the {masks} random masks: more masks narrow the intervals"]
+
+
+def _mask_variance(record: Record) -> float:
+    """The variance of a record's value that comes from its masks, mean over the masks and over the explained tokens."""
+    variances = []
+    for step in record.steps:
+        values = np.array(step.get("masks", ()), dtype=np.float64)
+        variances.append(float((np.diff(values) ** 2).sum() / (2 * (len(values) - 1)) / len(values)) if len(values) > 1 else 0.0)
+    return float(np.sum(variances)) / len(variances) ** 2 if variances else 0.0
 
 
 def _empty_row(row: MethodRow, statuses: Mapping[str, dict[str, int]]) -> Row:
