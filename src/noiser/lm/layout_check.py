@@ -59,6 +59,8 @@ class LayoutCheck:
     """The largest number of tokens that the model takes. None if it is not known."""
     budget: Budget
     """What may run at once. The check keeps to it."""
+    device: torch.device
+    """Where the model's inputs are."""
     identity: str = ""
     """What the result depends on. If it is not empty, results are remembered in the user's cache."""
     reason: str = ""
@@ -137,7 +139,7 @@ class LayoutCheck:
     def _check_length(self, length: int, keys: int) -> str:
         try:
             with torch.no_grad():
-                difference, tokens = _difference(self.model, self.synthetic_ids, length, keys, self.budget)
+                difference, tokens = _difference(self.model, self.synthetic_ids, length, keys, self.budget, self.device)
         except DeviceMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  (whatever a model raises on a mask, a cache or positions)
@@ -182,7 +184,9 @@ class _Trial:
         return len(self.rows.clean.prompt) - self.rows.perturbation.start
 
 
-def _difference(model: Any, synthetic_ids: Callable[[int, int], list[int]], seq: int, keys: int, budget: Budget) -> tuple[float, int]:
+def _difference(
+    model: Any, synthetic_ids: Callable[[int, int], list[int]], seq: int, keys: int, budget: Budget, device: torch.device
+) -> tuple[float, int]:
     """The largest difference between packed and whole logits, as a share of a perturbation's effect, and the token-forwards.
 
     Two prompts, one of them short, share packings of `keys` tokens: of suffixes, and of whole prompts, the short one first.
@@ -190,7 +194,6 @@ def _difference(model: Any, synthetic_ids: Callable[[int, int], list[int]], seq:
     config = model.config.get_text_config()
     short = min(seq, max(3, seq // 3))
     lengths = short if length_class(config, short) == length_class(config, seq) else seq, seq
-    device = model.get_input_embeddings().weight.device
     embed = model.get_input_embeddings()
     embeds = [embed(torch.tensor(synthetic_ids(length, number), device=device)) for number, length in enumerate(lengths)]
     cleans = [_clean(model, tensor) for tensor in embeds]

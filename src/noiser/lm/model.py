@@ -95,6 +95,7 @@ class LanguageModel:
             self._synthetic_ids,
             limit,
             self.budget,
+            self.device,
             identity="" if self.revision == "unknown" else f"{self.name} {self.revision}",
             reason="" if prefix else "asked for",
             on_tokens=self._count_check,
