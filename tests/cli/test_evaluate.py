@@ -9,7 +9,6 @@ import json
 import pytest
 
 import noiser
-from noiser import cli
 from noiser.errors import OptionError
 from noiser.metrics import METRICS
 from noiser.views.plots import save_plots
@@ -24,19 +23,10 @@ def lm():
 
 
 @pytest.fixture
-def run(lm, monkeypatch, capfd):
+def run(lm, monkeypatch, command_line):
     """The command line on a tiny model: exit status, standard output, standard error."""
     monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: lm)
-
-    def called(*arguments):
-        monkeypatch.setattr("sys.argv", ["noiser", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            raise SystemExit(0)
-        shown = capfd.readouterr()
-        return ended.value.code or 0, shown.out, shown.err
-
-    return called
+    return command_line
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 
 import pytest
 
-from noiser import cli
 from noiser.storage import read_created
 from tests.runs import make_place
 
@@ -21,19 +20,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
+def run(monkeypatch, command_line, tmp_path):
     """The command line in an empty folder: exit status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
-
-    def called(*arguments):
-        monkeypatch.setattr("sys.argv", ["noiser", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            raise SystemExit(0)
-        shown = capfd.readouterr()
-        return ended.value.code or 0, shown.out, shown.err
-
-    return called
+    return command_line
 
 
 @pytest.fixture

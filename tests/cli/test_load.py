@@ -8,25 +8,15 @@ import json
 
 import pytest
 
-from noiser import cli
 from tests.results.test_saved import chat, evaluation
 from tests.shown_results import made
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
+def run(monkeypatch, command_line):
     """`noiser load` in this process; a model that is loaded fails the test."""
     monkeypatch.setattr("noiser.lm.load.load", lambda *_, **__: pytest.fail("a model was loaded"))
-
-    def called(*arguments):
-        monkeypatch.setattr("sys.argv", ["noiser", "load", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            raise SystemExit(0)
-        shown = capfd.readouterr()
-        return ended.value.code or 0, shown.out, shown.err
-
-    return called
+    return lambda *arguments: command_line("load", *arguments)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from noiser import cli
 from tests.runs import keys, make_place
 
 FEW = ("--methods", "occlusion", "--metrics", "soft_ns:masks=2,soft_nc:masks=2", "--controls", "random")
@@ -22,21 +21,12 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
+def run(monkeypatch, command_line, tmp_path):
     """The command line in an empty folder: exit status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
-
-    def called(*arguments):
-        monkeypatch.setattr("sys.argv", ["noiser", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            raise SystemExit(0)
-        shown = capfd.readouterr()
-        return ended.value.code or 0, shown.out, shown.err
-
-    return called
+    return command_line
 
 
 @pytest.fixture
