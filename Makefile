@@ -14,9 +14,10 @@ PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PIN
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
 
-# Two files of tests at a time, one thread each: half the time of one after the other with two threads.
+# Two files of tests at a time, one thread each: half the time of one after the other with two threads. A test that fails runs a second
+# time, and the summary names it (RERUN): tests with servers, threads and kills depend on a machine that others use too.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile --reruns 1 -r fER
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m "slow and not families"

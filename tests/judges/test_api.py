@@ -311,7 +311,8 @@ def test_many_given_up_in_a_row_end_it(connections, lost):
             backend.complete(calls, heard.__setitem__)
     kinds = Counter(type(each) for each in heard.values())
     assert kinds == {Completion: 20, JudgeError: kinds[JudgeError]}
-    assert lost <= kinds[JudgeError] < lost + connections
+    # Requests in flight: up to connections - 1 may have failed before the last success was counted, and as many fail after the end.
+    assert lost <= kinds[JudgeError] <= lost + 2 * (connections - 1)
     assert backend.counts["failed"] == kinds[JudgeError]
 
 
