@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from noiser.attribution.attribute import Failure, attribute, attribute_many
     from noiser.attribution.compare import compare
     from noiser.attribution.curves import with_curves
+    from noiser.attribution.estimate import CostEstimate, estimate
     from noiser.errors import NoiserError
     from noiser.evaluation import evaluate
     from noiser.evaluation.answer import answer
@@ -32,6 +33,7 @@ __all__ = [
     "Case",
     "Checkup",
     "Comparison",
+    "CostEstimate",
     "Evaluation",
     "Example",
     "FailedPrompt",
@@ -46,6 +48,7 @@ __all__ = [
     "attribute_many",
     "check",
     "compare",
+    "estimate",
     "evaluate",
     "load",
     "read",
@@ -60,6 +63,7 @@ _HOME = {
     "Case": "noiser.results.answer_case",
     "Checkup": "noiser.results.sanity",
     "Comparison": "noiser.results.attribution",
+    "CostEstimate": "noiser.attribution.estimate",
     "Evaluation": "noiser.results.evaluation",
     "Example": "noiser.results.records",
     "FailedPrompt": "noiser.results.saved",
@@ -73,6 +77,7 @@ _HOME = {
     "attribute_many": "noiser.attribution.attribute",
     "check": "noiser.evaluation.sanity",
     "compare": "noiser.attribution.compare",
+    "estimate": "noiser.attribution.estimate",
     "evaluate": "noiser.evaluation",
     "load": "noiser.lm.load",
     "read": "noiser.results.saved",

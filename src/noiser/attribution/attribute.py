@@ -162,6 +162,8 @@ class _Explained:
     targets: tuple[Target, ...]
     outputs: list[MethodOutput]
     advice: list[str]
+    perturbed: bool
+    """Whether rows ran that perturb the prompt. If not, their layout was never chosen."""
 
 
 def _explain(
@@ -173,7 +175,10 @@ def _explain(
     resolved = yield from cached(resolve_target(lm.tokens, prompt, question, requires), cleans, requires)
     advice = [*lm.warnings, *prompt.warnings, *_given_id_warnings(lm, question), *target_warnings(lm.tokens, prompt, question, resolved[0])]
     outputs = yield from gather([_run_method(lm, spec, target) for target in resolved])
-    return _Explained(len(prompt), resolved[-1][0].prompt, tuple(objective.target for _, objective in resolved), outputs, advice)
+    targets = tuple(objective.target for _, objective in resolved)
+    runs = [run for clean, objective in resolved for run in (clean, *(branch.clean for branch in objective.branches))]
+    perturbed = any(run.has_rows for run in runs)
+    return _Explained(len(prompt), resolved[-1][0].prompt, targets, outputs, advice, perturbed)
 
 
 def _given_id_warnings(lm: LanguageModel, question: Question) -> list[str]:
@@ -208,7 +213,6 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> A
     scores = np.zeros((len(explained.outputs), len(explained.prompt)))
     for row, output in enumerate(explained.outputs):
         scores[row, : len(output.scores)] = output.scores
-    layout, reason = lm.layout(explained.prompt)
     return Attribution(
         scores=scores,
         prompt=explained.prompt,
@@ -219,11 +223,16 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> A
         revision=lm.revision,
         seed=spec.options.get("seed"),
         cost=job.cost,
-        notes={**_notes(explained.outputs, explained.advice), "layout": f"{layout.name}: {reason}" if reason else layout.name},
+        notes={**_notes(explained.outputs, explained.advice), **(_layout_note(lm, explained.prompt) if explained.perturbed else {})},
         unit=spec.options.get("unit", "token"),
         given=explained.given,
         label=spec.label,
     )
+
+
+def _layout_note(lm: LanguageModel, prompt: Prompt) -> dict[str, str]:
+    layout, reason = lm.layout(prompt)
+    return {"layout": f"{layout.name}: {reason}" if reason else layout.name}
 
 
 def _notes(outputs: Sequence[MethodOutput], advice: list[str]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noiser.cli.dry_run import check_format, dry_run
 from noiser.cli.inputs import TargetOptions, existing_file, parse_method, read_file_rows, read_messages
 from noiser.cli.options import (
+    OUTPUT,
     WHAT,
     FieldNames,
     Messages,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from noiser.text.prompt import Prompt as TokenizedPrompt
 
 FORMATS = ("heatmap", "json", "jsonl", "html", "svg", "png")
+FORECAST_TOKENS = 64
+"""Tokens of a prompt from which on the cost is counted before it is explained, for the progress bar."""
 FORMAT_HELP = f"{', '.join(FORMATS)}. (default: as --out ends; else heatmap, with --file jsonl)"
 
 
@@ -71,6 +75,7 @@ class AttributeArgs:
     question: "Question"
     display: DisplayOptions
     output: Output
+    dry_run: bool = False
 
 
 @expand_options
@@ -95,6 +100,9 @@ def attribute(
     format_: Annotated[str | None, format_option(FORMAT_HELP)] = None,
     out: Out = None,
     display: DisplayOptions,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and time what it would cost, and explain nothing.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Which words of a prompt made the model predict the next word?"""
     sources = (prompt, messages, file)
@@ -113,7 +121,10 @@ def attribute(
         question=target.question(),
         display=display,
         output=_output(format_, out, many=file is not None),
+        dry_run=dry_run,
     )
+    if dry_run:
+        check_format(arguments.output)
     model.check_chat(arguments.prompt)
     raise typer.Exit(_run(model, arguments))
 
@@ -134,17 +145,21 @@ def _run(model: ModelOptions, arguments: AttributeArgs) -> int:
 
     found = None if arguments.file is None else read_file_rows(arguments.file, arguments.fields)
     with loaded_model(model, 1 if found is None else len(found.rows)) as (lm, progress):
+        if arguments.dry_run:
+            tasks = [(arguments.prompt or "", arguments.question)] if found is None else _tasks(lm, found, arguments.question)
+            return dry_run(lm, tasks, arguments.method, arguments.output)
         if found is not None:
             return _explain_rows(lm, found, arguments, progress)
-        _explain_prompt(lm, arguments)
+        _explain_prompt(lm, arguments, progress)
         return 0
 
 
-def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs) -> None:
+def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs, progress: "PromptProgress") -> None:
     """Explain one prompt. The output is opened after the last possible error, so that an error leaves an old file alone."""
     import noiser.attribution.attribute as attribution
 
     output = arguments.output
+    _forecast(lm, arguments, progress)
     result = attribution.attribute(lm, arguments.prompt or "", arguments.method, arguments.question)
     arguments.display.check_result(result)
     result = _add_curves(lm, result, arguments)
@@ -153,6 +168,15 @@ def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs) -> None:
         return
     with output.open() as sink:
         _write(result, None, arguments, sink)
+
+
+def _forecast(lm: "LanguageModel", arguments: AttributeArgs, progress: "PromptProgress") -> None:
+    """Tell somebody who watches how many tokens a long prompt takes. Short prompts need no estimate."""
+    from noiser.attribution.estimate import count_tokens
+
+    generates = arguments.question.generate is not None
+    if progress.is_terminal and not generates and len(lm.prompt(arguments.prompt or "")) >= FORECAST_TOKENS:
+        progress.expect(count_tokens(lm, arguments.prompt or "", arguments.method, arguments.question))
 
 
 def _explain_rows(lm: "LanguageModel", found: "FileRows", arguments: AttributeArgs, progress: "PromptProgress") -> int:
@@ -174,7 +198,7 @@ def _results(
     from noiser.lm.target import check_token_ids
 
     check_token_ids(lm.tokens, arguments.question)
-    tasks = [_task(lm, row, arguments.question) for row in found.rows]
+    tasks = _tasks(lm, found, arguments.question)
     results = attribute_each(lm, [task for task in tasks if isinstance(task, tuple)], arguments.method, "return")
     for row, number, text, task in zip(found.rows, found.numbers, found.texts, tasks, strict=True):
         result = next(results) if isinstance(task, tuple) else Failure(number, text, task)
@@ -184,6 +208,10 @@ def _results(
         place = Place(found.unit, number, row.id if row.id.rstrip("'") != str(number) else None)
         yield place, result if isinstance(result, Failure) else _add_curves(lm, result, arguments)
         progress.advance()
+
+
+def _tasks(lm: "LanguageModel", found: "FileRows", question: "Question") -> "list[tuple[TokenizedPrompt, Question] | NoiserError]":
+    return [_task(lm, row, question) for row in found.rows]
 
 
 def _task(lm: "LanguageModel", row: "Row", question: "Question") -> "tuple[TokenizedPrompt, Question] | NoiserError":

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal; elsewhere nothing, or a line every 30 seconds for a run."""
+"""Progress on standard error: a bar on a terminal, elsewhere a line every 30 seconds."""
 
 import sys
 import threading
@@ -20,21 +20,69 @@ if TYPE_CHECKING:
 BAR_DELAY = 2.0
 """Seconds before the bar of a command appears: a quick command shows none."""
 LINE_INTERVAL = 30.0
-"""Seconds between two lines of a run without a terminal."""
+"""Seconds between two lines without a terminal."""
+
+
+class Forecast:
+    """Tokens that still have to go through the model, and the time that they take."""
+
+    def __init__(self, prompts: int) -> None:
+        self.prompts = prompts
+        self.expected = 0
+        """Token-forwards of the prompt that is worked on, if they were estimated."""
+        self.done = 0
+        self._finished = self._before = self._requested = 0
+        self._first: tuple[float, int] | None = None
+        self._rate = 0.0
+
+    def update(self, done: int, remaining: int) -> None:
+        """Token-forwards so far, and those that the engine still has to do for the rows at hand."""
+        now = time.monotonic()
+        self.done, self._requested = done, remaining
+        if self._first is None:
+            self._first = now, done
+        elif now > self._first[0]:
+            self._rate = (done - self._first[1]) / (now - self._first[0])
+
+    def finish_prompt(self) -> None:
+        """One prompt is done."""
+        self._finished, self._before, self.expected = self._finished + 1, self.done, 0
+
+    @property
+    def to_go(self) -> tuple[int, bool]:
+        """Token-forwards to go, and whether that is all. If not, they are the least: only the rows at hand are known."""
+        left = self.prompts - self._finished
+        if self._finished:
+            return max(self._requested, round(left * self._before / self._finished) - (self.done - self._before), 0), True
+        known = self.expected - self.done
+        return max(self._requested, known), known > 0 and left == 1
+
+    def __str__(self) -> str:
+        to_go, whole = self.to_go
+        if not self.done or not to_go:
+            return f"{self.done:,} token-forwards"
+        time_left = f", {duration(to_go / self._rate)} left" if self._rate else ""
+        return f"{self.done:,} token-forwards, {'about' if whole else 'at least'} {to_go:,} to go{time_left}"
 
 
 class PromptProgress:
-    """Prompts done, and tokens that went through the model."""
+    """Prompts done, and tokens that went through the model and that have to go through it."""
 
     def __init__(self, console: Console) -> None:
-        self.lm: LanguageModel | None = None
+        self.forecast: Forecast | None = None
         self._console = console
         description = TextColumn("{task.description}", markup=False)
-        columns = (SpinnerColumn(), description, BarColumn(20), MofNCompleteColumn(), _TokenColumn(self), TimeElapsedColumn())
+        columns = (SpinnerColumn(), description, BarColumn(20), MofNCompleteColumn(), _ForecastColumn(self), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, transient=True)
         self._task = self._bar.add_task("starting", total=None)
         self._timer = threading.Timer(BAR_DELAY, self._bar.start)
         self._timer.daemon = True
+        self._last_line = time.monotonic()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody watches."""
+        return self._console.is_terminal
 
     def say(self, message: str, *, keep: bool = False) -> None:
         """Show a message beside the bar. With `keep` it stays on standard error."""
@@ -43,18 +91,28 @@ class PromptProgress:
             self.stop()
             self._console.print(Text(message))
 
-    def follow(self, lm: "LanguageModel", prompts: int) -> None:
-        """Count prompts and the tokens of this model from now on."""
-        self.lm = lm
+    @contextmanager
+    def follow(self, lm: "LanguageModel", prompts: int) -> Iterator[None]:
+        """Count prompts and the tokens of this model inside the block."""
+        self.forecast = Forecast(prompts)
         self._bar.update(self._task, description="explaining", total=prompts, completed=0)
+        with lm.progress_callback(self._on_tokens):
+            yield
+
+    def expect(self, forward_tokens: int) -> None:
+        """The prompt that is worked on takes so many token-forwards."""
+        if self.forecast is not None:
+            self.forecast.expected = forward_tokens
 
     def advance(self) -> None:
         """One prompt is done."""
         self._bar.advance(self._task)
+        if self.forecast is not None:
+            self.forecast.finish_prompt()
 
     def start(self) -> None:
         """Show the bar after BAR_DELAY seconds, on a terminal only."""
-        if self._console.is_terminal:
+        if self.is_terminal:
             self._timer.start()
 
     def stop(self) -> None:
@@ -63,15 +121,21 @@ class PromptProgress:
         if self._bar.live.is_started:
             self._bar.stop()
 
+    def _on_tokens(self, done: int, remaining: int) -> None:
+        assert self.forecast is not None
+        self.forecast.update(done, remaining)
+        if not self.is_terminal and time.monotonic() - self._last_line >= LINE_INTERVAL:
+            self._last_line = time.monotonic()
+            self._console.print(Text(str(self.forecast)))
 
-class _TokenColumn(TextColumn):
+
+class _ForecastColumn(TextColumn):
     def __init__(self, progress: PromptProgress) -> None:
         super().__init__("")
         self._progress = progress
 
     def render(self, task: Task) -> Text:  # noqa: ARG002  (rich passes it)
-        lm = self._progress.lm
-        return Text(f"{lm.token_counter.forward_tokens:,} token-forwards" if lm else "", style="dim")
+        return Text(str(self._progress.forecast or ""), style="dim")
 
 
 @contextmanager
@@ -91,8 +155,8 @@ def loaded_model(options: ModelOptions, prompts: int) -> Iterator[tuple["Languag
     with prompt_progress() as progress:
         progress.say(f"loading {options.model}")
         lm = options.load()
-        progress.follow(lm, prompts)
-        yield lm, progress
+        with progress.follow(lm, prompts):
+            yield lm, progress
 
 
 class RunProgress:

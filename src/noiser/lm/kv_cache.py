@@ -47,6 +47,11 @@ class CleanRun:
         """The layout of rows that perturb this prompt. It is chosen when the first row runs."""
         return self.choose_layout(len(self.prompt))
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows that perturb this prompt have run."""
+        return "layout" in vars(self)
+
     @cached_property
     def probs(self) -> Float[Tensor, " vocab"]:
         """The distribution of the next token, softmax in float32."""

@@ -1,0 +1,192 @@
+"""What an attribution costs, counted before its rows run: the method runs on made-up readouts."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from inspect import isgeneratorfunction, unwrap
+from typing import Any
+
+import torch
+
+import noiser.methods
+from noiser.attribution.attribute import as_question
+from noiser.errors import NoiserError, OptionError
+from noiser.lm.batching import run_batch
+from noiser.lm.following import TokensLike
+from noiser.lm.forward import layout_of
+from noiser.lm.model import LanguageModel, check_language_model, evaluation_mode
+from noiser.lm.perturbation import Batch, PerturbedRows, Readout
+from noiser.lm.requests import Ended, ExternalRequest, ForwardRequest, Generation, next_request
+from noiser.lm.target import Objective, Question, ResolvedTarget, check_token_ids, resolve_target
+from noiser.lm.tokenizer import Source
+from noiser.registry import MethodSpec
+from noiser.rng import generator
+
+SAMPLE_TOKENS = 1024
+"""Token-forwards of the rows that run for real, to measure how fast the model is."""
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What one attribution takes."""
+
+    tokens: int
+    """Tokens of the prompt, with an explained continuation."""
+    rows: int
+    forward_tokens: int
+    backward_tokens: int
+    exact: bool
+    """Whether the counts are exact. If not, the method decides by what it measures, as a search does, and nearly always takes more."""
+    seconds: float
+    """The forward and backward tokens, at the rate that a sample of the rows had on this machine."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def estimate(
+    lm: LanguageModel,
+    prompt: Source,
+    method: str | MethodSpec = "noiser",
+    target: TokensLike | Callable[..., Any] | Question | None = None,
+    *,
+    foil: TokensLike | None = None,
+    continuation: TokensLike | None = None,
+    generate: int | None = None,
+    span: tuple[int, int] | None = None,
+    quantity: str | None = None,
+    **options: Any,
+) -> CostEstimate:
+    """What `attribute` with the same arguments would take: rows, token-forwards, seconds.
+
+    The prompt runs once unperturbed, and about SAMPLE_TOKENS tokens of the first rows run to measure the rate. All other rows are
+    counted only. A method that searches, or draws until it is precise enough, is counted as if no perturbation changed anything:
+    nearly always that is the least that it takes, and `exact` is False.
+
+    Raises what `attribute` raises before its rows run, and OptionError for a method that runs the model by itself (`inseq:...`).
+    """
+    check_language_model(lm)
+    label = method.label if isinstance(method, MethodSpec) else method
+    if label.startswith("inseq:"):
+        raise OptionError(f"{label} runs inside Inseq, which does not say what it will run: there is no estimate")
+    spec = noiser.methods.parse(method, options)
+    question = as_question(target, foil, continuation, generate, span, quantity)
+    check_token_ids(lm.tokens, question)
+    tokens, begin = lm.token_counter.forward_tokens, time.perf_counter()
+    resolved, gradients = _resolve(lm, prompt, spec, question)
+    clean_seconds, clean_tokens = time.perf_counter() - begin, lm.token_counter.forward_tokens - tokens
+    counts, varied = (_count(lm, spec, resolved, vary=vary) for vary in (False, True))
+    return CostEstimate(
+        tokens=len(resolved[-1][0].prompt),
+        rows=counts.rows,
+        forward_tokens=clean_tokens + counts.forward_tokens,
+        backward_tokens=gradients + counts.backward_tokens,
+        exact=(counts.rows, counts.forward_tokens) == (varied.rows, varied.forward_tokens),
+        seconds=clean_seconds + (counts.forward_tokens + counts.backward_tokens) * _seconds_per_token(lm, counts.first),
+    )
+
+
+def count_tokens(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> int:
+    """The least token-forwards of an attribution; 0 if they cannot be counted. Nothing but the clean run takes place."""
+    if spec.name.startswith("inseq:"):
+        return 0
+    resolved, _ = _resolve(lm, prompt, spec, question)
+    return _count(lm, spec, resolved, vary=False).forward_tokens
+
+
+def _resolve(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> tuple[list[ResolvedTarget], int]:
+    """The clean runs that the question needs, and the tokens of their backward passes."""
+    steps = resolve_target(lm.tokens, lm.prompt(prompt), question, spec.method.requires)
+    request, backward = next_request(steps), 0
+    while not isinstance(request, Ended):
+        answer = _answer(lm, request)
+        if isinstance(request, ForwardRequest):
+            backward += len(request.prompt) * sum(clean.gradient is not None for clean in answer)
+        request = next_request(steps, answer)
+    return request.result, backward
+
+
+def _answer(lm: LanguageModel, request: Any) -> Any:
+    if isinstance(request, ForwardRequest):
+        return lm.forward([request])[0]
+    if isinstance(request, Generation):
+        return lm.generate(request.prompt, request.count)
+    if isinstance(request, ExternalRequest):
+        return request.resolve()
+    raise OptionError(f"a request to the engine is a list of PerturbedRows; got {type(request).__name__}")
+
+
+@dataclass
+class _Counts:
+    rows: int = 0
+    forward_tokens: int = 0
+    backward_tokens: int = 0
+    first: list[PerturbedRows] = field(default_factory=list)
+    """The first rows that were requested."""
+
+    def add(self, requested: list[PerturbedRows]) -> None:
+        self.first = self.first or requested
+        for rows in requested:
+            tokens = layout_of(rows).tokens(rows) * rows.rows
+            self.rows += rows.rows
+            self.forward_tokens += tokens
+            self.backward_tokens += tokens if rows.weights is not None else 0
+
+
+def _count(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], *, vary: bool) -> _Counts:
+    """Count the rows of the method on every target. With `vary` every readout is another random one, and every prediction flips."""
+    counts = _Counts()
+    random = generator(0, (), "estimate")
+    for clean, objective in resolved:
+        if not isgeneratorfunction(unwrap(spec.method.function)):
+            continue  # it reads its scores off the clean run
+        readouts = _varied(random) if vary else _constant(objective)
+        steps = spec.method.function(lm, clean, objective, **spec.options)
+        with suppress(NoiserError):  # made-up scores may have no sum, for example
+            request = next_request(steps)
+            while not isinstance(request, Ended):
+                if isinstance(request, list):
+                    counts.add(request)
+                    request = next_request(steps, [readouts(rows) for rows in request])
+                else:
+                    request = next_request(steps, _answer(lm, request))
+    return counts
+
+
+def _constant(objective: Objective) -> Callable[[PerturbedRows], Readout]:
+    """Readouts as if no perturbation changed anything."""
+    value = objective.value
+    return lambda rows: Readout((value,) * rows.draws, value, base=1.0, rival=0.0, gradient=_no_gradient(rows))
+
+
+def _varied(random: Any) -> Callable[[PerturbedRows], Readout]:
+    def readout(rows: PerturbedRows) -> Readout:
+        values = tuple(random.random(rows.draws).tolist())
+        return Readout(values, float(random.random()), base=0.0, rival=1.0, gradient=_no_gradient(rows))
+
+    return readout
+
+
+def _no_gradient(rows: PerturbedRows) -> torch.Tensor | None:
+    return None if rows.weights is None else torch.zeros(rows.perturbation.span, rows.clean.embeds.shape[1])
+
+
+def _seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> float:
+    """Measured on some of the rows of the first request. 0 if there are none."""
+    if not requested:
+        return 0.0
+    tokens = sum(layout_of(rows).tokens(rows) * rows.rows for rows in requested)
+    begin = time.perf_counter()
+    if len(requested) > 1:
+        step = max(1, round(tokens / SAMPLE_TOKENS))
+        readouts = lm.run_perturbed(requested[min(step // 2, len(requested) - 1) :: step])
+        run = sum(readout.forward_tokens + readout.backward_tokens for readout in readouts)
+    else:
+        rows = requested[0].rows
+        part = rows if requested[0].model_context else max(1, min(rows, rows * SAMPLE_TOKENS // tokens))
+        with evaluation_mode(lm.model):
+            sums = run_batch(lm.model, Batch((requested[0],), (0,), range(part)))
+        run = sum(sums.forward) + sum(sums.backward)
+    return (time.perf_counter() - begin) / run

@@ -1,0 +1,75 @@
+"""`noiser attribute --dry-run`: what it would cost, before it runs."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from noiser.cli.outputs import Output, console
+from noiser.errors import NoiserError, OptionError
+
+if TYPE_CHECKING:
+    from noiser.attribution.estimate import CostEstimate
+    from noiser.lm.model import LanguageModel
+    from noiser.lm.target import Question
+    from noiser.lm.tokenizer import Source
+    from noiser.registry import MethodSpec
+
+MAX_ESTIMATED = 20
+"""The most prompts of a file that are estimated. They are spread evenly over it and stand for the others."""
+SUMS = ("rows", "forward_tokens", "backward_tokens", "seconds")
+FORMATS = ("heatmap", "json", "jsonl")
+
+
+def check_format(output: Output) -> None:
+    """Raises OptionError if an estimate cannot be written in this format."""
+    if output.format not in FORMATS:
+        raise OptionError(f"--dry-run writes text or --format json, no {output.format}")
+
+
+def dry_run(lm: "LanguageModel", tasks: "Sequence[tuple[Source, Question] | NoiserError]", method: "MethodSpec", output: Output) -> int:
+    """Estimate and write. The exit status is 1 if a prompt of the file cannot be explained."""
+    from noiser.attribution.estimate import estimate
+
+    valid = [task for task in tasks if isinstance(task, tuple)]
+    chosen = valid[:: -(-len(valid) // MAX_ESTIMATED) or 1]
+    estimates = [estimate(lm, prompt, method, question) for prompt, question in chosen]
+    record = _summary(estimates, len(valid), method)
+    with output.open() as sink:
+        if output.format == "heatmap":
+            console(sink).print(_sentences(record), markup=False, highlight=False, soft_wrap=True)
+        else:
+            output.write_json(record, sink)
+    return 1 if len(valid) < len(tasks) else 0
+
+
+def _summary(estimates: "Sequence[CostEstimate]", prompts: int, method: "MethodSpec") -> dict[str, Any]:
+    """The estimates added up, and scaled to all prompts."""
+    scale = prompts / max(1, len(estimates))
+    sums = {name: sum(getattr(each, name) for each in estimates) * scale for name in SUMS}
+    return {
+        "schema": 1,
+        "method": method.label,
+        "cost": method.method.cost,
+        "prompts": prompts,
+        "estimated": len(estimates),
+        "longest": max((each.tokens for each in estimates), default=0),
+        **{name: value if name == "seconds" else round(value) for name, value in sums.items()},
+        "exact": len(estimates) == prompts and all(each.exact for each in estimates),
+        "least": not all(each.exact for each in estimates),
+    }
+
+
+def _sentences(record: dict[str, Any]) -> str:
+    from noiser.cli.progress import duration
+
+    about = "at least " if record["least"] else "" if record["exact"] else "about "
+    backward = f", {record['backward_tokens']:,} backward" if record["backward_tokens"] else ""
+    prompts = f"a prompt of {record['longest']:,} tokens" if record["prompts"] == 1 else f"{record['prompts']:,} prompts"
+    lines = [
+        f"{record['method']} on {prompts}: {about}{record['rows']:,} rows, {record['forward_tokens']:,} token-forwards{backward}",
+        f"{about or 'about '}{duration(record['seconds'])} on this machine",
+    ]
+    if record["estimated"] < record["prompts"]:
+        lines.append(f"from {record['estimated']} of the prompts, spread evenly over the file")
+    if record["least"]:
+        lines.append(f"The method decides by what it measures. Its usual cost for a target: {record['cost']}")
+    return "\n".join(lines)
