@@ -30,10 +30,10 @@ METRICS = ["soft_ns:masks=16", "soft_nc:masks=16"]
 METHODS = [
     "noiser", "noiser:bound=linf", "noiser:bound=none", "noiser:bound=none+samples=3", "noiser:bound=rms+scale=2", "noiser:bound=rms",
     "noiser:bound=rms+scale=32", "noiser:bound=rms+samples=3", "noiser:bound=rms+pairs=true", "noiser:bound=replace", "occlusion",
-    "lime", "lime:pairs=true", "shapley",
+    "lime", "lime:pairs=true", "shapley:samples=200",
 ]  # fmt: skip
 CONTROLS = ["random", "recency"]
-APART = ["noiser", "noiser:bound=none", "noiser:bound=rms", "noiser:bound=rms+samples=3", "occlusion", "lime", "shapley"]
+APART = ["noiser", "noiser:bound=none", "noiser:bound=rms", "noiser:bound=rms+samples=3", "occlusion", "lime", "shapley:samples=200"]
 DRAWS = (3, 5, 10, 20)
 REFERENCE = 200
 
