@@ -3,14 +3,12 @@
 from typing import Annotated
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
-from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
-from noiser.methods.base import Baseline, MethodOutput, Steps, Unit, baseline_embeds, measure, units_to_perturb
+from noiser.methods.base import Baseline, MethodOutput, Steps, Unit, baseline_embeds, keep_units, measure, units_to_perturb
 from noiser.registry import Range, method
 from noiser.rng import generator
 
@@ -48,7 +46,7 @@ def lime(
     units = units_to_perturb(clean.prompt, unit)
     present = generator(seed, clean.prompt.input_ids, "lime").random((samples, len(units.texts))) < keep
     present[0] = True
-    subsets = Interpolate(0, _token_shares(present, units.of), baseline_embeds(lm, clean, baseline))
+    subsets = keep_units(units, present, baseline_embeds(lm, clean, baseline))
     (measurement,) = yield from measure(objective, [subsets])
     warnings = [] if samples >= 2 * len(units.texts) else [f"{samples} samples for {len(units.texts)} coefficients: raise samples."]
     coefficients, r2 = ridge(present, measurement.values, width, alpha)
@@ -69,9 +67,3 @@ def ridge(
     coefficients = np.linalg.lstsq(rows, np.concatenate([residual * root, np.zeros(present.shape[1])]), rcond=None)[0]
     variance, unexplained = (float(np.average(deviation**2, weights=weight)) for deviation in (residual, residual - centred @ coefficients))
     return coefficients, 1 - unexplained / variance if variance > 0 else 1.0
-
-
-def _token_shares(present: Bool[np.ndarray, "samples units"], of: tuple[int | None, ...]) -> Float[torch.Tensor, "samples seq"]:
-    """1 for a present token. A token without a unit is always present."""
-    padded = np.concatenate([present, np.ones((len(present), 1), dtype=bool)], axis=1)
-    return torch.from_numpy(padded[:, [-1 if unit is None else unit for unit in of]].astype(np.float32))
