@@ -1,10 +1,12 @@
 """Saved results come back equal, and everything else is refused by what it is.
 
 Mutants caught, each run: offsets or turns left out of `_prompt_dict` (sums over words and turns differ); `label` not read; `also` not
-moved to `extra`; the check of the scores' shape left out; `_exact` without the check of unknown fields.
+moved to `extra`; the check of the scores' shape left out; `_exact` without the check of unknown fields; `stderr` or `dof` not read;
+the check of a negative standard error left out.
 """
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +23,10 @@ from tests.shown_results import made
 
 
 def chat():
-    """An attribution with all that a prompt can have: special tokens, offsets, turns; and a row's own name."""
+    """An attribution with all that it can have: special tokens, offsets, turns, a row's own name, standard errors."""
     first = made().attributions[0]
     prompt = replace(first.prompt, turns=(Turn("user", (1, 2)), Turn("assistant", (3,))))
-    return replace(first, prompt=prompt, label="noiser:bound=none", given=4)
+    return replace(first, prompt=prompt, label="noiser:bound=none", given=4, stderr=np.abs(first.scores) / 3, dof=(9,))
 
 
 def evaluation():
@@ -76,6 +78,17 @@ def test_sums_over_units_survive(tmp_path, unit):
     assert (found.prompt, found.label, found.given) == (chat().prompt, chat().label, chat().given)
 
 
+def test_standard_errors_survive_and_are_left_out_where_there_are_none(tmp_path):
+    result = chat()
+    (tmp_path / "saved.json").write_text(result.to_json())
+    for found in (noiser.read(tmp_path / "saved.json"), pickle.loads(pickle.dumps(result)), replace(result, notes={})):
+        assert found.stderr.tobytes() == result.stderr.tobytes()
+        assert found.dof == (9,)
+        with pytest.raises(ValueError, match="read-only"):
+            found.stderr[0, 0] = 1
+    assert not {"stderr", "dof"} & set(made().attributions[0].to_dict())
+
+
 def test_a_file_of_an_earlier_version_has_no_offsets(tmp_path):
     record = json.loads(chat().to_json())
     for name in ("offsets", "special", "turns"):
@@ -113,6 +126,9 @@ def damaged(change):
         ("", "it is empty"),
         (damaged(lambda record: record.update(schema=2)), "it has schema 2; this noiser reads schema 1"),
         (damaged(lambda record: record["scores"][0].pop()), "it is a damaged result of noiser: its scores are not 1 rows of 5 numbers"),
+        (damaged(lambda record: record["stderr"][0].pop()), "it is a damaged result of noiser: its stderr are not 1 rows of 5 numbers"),
+        (damaged(lambda record: record["stderr"][0].__setitem__(0, -0.1)), "a standard error is negative"),
+        (damaged(lambda record: record.update(dof=[0])), "its dof are not 1 whole numbers from 1"),
         (damaged(lambda record: record["prompt"].pop("tokens")), "it is a damaged result of noiser: it lacks 'tokens'"),
         (damaged(lambda record: record["cost"].update(euros=1)), "it is a damaged result of noiser: a Cost has no euros"),
         (damaged(lambda record: record["prompt"].update(tokens=[1] * 5)), "'1' stands where text should"),

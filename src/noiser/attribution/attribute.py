@@ -192,6 +192,8 @@ def _run_method(lm: LanguageModel, spec: MethodSpec, resolved: ResolvedTarget) -
         raise ForeignError(
             f"{spec.name} must return a MethodOutput with one score for each of {len(clean.prompt)} tokens; it returned {actual}"
         )
+    if output.stderr is not None and not (_is_row(output.stderr, len(clean.prompt)) and not (output.stderr < 0).any()):
+        raise ForeignError(f"{spec.name}: stderr must be one number, at least 0, for each of {len(clean.prompt)} tokens, or None")
     return output
 
 
@@ -199,18 +201,22 @@ def _is_valid(output: Any, length: int) -> bool:
     """Whether it is a MethodOutput with a mapping of notes and `length` real scores."""
     if not isinstance(output, MethodOutput) or not isinstance(output.notes, Mapping):
         return False
-    return isinstance(output.scores, np.ndarray) and output.scores.shape == (length,) and output.scores.dtype.kind in "fiub"
+    return _is_row(output.scores, length)
+
+
+def _is_row(values: Any, length: int) -> bool:
+    """Whether it is an array of `length` real numbers."""
+    return isinstance(values, np.ndarray) and values.shape == (length,) and values.dtype.kind in "fiub"
 
 
 def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> Attribution:
     assert job.result is not None
     explained = job.result
-    scores = np.zeros((len(explained.outputs), len(explained.prompt)))
-    for row, output in enumerate(explained.outputs):
-        scores[row, : len(output.scores)] = output.scores
+    stderr = [output.stderr for output in explained.outputs]
+    drawn = any(row is not None for row in stderr)
     layout, reason = lm.layout(explained.prompt)
     return Attribution(
-        scores=scores,
+        scores=_padded([output.scores for output in explained.outputs], len(explained.prompt)),
         prompt=explained.prompt,
         targets=explained.targets,
         method=spec.name,
@@ -223,7 +229,18 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> A
         unit=spec.options.get("unit", "token"),
         given=explained.given,
         label=spec.label,
+        stderr=_padded(stderr, len(explained.prompt)) if drawn else None,
+        dof=tuple(output.dof for output in explained.outputs) if drawn and any(output.dof for output in explained.outputs) else None,
     )
+
+
+def _padded(rows: Sequence[np.ndarray | None], length: int) -> np.ndarray:
+    """One row for each target, with 0 for tokens that do not come before it and for a row that has no numbers."""
+    matrix = np.zeros((len(rows), length))
+    for index, row in enumerate(rows):
+        if row is not None:
+            matrix[index, : len(row)] = row
+    return matrix
 
 
 def _notes(outputs: Sequence[MethodOutput], advice: list[str]) -> dict[str, Any]:

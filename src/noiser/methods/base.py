@@ -37,10 +37,15 @@ Baseline = Literal["zero", "unk"]
 
 @dataclass(frozen=True, eq=False)
 class MethodOutput:
-    """The result of a method: one score for each token of the prompt, and notes about how they were computed."""
+    """The result of a method: one score for each token of the prompt, notes about how they were computed, and their standard errors."""
 
     scores: Float[np.ndarray, " seq"]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    stderr: Float[np.ndarray, " seq"] | None = None
+    """Standard error of each score, from the method's own random draws, in the units of the scores, at least 0. None: the method draws
+    nothing at random, or too few draws to tell."""
+    dof: int | None = None
+    """Degrees of freedom of `stderr`, for Student's t: the number of independent draws minus 1, for a mean. None: many."""
 
 
 def units_to_perturb(prompt: Prompt, unit: Unit) -> Units:

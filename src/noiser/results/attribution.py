@@ -106,11 +106,17 @@ class Attribution(Showable):
     """One removal curve for each target, or none; see `noiser.with_curves`."""
     label: str = ""
     """The name of its row, as it was asked for: `noiser:bound=none`. The method's name by default."""
+    stderr: Float[np.ndarray, "targets seq"] | None = None
+    """Standard error of each score, from the method's own random draws: how much the scores vary from seed to seed. In the units of the
+    scores, at least 0, read-only. None: the method draws nothing at random, or too few draws to tell. It says nothing about how
+    faithful the method is."""
+    dof: tuple[int | None, ...] | None = None
+    """Degrees of freedom of each row of `stderr`, for Student's t. None: many."""
 
     def __post_init__(self) -> None:
-        frozen = np.array(self.scores, dtype=np.float64)
-        frozen.flags.writeable = False
-        object.__setattr__(self, "scores", frozen)
+        object.__setattr__(self, "scores", _frozen(self.scores))
+        if self.stderr is not None:
+            object.__setattr__(self, "stderr", _frozen(self.stderr))
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
         object.__setattr__(self, "label", self.label or self.method)
@@ -153,6 +159,8 @@ class Attribution(Showable):
             "targets": [_target_dict(target) for target in self.targets],
             "unit": self.unit,
             "scores": self.scores.tolist(),
+            **({"stderr": self.stderr.tolist()} if self.stderr is not None else {}),
+            **({"dof": list(self.dof)} if self.dof is not None else {}),
             "notes": dict(self.notes),
             "cost": vars(self.cost).copy(),
             **({"curves": [curve.to_dict() for curve in self.curves]} if self.curves else {}),
@@ -224,6 +232,13 @@ class Comparison(Showable):
 
     def __str__(self) -> str:
         return view("comparison")(self)
+
+
+def _frozen(values: np.ndarray) -> np.ndarray:
+    """A read-only copy in float64."""
+    frozen = np.array(values, dtype=np.float64)
+    frozen.flags.writeable = False
+    return frozen
 
 
 def _prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:

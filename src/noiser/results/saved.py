@@ -163,11 +163,14 @@ def _kind(value: Any) -> str:
 
 def _attribution(record: Mapping[str, Any]) -> Attribution:
     prompt, targets = _prompt(record["prompt"]), tuple(map(_target, record["targets"]))
-    scores = record["scores"]
-    if not targets or len(scores) != len(targets) or any(len(row) != len(prompt) for row in scores):
-        raise ValueError(f"its scores are not {len(targets)} rows of {len(prompt)} numbers")
+    if not targets:
+        raise ValueError("it has no targets")
+    shape = len(targets), len(prompt)
+    stderr = None if record.get("stderr") is None else _matrix("stderr", record["stderr"], shape)
+    if stderr is not None and (stderr < 0).any():
+        raise ValueError("a standard error is negative")
     return Attribution(
-        scores=np.array([[_number(score) for score in row] for row in scores], dtype=np.float64),
+        scores=_matrix("scores", record["scores"], shape),
         prompt=prompt,
         targets=targets,
         method=_word(record["method"]),
@@ -181,7 +184,23 @@ def _attribution(record: Mapping[str, Any]) -> Attribution:
         given=record["prompt"]["given"],
         curves=tuple(_curve(curve, len(prompt)) for curve in record.get("curves", ())),
         label=_word(record.get("label", "")),
+        stderr=stderr,
+        dof=_dof(record.get("dof"), len(targets)),
     )
+
+
+def _matrix(name: str, rows: Any, shape: tuple[int, int]) -> np.ndarray:
+    if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
+        raise ValueError(f"its {name} are not {shape[0]} rows of {shape[1]} numbers")
+    return np.array([[_number(value) for value in row] for row in rows], dtype=np.float64)
+
+
+def _dof(values: Any, count: int) -> tuple[int | None, ...] | None:
+    if values is None:
+        return None
+    if len(values) != count or any(value is not None and (not isinstance(value, int) or value < 1) for value in values):
+        raise ValueError(f"its dof are not {count} whole numbers from 1")
+    return tuple(values)
 
 
 def _prompt(record: Mapping[str, Any]) -> Prompt:
