@@ -54,6 +54,23 @@ def all_coalitions(players: int) -> Coalitions:
     return (np.arange(2**players)[:, None] >> np.arange(players) & 1).astype(bool)
 
 
+def paired_coalitions(players: int, pairs: int, rng: np.random.Generator) -> Coalitions:
+    """Random coalitions, each followed by its complement, none twice: all players, no player, and so on. At most all of them.
+
+    The coalitions with and without any player are equally many.
+    """
+    half = 2 ** (players - 1)  # the coalitions with the first player: one of each pair
+    if half <= 4 * pairs:
+        codes = all_coalitions(players)[1::2][::-1]
+        chosen = codes[[0, *(1 + rng.choice(half - 1, min(pairs, half) - 1, replace=False))]]
+    else:
+        distinct = {b"\1" * players: None}
+        while len(distinct) < pairs:
+            distinct[np.append(True, rng.random(players - 1) < 0.5).tobytes()] = None
+        chosen = np.frombuffer(b"".join(distinct), dtype=bool).reshape(pairs, players)
+    return np.stack([chosen, ~chosen], axis=1).reshape(-1, players)
+
+
 def by_permutations(players: int, pairs: int, rng: np.random.Generator) -> Sampling:
     """Players join in a random order, and then in the reverse order. A value is the mean gain at joining.
 

@@ -5,12 +5,19 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Bool, Float
 
+from noiser.errors import OptionError
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.target import Objective
 from noiser.methods.base import Baseline, MethodOutput, Steps, Unit, baseline_embeds, keep_units, measure, units_to_perturb
+from noiser.methods.coalitions import paired_coalitions
 from noiser.registry import Range, method
 from noiser.rng import generator
+
+
+def _check(*, pairs: bool, keep: float) -> None:
+    if pairs and keep != 0.5:
+        raise OptionError(f"lime: pairs=true draws every subset with the same probability, which is keep=0.5; got keep={keep:g}")
 
 
 @method(
@@ -18,6 +25,7 @@ from noiser.rng import generator
     family="perturbation",
     source="Ribeiro et al. 2016, arXiv:1602.04938",
     cost="samples rows of T tokens",
+    check=_check,
 )
 def lime(
     lm: LanguageModel,
@@ -28,6 +36,7 @@ def lime(
     keep: Annotated[float, Range(0.0, 1.0)] = 0.5,
     width: Annotated[float, Range(0.01, 100.0)] = 0.25,
     alpha: Annotated[float, Range(0.0, 1e6)] = 0.01,
+    pairs: bool = False,
     unit: Unit = "token",
     baseline: Baseline = "zero",
     seed: int = 0,
@@ -38,19 +47,29 @@ def lime(
     keep      probability that a unit stays.
     width     of the kernel exp(-(d / width)^2 / 2) that weighs a subset by its cosine distance d to the whole prompt.
     alpha     the ridge penalty; a large one shrinks all coefficients towards 0.
+    pairs     each subset comes with its complement, and none comes twice; few units need fewer subsets than samples.
     unit      what is present or missing as a whole; a unit's coefficient is divided evenly among its tokens.
     baseline  replaces a missing token: zero: a zero embedding; unk: the embedding of the tokenizer's unknown token.
 
     Source: Ribeiro, Singh & Guestrin 2016, arXiv:1602.04938; kernel and ridge as in the authors' package.
     """
     units = units_to_perturb(clean.prompt, unit)
-    present = generator(seed, clean.prompt.input_ids, "lime").random((samples, len(units.texts))) < keep
-    present[0] = True
+    present = _draw_subsets(samples, len(units.texts), keep, pairs, generator(seed, clean.prompt.input_ids, "lime"))
     subsets = keep_units(units, present, baseline_embeds(lm, clean, baseline))
     (measurement,) = yield from measure(objective, [subsets])
-    warnings = [] if samples >= 2 * len(units.texts) else [f"{samples} samples for {len(units.texts)} coefficients: raise samples."]
+    enough = samples >= 2 * len(units.texts) or len(present) == 2 ** len(units.texts)
+    warnings = [] if enough else [f"{samples} samples for {len(units.texts)} coefficients: raise samples."]
     coefficients, r2 = ridge(present, measurement.values, width, alpha)
     return MethodOutput(units.spread(coefficients), {"r2": r2, "warnings": warnings})
+
+
+def _draw_subsets(samples: int, units: int, keep: float, pairs: bool, rng: np.random.Generator) -> Bool[np.ndarray, "samples units"]:
+    """The first subset is the whole prompt. With `pairs`, rows 2i and 2i + 1 are complements."""
+    if pairs:
+        return paired_coalitions(units, max(1, samples // 2), rng)
+    present = rng.random((samples, units)) < keep
+    present[0] = True
+    return present
 
 
 def ridge(

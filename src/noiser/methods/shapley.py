@@ -16,7 +16,7 @@ from noiser.rng import generator
 Sampler = Literal["auto", "exact", "permutation", "leverage"]
 MAX_EXACT, MAX_AUTO_EXACT, MAX_PERMUTED = 20, 12, 16
 """The most units of `exact`; of `exact` and of `permutation` when the sampler is chosen here."""
-SAMPLES_PER_UNIT, LEAST_PER_UNIT = 20, 4
+SAMPLES_PER_UNIT, LEAST_PER_UNIT = 40, 4
 """Coalitions for each unit: by default, and the least that give every unit a value and a standard error."""
 
 
@@ -24,7 +24,7 @@ SAMPLES_PER_UNIT, LEAST_PER_UNIT = 20, 4
     "shapley",
     family="perturbation",
     source="Shapley 1953; Lundberg & Lee 2017, arXiv:1705.07874; Musco & Witter 2025, arXiv:2410.01917",
-    cost="2^T rows of T tokens up to 12 units, else 20 T rows of T tokens",
+    cost="2^T rows of T tokens up to 12 units, else 40 T rows of T tokens",
 )
 def shapley(
     lm: LanguageModel,
@@ -45,7 +45,7 @@ def shapley(
     sampler   exact: all sets of units, at most 20 units; permutation: pairs of a random order and its reverse; leverage: a regression
               on pairs of a set and its complement, for many units; auto: exact up to 12 units if `samples` allows it, permutation
               up to 16, else leverage.
-    samples   the most sets of units that are run, two of them all and none; none: 20 for each unit. Fewer than 4 for each unit
+    samples   the most sets of units that are run, two of them all and none; none: 40 for each unit. Fewer than 4 for each unit
               are raised to 4. `exact` runs all of them.
     unit      what is present or missing as a whole; a unit's value is divided evenly among its tokens.
     baseline  replaces a missing token: zero: a zero embedding; unk: the embedding of the tokenizer's unknown token.
