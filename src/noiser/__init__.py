@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from noiser.attribution.attribute import Failure, attribute, attribute_many
     from noiser.attribution.compare import compare
     from noiser.attribution.curves import with_curves
+    from noiser.attribution.interactions import interactions
     from noiser.errors import NoiserError
     from noiser.evaluation import evaluate
     from noiser.evaluation.answer import answer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from noiser.results.answer_case import Case
     from noiser.results.attribution import Attribution, Comparison
     from noiser.results.evaluation import Evaluation
+    from noiser.results.interactions import Interactions
     from noiser.results.records import Example
     from noiser.results.sanity import Checkup
     from noiser.results.saved import FailedPrompt, read
@@ -36,6 +38,7 @@ __all__ = [
     "Example",
     "FailedPrompt",
     "Failure",
+    "Interactions",
     "JudgeConfig",
     "JudgeHow",
     "LanguageModel",
@@ -47,6 +50,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "interactions",
     "load",
     "read",
     "with_curves",
@@ -64,6 +68,7 @@ _HOME = {
     "Example": "noiser.results.records",
     "FailedPrompt": "noiser.results.saved",
     "Failure": "noiser.attribution.attribute",
+    "Interactions": "noiser.results.interactions",
     "JudgeConfig": "noiser.judges.protocol",
     "JudgeHow": "noiser.judges.protocol",
     "LanguageModel": "noiser.lm.model",
@@ -74,6 +79,7 @@ _HOME = {
     "check": "noiser.evaluation.sanity",
     "compare": "noiser.attribution.compare",
     "evaluate": "noiser.evaluation",
+    "interactions": "noiser.attribution.interactions",
     "load": "noiser.lm.load",
     "read": "noiser.results.saved",
     "with_curves": "noiser.attribution.curves",

@@ -154,9 +154,9 @@ class Attribution(Showable):
             **({"label": self.label} if self.label != self.method else {}),
             "options": dict(self.options),
             "seed": self.seed,
-            "prompt": _prompt_dict(self.prompt, self.given),
-            "target": _target_dict(self.target),
-            "targets": [_target_dict(target) for target in self.targets],
+            "prompt": prompt_dict(self.prompt, self.given),
+            "target": target_dict(self.target),
+            "targets": [target_dict(target) for target in self.targets],
             "unit": self.unit,
             "scores": self.scores.tolist(),
             **({"stderr": self.stderr.tolist()} if self.stderr is not None else {}),
@@ -241,7 +241,8 @@ def _frozen(values: np.ndarray) -> np.ndarray:
     return frozen
 
 
-def _prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
+def prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
+    """A prompt as plain Python values. `given` is the number of tokens that the user gave; None: all."""
     turns = [{"role": turn.role, "tokens": list(turn.tokens)} for turn in prompt.turns]
     return {
         "text": prompt.text,
@@ -254,7 +255,8 @@ def _prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
     }
 
 
-def _target_dict(target: Target) -> dict[str, Any]:
+def target_dict(target: Target) -> dict[str, Any]:
+    """A target as plain Python values."""
     plain = {**vars(target), "token_ids": list(target.token_ids), "tokens": list(target.tokens)}
     plain["value"] = target.prob if target.value is None else target.value
-    return plain | {"foil": _target_dict(target.foil) if target.foil else None}
+    return plain | {"foil": target_dict(target.foil) if target.foil else None}

@@ -10,10 +10,12 @@ import numpy as np
 from noiser.errors import OptionError
 from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
 from noiser.results.evaluation import Evaluation
+from noiser.results.interactions import Interactions
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
 from noiser.results.sanity import Checkup, Verdict
 from noiser.storage import printable, strict_json
 from noiser.text.prompt import Prompt, Turn
+from noiser.text.units import Units
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ class FailedPrompt:
         return {"schema": 1, "prompt": {"text": self.prompt}, "error": {"class": self.error, "message": self.message}}
 
 
-Result = Attribution | Comparison | Evaluation | Checkup | FailedPrompt
+Result = Attribution | Comparison | Interactions | Evaluation | Checkup | FailedPrompt
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Saved:
 def read(path: str | Path) -> Result | list[Result]:
     """Read results that noiser saved as JSON: by `to_json()`, by `--format json` or by `--format jsonl`.
 
-    Returns an Attribution, a Comparison, an Evaluation or a Checkup. A file with several lines, or one whose name ends in .jsonl or
-    .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are equal to those that were
-    saved, scores to the last bit. A page (HTML) or a figure is not read back.
+    Returns an Attribution, a Comparison, Interactions, an Evaluation or a Checkup. A file with several lines, or one whose name ends in
+    .jsonl or .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are equal to those that
+    were saved, scores to the last bit. A page (HTML) or a figure is not read back.
 
     Raises OptionError for a file that does not exist, is damaged, or holds something else, and says what it is.
     """
@@ -237,6 +239,30 @@ def _comparison(record: Mapping[str, Any]) -> Comparison:
     return Comparison(attributions, {_word(name): _word(message) for name, message in record["failures"].items()})
 
 
+def _interactions(record: Mapping[str, Any]) -> Interactions:
+    prompt, texts = _prompt(record["prompt"]), tuple(map(_word, record["units"]["texts"]))
+    of = tuple(None if unit is None else int(unit) for unit in record["units"]["of"])
+    if len(of) != len(prompt) or set(of) - {None} != set(range(len(texts))):
+        raise ValueError("its units are not those of its prompt")
+    values = np.array([[_number(value) for value in row] for row in record["interactions"]], dtype=np.float64)
+    shapley = np.array([_number(value) for value in record["shapley"]], dtype=np.float64)
+    if values.shape != (len(texts), len(texts)) or shapley.shape != (len(texts),):
+        raise ValueError(f"its interactions are not those of {len(texts)} units")
+    return Interactions(
+        values=values,
+        shapley=shapley,
+        units=Units(_word(record["unit"]), of, texts),
+        prompt=prompt,
+        target=_target(record["target"]),
+        model=_word(record["model"]),
+        revision=_word(record["revision"]),
+        options=_mapping(record["options"]),
+        seed=record["seed"],
+        cost=_exact(Cost, record["cost"]),
+        notes=_mapping(record["notes"]),
+    )
+
+
 def _evaluation(record: Mapping[str, Any]) -> Evaluation:
     return Evaluation(
         model=_word(record["model"]),
@@ -308,6 +334,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 _BUILDERS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Result]], ...] = (
     (("attributions", "agreement", "failures"), _comparison),
     (("prompt", "targets", "scores"), _attribution),
+    (("prompt", "units", "interactions"), _interactions),
     (("prompt", "error"), _failed),
     (("records", "summary", "metrics"), _evaluation),
     (("verdicts", "checks"), _checkup),
