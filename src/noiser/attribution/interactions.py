@@ -1,7 +1,7 @@
 """Which units of a prompt work together? Shapley interactions of every two, computed by shapiq on the engine's rows."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -41,8 +41,8 @@ def interactions(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
-    unit: Unit = "word",
-    baseline: Baseline = "zero",
+    unit: str = "word",
+    baseline: str = "zero",
     samples: int | None = None,
     seed: int = 0,
 ) -> Interactions:
@@ -68,7 +68,7 @@ def interactions(
     check_token_ids(lm.tokens, question)
     given = lm.prompt(prompt)
     resolved = _resolve(lm, given, question)
-    game = _Game(lm, resolved, unit, baseline)
+    game = _Game(lm, resolved, cast(Unit, unit), cast(Baseline, baseline))
     exact = 2**game.players <= (2**MAX_EXACT if samples is None else samples)
     shapley, values = _exact(game) if exact else _estimate(game, samples or SAMPLES_PER_UNIT * game.players, seed)
     advice = [*lm.warnings, *given.warnings, *target_warnings(lm.tokens, given, question, resolved), *([] if exact else [game.warning()])]
