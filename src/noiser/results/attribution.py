@@ -46,7 +46,8 @@ class Target:
     rank: int
     """How many tokens are more probable than it; of several tokens the largest such number. 0: the model's own prediction."""
     quantity: str = "prob"
-    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of."""
+    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of. `hellinger` and `jsd` stand
+    for minus the distance of the whole next-token distribution from the clean one: scores are distances, without sign."""
     value: float | None = None
     """The quantity on the clean run; with a foil, that of the target minus that of the foil. None is the same as `prob`."""
     foil: "Target | None" = None

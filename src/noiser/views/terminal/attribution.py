@@ -20,6 +20,9 @@ MAX_BARS = 40
 MAX_COLUMNS = 8
 """Targets whose scores stand side by side."""
 
+DISTANCE_NAMES = {"hellinger": "Hellinger distance", "jsd": "Jensen-Shannon divergence"}
+"""Quantities that are 0 on the clean run: their value says nothing, their name does."""
+
 
 def to_text(attribution: Attribution, width: int = 100) -> str:
     """The heat map without colour, as `print` shows it."""
@@ -65,6 +68,7 @@ def question(target: Target, model: str) -> Text:
         return Text.assemble("Why ", (repr(answer), "bold"), " and not ", (foil, "bold"), f"?  {facts}")
     rank = "the first choice" if target.rank == 0 else f"choice number {target.rank + 1}"
     quantity = "" if target.quantity == "prob" else f", {target.quantity} {value:.3f}"
+    quantity = f", {DISTANCE_NAMES[target.quantity]} of its distribution" if target.quantity in DISTANCE_NAMES else quantity
     choice = rank if len(target.tokens) == 1 or target.rank == 0 else f"at the least likely step {rank}"
     return Text.assemble("Why ", (repr(answer), "bold"), f"?  p = {_format_prob(target.prob)}{quantity}, {choice} of {visible(model)}")
 

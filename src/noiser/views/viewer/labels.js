@@ -192,9 +192,12 @@ function notesOf(view, row, target) {
   return { notes: rows && rows[target] ? { ...notes, ...rows[target] } : notes, warnings: [warnings].flat().map(visible) };
 }
 
+// Quantities that are minus a distance from the clean run's distribution: their value there is 0.
+const DISTANCES = { hellinger: "Hellinger distance", jsd: "Jensen\u2013Shannon divergence" };
+
 // What the scores are differences of.
 function quantityName(target) {
-  const known = { prob: "probability", log_prob: "log probability", mean_prob: "mean probability", log_odds: "log odds" };
+  const known = { prob: "probability", log_prob: "log probability", mean_prob: "mean probability", log_odds: "log odds", ...DISTANCES };
   return Object.hasOwn(known, target.quantity) ? known[target.quantity] : visible(target.quantity);
 }
 
@@ -217,7 +220,8 @@ function question(view, n, sign = minus) {
   }
   const rank = target.rank === 0 ? "the first choice" : `choice number ${target.rank + 1}`;
   const which = target.tokens.length === 1 || target.rank === 0 ? rank : `at the least likely step ${rank}`;
-  const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${sign(value.toFixed(3))}`;
+  const changed = Object.hasOwn(DISTANCES, target.quantity) ? "of its distribution" : sign(value.toFixed(3));
+  const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${changed}`;
   return { lead: "Why", answer: trimmedForQuotes(target.text), between: "", foil: null, facts: `${p}${also}, ${which} of ${model}` };
 }
 
