@@ -155,6 +155,8 @@ class PerturbedRows:
     weights: tuple[float, ...] | None = None
     """One weight for each row. If given, the gradient of the weighted sum with respect to the perturbed embeddings is
     computed."""
+    row_gradients: bool = False
+    """Whether each row's own part of that gradient is kept too."""
     model_context: ModelContext | None = None
 
     @property
@@ -193,6 +195,8 @@ class Readout:
     rival_id: int = 0
     gradient: Float[Tensor, "span dim"] | None = None
     """Weighted sum over the rows of the gradient with respect to each row's perturbed embeddings, float32."""
+    row_gradients: Float[Tensor, "rows span dim"] | None = None
+    """The parts of that sum. None unless requested."""
     fault: str = ""
     """Empty if the numbers are valid. `nonfinite`: a logit was NaN or infinite. `oom`: one row did not fit into memory."""
     forward_tokens: int = 0

@@ -356,6 +356,8 @@ class Measurement:
     """In an unperturbed row of the same batch. None if none was requested."""
     gradient: Float[np.ndarray, "span dim"] | None
     """Weighted sum over the rows of the gradient with respect to the perturbed embeddings. None without weights."""
+    row_gradients: Float[np.ndarray, "rows span dim"] | None = None
+    """The parts of that sum. None unless requested."""
 
 
 def measure(
@@ -364,11 +366,13 @@ def measure(
     *,
     anchor: bool = False,
     weights: tuple[float, ...] | None = None,
+    row_gradients: bool = False,
     model_context: ModelContext | None = None,
 ) -> Steps[list[Measurement]]:
     """The explained quantity under each perturbation, whatever sequences it is read from. With `weights`, its gradient too."""
+    options: dict[str, Any] = {"anchor": anchor, "weights": weights, "row_gradients": row_gradients, "model_context": model_context}
     perturbed = [
-        PerturbedRows(branch.clean, perturbation, branch.logit_fn, anchor=anchor, weights=weights, model_context=model_context)
+        PerturbedRows(branch.clean, perturbation, branch.logit_fn, **options)
         for perturbation in perturbations
         for branch in objective.branches
     ]
@@ -379,10 +383,12 @@ def measure(
 def _signed_sum(branches: Sequence[Branch], readouts: Sequence[Readout]) -> Measurement:
     pairs = list(zip(branches, readouts, strict=True))
     gradients = [branch.sign * _to_numpy(readout.gradient) for branch, readout in pairs if readout.gradient is not None]
+    by_row = [branch.sign * _to_numpy(readout.row_gradients) for branch, readout in pairs if readout.row_gradients is not None]
     return Measurement(
         values=np.sum([branch.sign * np.array(readout.values) for branch, readout in pairs], axis=0),
         anchor=None if readouts[0].anchor is None else sum(branch.sign * (readout.anchor or 0.0) for branch, readout in pairs),
         gradient=np.sum(gradients, axis=0) if gradients else None,
+        row_gradients=np.sum(by_row, axis=0) if by_row else None,
     )
 
 

@@ -11,6 +11,7 @@ from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
 from noiser.methods.base import Baseline, MethodOutput, Steps, Unit, baseline_embeds, measure, units_to_perturb
+from noiser.methods.jackknife import ridge_stderr
 from noiser.registry import Range, method
 from noiser.rng import generator
 
@@ -36,6 +37,8 @@ def lime(
 ) -> Steps[MethodOutput]:
     """Coefficients of a ridge regression of the explained quantity on the presence of each unit. Signed, in its units.
 
+    `stderr` is the jackknife's over the random subsets. It needs more subsets than units.
+
     samples   random subsets of the units, the first of which is the whole prompt; use at least twice the number of units.
     keep      probability that a unit stays.
     width     of the kernel exp(-(d / width)^2 / 2) that weighs a subset by its cosine distance d to the whole prompt.
@@ -52,15 +55,22 @@ def lime(
     (measurement,) = yield from measure(objective, [subsets])
     warnings = [] if samples >= 2 * len(units.texts) else [f"{samples} samples for {len(units.texts)} coefficients: raise samples."]
     coefficients, r2 = ridge(present, measurement.values, width, alpha)
-    return MethodOutput(units.spread(coefficients), {"r2": r2, "warnings": warnings})
+    stderr, dof = ridge_stderr(present, measurement.values, kernel(present, width), alpha, fixed=1)
+    errors = (None, None) if stderr is None else (units.spread(stderr), dof)
+    return MethodOutput(units.spread(coefficients), {"r2": r2, "warnings": warnings}, *errors)
+
+
+def kernel(present: Bool[np.ndarray, "samples units"], width: float) -> Float[np.ndarray, " samples"]:
+    """The weight of each subset: 1 for the whole prompt, less for a smaller one."""
+    cosine_distance = 1 - np.sqrt(present.mean(-1))
+    return np.exp(-((cosine_distance / width) ** 2) / 2)
 
 
 def ridge(
     present: Bool[np.ndarray, "samples units"], values: Float[np.ndarray, " samples"], width: float, alpha: float
 ) -> tuple[Float[np.ndarray, " units"], float]:
     """The coefficients, and the share of the weighted variance that they explain (R^2, at most 1)."""
-    cosine_distance = 1 - np.sqrt(present.mean(-1))
-    weight = np.exp(-((cosine_distance / width) ** 2) / 2)
+    weight = kernel(present, width)
     features = present.astype(np.float64)
     centred = features - np.average(features, axis=0, weights=weight)  # centred, so that the intercept is not shrunk
     residual = values - np.average(values, weights=weight)
