@@ -63,7 +63,8 @@ def attribute(
     generate      the same for N tokens that the model generates greedily.
     span          (start, stop): these tokens of the continuation as a whole, attributed to all tokens before them.
     quantity      `prob` (the default) or `log_prob`. Of several tokens as a whole: the joint probability, its logarithm (the
-                  default for a span), or `mean_prob`. With a foil: the difference in `prob` or the `log_odds`.
+                  default for a span), or `mean_prob`. With a foil: the difference in `prob` or the `log_odds`. Of one next
+                  token also `hellinger` or `jsd`: how far the whole distribution moves, whichever token it moves to.
 
     `options` are the method's, `seed` among them. Raises PromptError, OptionError, ModelError, NonFiniteError or
     DeviceMemoryError. The model is never changed.

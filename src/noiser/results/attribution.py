@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from noiser.errors import OptionError
+from noiser.results.certainty import LEVEL, half_widths, rank_ranges
 from noiser.results.display import Showable, view
 from noiser.results.scores import normalize, spearman, top_overlap
 from noiser.text.prompt import Prompt
@@ -46,7 +48,8 @@ class Target:
     rank: int
     """How many tokens are more probable than it; of several tokens the largest such number. 0: the model's own prediction."""
     quantity: str = "prob"
-    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of."""
+    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of. `hellinger` and `jsd` stand
+    for minus the distance of the whole next-token distribution from the clean one: scores are distances, without sign."""
     value: float | None = None
     """The quantity on the clean run; with a foil, that of the target minus that of the foil. None is the same as `prob`."""
     foil: "Target | None" = None
@@ -142,7 +145,39 @@ class Attribution(Showable):
     def by(self, unit: str) -> "UnitScores":
         """The scores summed over words, sentences, lines or the turns of a chat; see `noiser.text.units.units`."""
         found = units(self.prompt, unit)
-        return UnitScores(found, *found.sums(self.scores))
+        return UnitScores(found, *found.sums(self.scores), None if self.stderr is None else found.sums(self.stderr)[0], self.dof)
+
+    def interval(self, level: float = LEVEL) -> Float[np.ndarray, "targets seq"] | None:
+        """How far the interval of each score reaches to each side: it holds the score of endless draws with probability `level`.
+
+        Student's t times `stderr`, each score by itself. It holds for draws that are about normally distributed; docs/method.md says
+        how often it holds with few draws. None if there are no standard errors.
+        """
+        return half_widths(self.stderr, self.dof, level)
+
+    def ranks(self, target: int = 0, level: float = LEVEL) -> Int[np.ndarray, "context 2"]:
+        """The first and the last place that each token before a target may have in the order of scores, 1 for the highest.
+
+        All ranges of the target hold together with probability `level`, however the errors of its tokens depend on each other, see
+        `noiser.results.certainty.rank_ranges`. Tokens of one perturbed unit share their places. Without random draws only equal
+        scores do. Raises OptionError if the method drew at random and its scores have no standard errors.
+        """
+        if self.stderr is None and self.seed is not None:
+            raise OptionError(f"{self.label} draws at random and gives no standard errors, so the order of its scores is not known")
+        context = self.targets[target].context or len(self.prompt)
+        stderr = None if self.stderr is None else self.stderr[target, :context]
+        return rank_ranges(self.scores[target, :context], stderr, self.dof[target] if self.dof else None, level)
+
+    def certain_top(self, k: int, target: int = 0, level: float = LEVEL) -> tuple[int, ...]:
+        """The positions of the tokens that are among the `k` highest scores of a target, for certain; highest score first.
+
+        All of them are, with probability `level` (it is the family-wise level of `ranks`). There may be fewer than `k`, or none. A
+        token is left out if another might have its place. Certain means: with other random draws too, not that the method is right.
+        Raises OptionError as `ranks` does.
+        """
+        last = self.ranks(target, level)[:, 1]
+        order = np.argsort(-self.scores[target, : len(last)], kind="stable")
+        return tuple(int(token) for token in order if last[token] <= k)
 
     def to_dict(self) -> dict[str, Any]:
         """The attribution as plain Python values, in the shape of the command line's JSON (schema 1)."""
@@ -182,6 +217,19 @@ class UnitScores:
     scores: Float[np.ndarray, "targets units"]
     rest: Float[np.ndarray, " targets"]
     """The sum over tokens that belong to no unit (special tokens, a chat's template)."""
+    stderr: Float[np.ndarray, "targets units"] | None = None
+    """The sum of the tokens' standard errors: the error of a unit that was perturbed as a whole, and of any other sum a bound that holds
+    however the tokens' errors depend on each other. None as for tokens."""
+    dof: tuple[int | None, ...] | None = None
+
+    def interval(self, level: float = LEVEL) -> Float[np.ndarray, "targets units"] | None:
+        """As `Attribution.interval`."""
+        return half_widths(self.stderr, self.dof, level)
+
+    def ranks(self, target: int = 0, level: float = LEVEL) -> Int[np.ndarray, "units 2"]:
+        """As `Attribution.ranks`, for the units. It is right for sums too, and wider."""
+        stderr = None if self.stderr is None else self.stderr[target]
+        return rank_ranges(self.scores[target], stderr, self.dof[target] if self.dof else None, level)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
@@ -191,6 +239,7 @@ class UnitScores:
             "texts": list(self.units.texts),
             "scores": self.scores.tolist(),
             "rest": self.rest.tolist(),
+            **({"stderr": self.stderr.tolist()} if self.stderr is not None else {}),
         }
 
 

@@ -90,7 +90,10 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
             **either(listed(INTEGER, minItems=2, maxItems=2), NULL),
             "description": "[from, up to]: explain these tokens of the continuation as one whole.",
         },
-        "quantity": {**either(TEXT, NULL), "description": "prob, log_prob or mean_prob; with a foil prob or log_odds."},
+        "quantity": {
+            **either(TEXT, NULL),
+            "description": "prob, log_prob or mean_prob; with a foil prob or log_odds; of one next token also hellinger or jsd.",
+        },
         "curves": {**either(BOOLEAN, NULL), "description": "Add removal curves. Default: true for a stream, else false."},
     }
     one_source = {"oneOf": [{"required": [name], "properties": {name: {"not": NULL}}} for name in ("prompt", "messages", "input_ids")]}

@@ -5,6 +5,7 @@ from typing import Any
 
 from noiser._version import __version__
 from noiser.results.attribution import Attribution, Comparison
+from noiser.results.certainty import critical_value
 from noiser.results.evaluation import Evaluation
 from noiser.results.interactions import Interactions
 from noiser.results.records import Row, Summary
@@ -116,7 +117,17 @@ def _target(target: View) -> View:
 
 def _row(attribution: Attribution) -> View:
     row = {name: value for name, value in attribution.to_dict().items() if name not in SHARED}
-    return row | {"curves": row.get("curves", [])}
+    return row | {"curves": row.get("curves", [])} | ({} if attribution.stderr is None else {"critical": _critical(attribution)})
+
+
+def _critical(attribution: Attribution) -> View:
+    """For each target, how many standard errors the 95 % interval of a score reaches to each side: by itself (`each`), and if those of
+    all tokens, or of all units of a kind, have to hold together."""
+    contexts = [target.context or len(attribution.prompt) for target in attribution.targets]
+    dof = attribution.dof or [None] * len(contexts)
+    counts = {kind: [len(cut["texts"])] * len(contexts) for kind, cut in _tokens(attribution.prompt)["units"].items()}
+    together = {"each": [1] * len(contexts), "token": contexts} | counts
+    return {name: [critical_value(d, together=n) for d, n in zip(dof, numbers, strict=True)] for name, numbers in together.items()}
 
 
 def _evaluation(evaluation: Evaluation) -> View:

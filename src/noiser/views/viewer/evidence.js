@@ -85,6 +85,7 @@ function curveLines(view, state) {
 function curveSubject(target) {
   const name = quantityName(target).replace(/^./, (letter) => letter.toUpperCase());
   if (String(target.quantity).startsWith("function")) return name;
+  if (Object.hasOwn(DISTANCES, target.quantity)) return `Minus the ${quantityName(target)} from the clean prediction`;
   const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${trimmedForQuotes(target.foil_text ?? "")}\u201d` : "";
   return `${name} of \u201c${trimmedForQuotes(target.text)}\u201d${foil}`;
 }
