@@ -19,7 +19,7 @@ from noiser.results.evaluation import Evaluation
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
 from noiser.results.sanity import Checkup, Verdict
 from noiser.text.prompt import Turn
-from tests.shown_results import made
+from tests.shown_results import made, made_interactions
 
 
 def chat():
@@ -51,12 +51,13 @@ def results():
     return {
         "attribution": chat(),
         "comparison": made(),
+        "interactions": made_interactions(),
         "evaluation": evaluation(),
         "checkup": Checkup("tiny", "r", {"random weights": "it differs"}, ("noiser",), (verdict, replace(verdict, figure=None))),
     }
 
 
-@pytest.mark.parametrize("kind", ["attribution", "comparison", "evaluation", "checkup"])
+@pytest.mark.parametrize("kind", ["attribution", "comparison", "interactions", "evaluation", "checkup"])
 def test_what_was_saved_comes_back_equal(tmp_path, kind):
     result = results()[kind]
     text = json.dumps(result.to_dict())
@@ -108,8 +109,21 @@ def test_a_file_of_lines_gives_a_list_with_its_failures(tmp_path):
     assert len(noiser.read(tmp_path / "one.jsonl")) == 1
 
 
-def damaged(change):
-    record = json.loads(chat().to_json())
+def test_interactions_are_frozen_and_survive_pickling():
+    result = made_interactions()
+    found = pickle.loads(pickle.dumps(result))
+    assert found.to_json() == result.to_json()
+    for values in (result.values, found.shapley):
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 1
+    pairs = result.strongest()
+    assert len(pairs) == 6
+    assert [abs(pair.value) for pair in pairs] == sorted((abs(pair.value) for pair in pairs), reverse=True)
+    assert [(pair.first, pair.second, pair.value) for pair in result.strongest(2)] == [(0, 1, 0.75), (2, 3, -0.5)]
+
+
+def damaged(change, result=chat):
+    record = json.loads(result().to_json())
     change(record)
     return json.dumps(record)
 
@@ -129,6 +143,9 @@ def damaged(change):
         (damaged(lambda record: record["stderr"][0].pop()), "it is a damaged result of noiser: its stderr are not 1 rows of 5 numbers"),
         (damaged(lambda record: record["stderr"][0].__setitem__(0, -0.1)), "a standard error is negative"),
         (damaged(lambda record: record.update(dof=[0])), "its dof are not 1 whole numbers from 1"),
+        (damaged(lambda record: record["interactions"].pop(), made_interactions), "its interactions are not those of 4 units"),
+        (damaged(lambda record: record["units"]["of"].pop(), made_interactions), "its units are not those of its prompt"),
+        (damaged(lambda record: record["units"]["texts"].pop(), made_interactions), "its units are not those of its prompt"),
         (damaged(lambda record: record["prompt"].pop("tokens")), "it is a damaged result of noiser: it lacks 'tokens'"),
         (damaged(lambda record: record["cost"].update(euros=1)), "it is a damaged result of noiser: a Cost has no euros"),
         (damaged(lambda record: record["prompt"].update(tokens=[1] * 5)), "'1' stands where text should"),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -56,6 +56,10 @@ class Interactions:
             object.__setattr__(self, name, frozen)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (getattr(self, each.name) for each in fields(self))
+        return Interactions, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
     def strongest(self, count: int | None = None) -> list[Pair]:
         """The pairs with the largest interaction of either sign, the strongest first. All pairs by default."""
