@@ -56,8 +56,8 @@ class Entry:
     version: int = 1
     """Goes up whenever the numbers change. A run never mixes results of two versions."""
     added: tuple[str, ...] = ()
-    """Options that came after the first release of this version, and whose defaults change no number. At its default such an option is
-    left out of a run's fingerprint, so that runs of before go on. If such a default changes, the version must go up."""
+    """Options that came later, with defaults that change no number. At its default such an option is left out of a run's fingerprint, so
+    that older runs go on. If such a default changes, the version must go up."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -200,10 +200,7 @@ def method(
     version: int = 1,
     added: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:
-    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError.
-
-    `added` names options that came later and whose defaults change no number, see `Entry.added`.
-    """
+    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError. See `Entry.added`."""
 
     def register(function: Callable) -> Callable:
         METHODS[name] = Method(
@@ -232,18 +229,9 @@ def metric(
 
     def register(function: Callable) -> Callable:
         METRICS[name] = Metric(
-            name=name,
-            source=source,
-            function=function,
-            better=better,
-            measures=measures,
-            failure_mode=failure_mode,
-            relative=relative,
-            cost=cost,
-            check=check,
-            version=version,
-            judged=judged,
-        )
+            name=name, source=source, function=function, better=better, measures=measures, failure_mode=failure_mode, relative=relative,
+            cost=cost, check=check, version=version, judged=judged,
+        )  # fmt: skip
         return function
 
     return register

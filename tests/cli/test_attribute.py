@@ -174,8 +174,8 @@ def test_json_of_odd_text_is_one_line_and_gives_it_back(run):
     ("arguments", "says"),
     [
         (("--set", "sample=3"), "no option 'sample'; it has samples"),
-        (("--set", "samples=many"), "samples wants int; got 'many'"),
-        (("--set", "samples=--5"), "samples wants int; got '--5'"),
+        (("--set", "samples=many"), "samples wants int, or must be one of auto; got 'many'"),
+        (("--set", "samples=--5"), "samples wants int, or must be one of auto; got '--5'"),
         (("--set", "samples=0"), "samples must be from 1 to"),
         (("--set", "samples"), "--set wants NAME=VALUE"),
         (("--set", "=3"), "--set wants NAME=VALUE"),

@@ -127,7 +127,10 @@ def run_batch(model: Any, batch: Batch) -> BatchSums:
     with context(model) if context else nullcontext(), torch.set_grad_enabled(batch.needs_gradient):
         logits = layout.logits(model, batch, embeds)
         values = _values(batch, logits)
-        gradients, row_gradients = _gradients(batch, values, embeds) if batch.needs_gradient else (None, [None] * len(embeds))
+        row_gradients: list[Tensor | None] = [None] * len(embeds)
+        gradients = None
+        if batch.needs_gradient:
+            gradients, row_gradients = _gradients(batch, values, embeds)
     tokens = [layout.tokens(member) * len(batch.rows) for member in batch.members]
     by_member = values.detach().T.tolist()
     return BatchSums(
