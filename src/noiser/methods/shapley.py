@@ -18,6 +18,8 @@ MAX_EXACT, MAX_AUTO_EXACT, MAX_PERMUTED = 20, 12, 16
 """The most units of `exact`; of `exact` and of `permutation` when the sampler is chosen here."""
 SAMPLES_PER_UNIT, LEAST_PER_UNIT = 40, 4
 """Coalitions for each unit: by default, and the least that give every unit a value and a standard error."""
+MAX_DEFAULT = 20_000
+"""The most coalitions by default: it bounds the memory for very long prompts."""
 
 
 @method(
@@ -45,8 +47,8 @@ def shapley(
     sampler   exact: all sets of units, at most 20 units; permutation: pairs of a random order and its reverse; leverage: a regression
               on pairs of a set and its complement, for many units; auto: exact up to 12 units if `samples` allows it, permutation
               up to 16, else leverage.
-    samples   the most sets of units that are run, two of them all and none; none: 40 for each unit. Fewer than 4 for each unit
-              are raised to 4. `exact` runs all of them.
+    samples   the most sets of units that are run, two of them all and none; none: 40 for each unit, at most 20,000. Fewer than
+              4 for each unit are raised to 4. `exact` runs all of them.
     unit      what is present or missing as a whole; a unit's value is divided evenly among its tokens.
     baseline  replaces a missing token: zero: a zero embedding; unk: the embedding of the tokenizer's unknown token.
 
@@ -55,7 +57,9 @@ def shapley(
     units = units_to_perturb(clean.prompt, unit)
     players = len(units.texts)
     chosen = choose_sampler(sampler, samples, players)
-    sampling = _sampling(chosen, samples or SAMPLES_PER_UNIT * players, players, generator(seed, clean.prompt.input_ids, "shapley"))
+    sampling = _sampling(
+        chosen, samples or min(MAX_DEFAULT, SAMPLES_PER_UNIT * players), players, generator(seed, clean.prompt.input_ids, "shapley")
+    )
     present = next(sampling)
     (measurement,) = yield from measure(objective, [keep_units(units, present, baseline_embeds(lm, clean, baseline))])
     estimate = _finish(sampling, measurement.values)
