@@ -59,8 +59,12 @@ def test_arcs_join_the_words_of_their_pairs_and_follow_them(browser, tmp_path): 
         ends = page.evaluate(OVER, [0, 1])
         numbers = strongest["path"].replace("M", " ").replace("C", " ").split()
         assert [float(numbers[0]), float(numbers[-2])] == pytest.approx(ends, abs=0.2)
-        assert page.locator(".noiser-pairs tbody tr").count() == 6
-        assert "cat  +  sat" in page.locator(".noiser-pairs tbody tr").first.inner_text().replace("\u00a0", " ")
+        rows = page.locator(".noiser-pairs tbody tr")
+        assert rows.count() == 6
+        shown = [rows.nth(place).locator("th, td").all_inner_texts() for place in (0, 1)]
+        assert shown == [["1", "cat  +  sat", "", "+0.7500"], ["2", "on  +  the", "", "\u22120.5000"]]
+        fills = page.evaluate("() => [...document.querySelectorAll('.noiser-pairs i')].slice(0, 2).map((fill) => fill.style.width)")
+        assert [float(fill.rstrip("%")) for fill in fills] == pytest.approx([50, 100 / 3], abs=0.01)
         page.set_viewport_size({"width": 130, "height": 700})
         page.wait_for_function(
             "(before) => [...document.querySelectorAll('.noiser-arc')].at(-1).getAttribute('d') !== before", arg=strongest["path"]

@@ -193,7 +193,9 @@ def _run_method(lm: LanguageModel, spec: MethodSpec, resolved: ResolvedTarget) -
         raise ForeignError(
             f"{spec.name} must return a MethodOutput with one score for each of {len(clean.prompt)} tokens; it returned {actual}"
         )
-    if output.stderr is not None and not (_is_row(output.stderr, len(clean.prompt)) and not (output.stderr < 0).any()):
+    if output.stderr is not None and not (
+        _is_row(output.stderr, len(clean.prompt)) and (output.stderr >= 0).all() and np.isfinite(output.stderr).all()
+    ):
         raise ForeignError(f"{spec.name}: stderr must be one number, at least 0, for each of {len(clean.prompt)} tokens, or None")
     return output
 

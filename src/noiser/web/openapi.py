@@ -144,10 +144,11 @@ def view_schema() -> Schema:
         "notes": OBJECT, "cost": ref("Cost"), "curves": listed(either(ref("Curve"), NULL)), "stderr": listed(NUMBERS),
         "dof": listed(either(INTEGER, NULL)), "critical": {"type": "object", "additionalProperties": NUMBERS},
     }  # fmt: skip
+    optional = ("label", "stderr", "dof", "critical")
     fields: dict[str, Schema] = {
         "schema": {"const": 1}, "noiser": TEXT, "title": TEXT, "model": TEXT, "revision": TEXT, "comparison": BOOLEAN,
         "prompt": ref("Prompt"), **per_token, "roles": {"type": "object", "additionalProperties": TEXT}, "units": OBJECT,
-        "targets": listed(OBJECT), "rows": listed(record(row, optional=("label", "stderr", "dof", "critical"), closed=False)), "agreement": ref("ViewAgreement"),
+        "targets": listed(OBJECT), "rows": listed(record(row, optional=optional, closed=False)), "agreement": ref("ViewAgreement"),
         "failures": {"type": "object", "additionalProperties": TEXT}, "evaluation": either(OBJECT, NULL),
     }  # fmt: skip
     return record(fields, optional=("roles",), closed=False)

@@ -54,7 +54,7 @@ function interactionHead({ view, level }) {
     warnings.length ? h("ul", { class: "noiser-failures" }, ...warnings.map((text) => h("li", { text }))) : null,
     h(
       "p",
-      { class: "noiser-hint" },
+      { class: "noiser-hint noiser-meaning" },
       `A solid orange arc: together the two ${unit}s do more than each alone. A dashed blue arc: they do less, because one is enough or one `
         + "counteracts the other. The wider, the stronger. The colour of a ", `${unit} is its Shapley value.`,
     ),
@@ -74,18 +74,26 @@ function fillPairs(table, viewer, count) {
   const { pairs, unit } = viewer.view.interactions;
   const { labels } = columns(viewer.view, unit);
   const largest = Math.abs(pairs[0]?.[2] || 0) || 1;
-  const rows = pairs.slice(0, count).map(([first, second, value], n) => {
-    const row = barRow(n, n + 1, { labels: { [n]: `${labels[first]}  +  ${labels[second]}` } }, value, value / largest);
-    delete row.dataset.token;
-    row.tabIndex = 0;
-    row.dataset.pair = n;
-    return row;
-  });
+  const rows = pairs.slice(0, count).map(([first, second, value], n) => pairRow(n, `${labels[first]}  +  ${labels[second]}`, value, value / largest));
   const heads = ["Place", "Pair", "", "Interaction"].map((text) => h(text ? "th" : "td", text ? { scope: "col", text } : null));
   table.replaceChildren(
     h("caption", { text: "Bars to the right: more together than each alone; bars to the left: less" }),
     h("thead", null, h("tr", null, ...heads)),
     h("tbody", null, ...rows),
+  );
+}
+
+function pairRow(place, name, value, share) {
+  const fill = h("i", { class: stepClass(Math.sign(share) * 0.8) });
+  fill.style.width = `${Math.abs(share) * 50}%`;
+  fill.style[share < 0 ? "right" : "left"] = "50%";
+  return h(
+    "tr",
+    { "data-pair": place, tabindex: 0 },
+    h("td", { text: place + 1 }),
+    h("th", { scope: "row", text: name }),
+    h("td", null, h("div", { class: "noiser-bar", "aria-hidden": "true" }, fill)),
+    h("td", { text: reading(value) }),
   );
 }
 
