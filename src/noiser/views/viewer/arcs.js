@@ -74,7 +74,8 @@ function fillPairs(table, viewer, count) {
   const { pairs, unit } = viewer.view.interactions;
   const { labels } = columns(viewer.view, unit);
   const largest = Math.abs(pairs[0]?.[2] || 0) || 1;
-  const rows = pairs.slice(0, count).map(([first, second, value], n) => pairRow(n, `${labels[first]}  +  ${labels[second]}`, value, value / largest));
+  const name = (first, second) => `${labels[first]}  +  ${labels[second]}`;
+  const rows = pairs.slice(0, count).map(([first, second, value], n) => pairRow(n, name(first, second), value, value / largest));
   const heads = ["Place", "Pair", "", "Interaction"].map((text) => h(text ? "th" : "td", text ? { scope: "col", text } : null));
   table.replaceChildren(
     h("caption", { text: "Bars to the right: more together than each alone; bars to the left: less" }),
