@@ -6,7 +6,9 @@ from itertools import pairwise
 import numpy as np
 
 from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
+from noiser.results.interactions import Interactions
 from noiser.text.prompt import Prompt
+from noiser.text.units import units
 
 PLAIN = ("The", " cat", " sat", " on", " the")
 
@@ -35,3 +37,17 @@ def made(
         about = {"options": {"bound": value}, "model": name, "revision": name, "seed": 0, "cost": Cost(1.0, 100, 0, 10**9)}
         each.append(Attribution(scores, prompt, (target,), method, **about, notes=notes, curves=(curve,)))
     return Comparison(tuple(each), {"occlusion": value})
+
+
+def made_interactions(tokens: Sequence[str] = PLAIN, value: str = "plain", unit: str = "word") -> Interactions:
+    """Interactions whose model, option and warning say these words; the first two units do most together, the last two least."""
+    first = made(tokens, name=value, value=value).attributions[0]
+    cut = units(first.prompt, unit)
+    count = len(cut.texts)
+    values = np.random.default_rng(3).normal(size=(count, count)) / 10
+    values = np.triu(values, 1) + np.triu(values, 1).T
+    values[0, 1] = values[1, 0] = 0.75
+    values[-1, -2] = values[-2, -1] = -0.5
+    notes = {"approximator": "exact", "coalitions": 2**count, "empty": 0.1, "warnings": [value]}
+    about = {"model": value, "revision": "r", "options": {"unit": unit, "baseline": value}, "seed": None, "cost": first.cost}
+    return Interactions(values, np.linspace(-0.2, 0.6, count), cut, first.prompt, first.target, **about, notes=notes)

@@ -50,6 +50,17 @@ def test_a_help_goes_on_in_indented_lines_and_ends_with_them():
     assert [option.help for option in entry.described_options] == ["first line and second line.", SEED_HELP]
 
 
+def test_an_option_that_came_later_counts_only_if_it_differs_from_its_default():
+    """Mutant: `added` ignored."""
+    entry = METHODS["noiser"]
+    old = {"samples", "steps", "bound", "bracket", "search", "variant", "norm", "unit", "seed"}
+    assert set(entry.identifying(entry.resolve({}))) == old
+    assert set(entry.identifying(entry.resolve({"bound": "rms"}))) == old
+    changed = entry.identifying(entry.resolve({"bound": "rms", "scale": 4.0, "pairs": True}))
+    assert (set(changed) - old, changed["scale"], changed["pairs"]) == ({"scale", "pairs"}, 4.0, True)
+    assert all(set(each.added) <= set(each.options) for each in ENTRIES)
+
+
 @pytest.mark.parametrize(
     ("annotation", "described"),
     [

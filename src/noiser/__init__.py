@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from noiser.attribution.compare import compare
     from noiser.attribution.curves import with_curves
     from noiser.attribution.estimate import CostEstimate, estimate
+    from noiser.attribution.interactions import interactions
     from noiser.errors import NoiserError
     from noiser.evaluation import evaluate
     from noiser.evaluation.answer import answer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from noiser.results.answer_case import Case
     from noiser.results.attribution import Attribution, Comparison
     from noiser.results.evaluation import Evaluation
+    from noiser.results.interactions import Interactions
     from noiser.results.records import Example
     from noiser.results.sanity import Checkup
     from noiser.results.saved import FailedPrompt, read
@@ -38,6 +40,7 @@ __all__ = [
     "Example",
     "FailedPrompt",
     "Failure",
+    "Interactions",
     "JudgeConfig",
     "JudgeHow",
     "LanguageModel",
@@ -50,6 +53,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "interactions",
     "load",
     "read",
     "with_curves",
@@ -68,6 +72,7 @@ _HOME = {
     "Example": "noiser.results.records",
     "FailedPrompt": "noiser.results.saved",
     "Failure": "noiser.attribution.attribute",
+    "Interactions": "noiser.results.interactions",
     "JudgeConfig": "noiser.judges.protocol",
     "JudgeHow": "noiser.judges.protocol",
     "LanguageModel": "noiser.lm.model",
@@ -79,6 +84,7 @@ _HOME = {
     "compare": "noiser.attribution.compare",
     "estimate": "noiser.attribution.estimate",
     "evaluate": "noiser.evaluation",
+    "interactions": "noiser.attribution.interactions",
     "load": "noiser.lm.load",
     "read": "noiser.results.saved",
     "with_curves": "noiser.attribution.curves",

@@ -33,6 +33,7 @@ EXTRAS = {
     "peft": ("peft",),
     "plots": ("matplotlib",),
     "ray": ("ray",),
+    "shapley": ("shapiq",),
     "units": ("sentencex", "nltk"),
     "web": ("starlette", "uvicorn"),
 }

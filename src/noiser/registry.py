@@ -55,11 +55,19 @@ class Entry:
     check: Callable[..., None] | None = None
     version: int = 1
     """Goes up whenever the numbers change. A run never mixes results of two versions."""
+    added: tuple[str, ...] = ()
+    """Options that came later, with defaults that change no number. At its default such an option is left out of a run's fingerprint, so
+    that older runs go on. If such a default changes, the version must go up."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Every option with its default. A function that draws random numbers has the option `seed`."""
         return {name: parameter.default for name, parameter in _keyword_only(self.function).items()}
+
+    def identifying(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that a run is known by: all but those in `added` that have their defaults."""
+        defaults = self.options
+        return {name: value for name, value in options.items() if name not in self.added or value != defaults[name]}
 
     @property
     def summary(self) -> str:
@@ -190,13 +198,14 @@ def method(
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None,
     paper_normalization: PaperNormalization = "abs_l1",
     version: int = 1,
+    added: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:
-    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError."""
+    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError. See `Entry.added`."""
 
     def register(function: Callable) -> Callable:
         METHODS[name] = Method(
             name=name, family=family, source=source, function=function, cost=cost, check=check, requires=requires,
-            paper_normalization=paper_normalization, version=version,
+            paper_normalization=paper_normalization, version=version, added=added,
         )  # fmt: skip
         return function
 
@@ -220,18 +229,9 @@ def metric(
 
     def register(function: Callable) -> Callable:
         METRICS[name] = Metric(
-            name=name,
-            source=source,
-            function=function,
-            better=better,
-            measures=measures,
-            failure_mode=failure_mode,
-            relative=relative,
-            cost=cost,
-            check=check,
-            version=version,
-            judged=judged,
-        )
+            name=name, source=source, function=function, better=better, measures=measures, failure_mode=failure_mode, relative=relative,
+            cost=cost, check=check, version=version, judged=judged,
+        )  # fmt: skip
         return function
 
     return register

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from tests.results.test_saved import chat, evaluation
-from tests.shown_results import made
+from tests.shown_results import made, made_interactions
 
 
 @pytest.fixture
@@ -23,6 +23,7 @@ def run(monkeypatch, command_line):
 def saved(tmp_path):
     (tmp_path / "one.json").write_text(chat().to_json())
     (tmp_path / "several.json").write_text(made().to_json())
+    (tmp_path / "pairs.json").write_text(made_interactions().to_json())
     (tmp_path / "tables.json").write_text(evaluation().to_json())
     failed = {"schema": 1, "line": 4, "prompt": {"text": "x"}, "error": {"class": "PromptError", "message": "too long"}}
     lines = [{**chat().to_dict(), "line": 2, "id": "q7"}, failed]
@@ -47,10 +48,18 @@ def test_the_terminal_shows_what_each_command_shows(run, saved):
     _, shown, _ = run(saved / "tables.json")
     assert "aopc" in shown
     assert "too long" in shown
+    assert run(saved / "pairs.json")[1].rstrip("\n").split() == str(made_interactions()).split()
     code, shown, _ = run(saved / "many.jsonl")
     assert code == 0
     assert "line 2, q7" in shown
     assert "Error: too long" in shown
+
+
+def test_interactions_come_back_as_json_and_as_a_page(run, saved):
+    assert json.loads(run(saved / "pairs.json", "--format", "json")[1]) == made_interactions().to_dict()
+    assert run(saved / "pairs.json", "--out", saved / "pairs.html")[0] == 0
+    made_interactions().save_html(saved / "live.html")
+    assert (saved / "pairs.html").read_bytes() == (saved / "live.html").read_bytes()
 
 
 def test_json_is_what_was_saved_with_the_scale_that_is_asked_for(run, saved):
@@ -78,6 +87,7 @@ def test_plots_of_an_evaluation(run, saved):
         (("tables.json", "--format", "svg"), "tables.json holds an evaluation or a checkup, for which --format is one of table, json"),
         (("one.json", "--format", "table"), "one.json holds scores, for which --format is one of heatmap, json"),
         (("many.jsonl", "--format", "svg"), "many.jsonl holds 2 results, and --format svg is for one"),
+        (("pairs.json", "--format", "svg"), "pairs.json holds interactions, for which --format is one of table, json, jsonl, html"),
         (("one.json", "--plots", "x"), "--plots is for one evaluation; the file holds none"),
         (("nowhere.json",), "cannot read"),
     ],

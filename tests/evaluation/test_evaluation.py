@@ -220,7 +220,7 @@ def test_whatever_a_metric_asks_or_gives_is_its_own_failure(lm, name):
     assert status["odd"] == "oom" if name == "no memory" else status["odd"].startswith("error(")
 
 
-@pytest.mark.parametrize("wrong", ["short", "long", "nothing", "numbers"])
+@pytest.mark.parametrize("wrong", ["short", "long", "nothing", "numbers", "negative errors", "no errors"])
 def test_what_a_method_may_not_return_is_its_own_failure(lm, wrong):
     from noiser.methods.base import MethodOutput
 
@@ -228,6 +228,8 @@ def test_what_a_method_may_not_return_is_its_own_failure(lm, wrong):
     def returns(lm, clean, goal):
         size = len(clean.prompt)
         made = {"short": size - 1, "long": size + 1}
+        if wrong.endswith("errors"):
+            return MethodOutput(np.ones(size), stderr=np.full(size, -1.0 if wrong == "negative errors" else np.nan))
         return MethodOutput(np.ones(made[wrong])) if wrong in made else None if wrong == "nothing" else np.ones(size)
 
     @metric("odd", source="a test", better="higher", measures="m", failure_mode="f")
@@ -236,7 +238,7 @@ def test_what_a_method_may_not_return_is_its_own_failure(lm, wrong):
 
     try:
         mixed = balances(evaluate(lm, EXAMPLES, ["wrong", "occlusion"], ["soft_ns", "odd"], controls=[]))
-        with pytest.raises(NoiserError, match="one score for each of 6 tokens"):
+        with pytest.raises(NoiserError, match=r"one (score|number, at least 0,) for each of 6 tokens"):
             noiser.attribute(lm, PROMPTS[0], "wrong")
         alone = balances(evaluate(lm, EXAMPLES, ["wrong"], ["soft_ns", "odd"], controls=[]))
     finally:

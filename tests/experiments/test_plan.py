@@ -254,7 +254,9 @@ def test_a_plan_from_a_file_is_what_it_says(tmp_path):
     assert plan.rows[0].options["seed"] == 3
     assert plan.columns()[0].options["protocol"] == "official"
     assert display_settings(plan)["controls"] == ["random"]
-    assert list(make_fingerprint(plan, {}, {})["methods"]) == ["noiser", "noiser:bound=l2+steps=5", "random"]
+    methods = make_fingerprint(plan, {}, {})["methods"]
+    assert list(methods) == ["noiser", "noiser:bound=l2+steps=5", "random"]
+    assert not {"scale", "pairs"} & set(methods["noiser"]["options"]), "options of later versions, at their defaults"
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def test_a_page_shows_the_first_samples_as_they_were_recorded(done):
             assert view["prompt"]["tokens"] == found.records[sample.key]["tokens"]
             recorded = {trial.method: found.records[trial.key] for trial in sample.trials if trial.kind == "attribution"}
             assert {row["method"]: row["scores"] for row in view["rows"]} == {name: own["scores"] for name, own in recorded.items()}
+            assert [row.get("stderr") for row in view["rows"]] == [own.get("stderr") for own in recorded.values()]
             assert [row["notes"].get("k") for row in view["rows"]] == [own["notes"].get("k") for own in recorded.values()]
             assert view["targets"][0]["token_ids"] == recorded["occlusion"]["targets"][0]["token_ids"]
             values = {(trial.method, trial.metric): found.records[trial.key]["value"] for trial in sample.trials if trial.kind == "value"}
@@ -269,6 +270,13 @@ def test_an_export_has_a_row_for_every_trial_and_token(done, tmp_path, form):
     (own,) = [each["scores"][0] for each in RecordIndex(folder).records.values() if named.items() <= each.items()]
     assert scores == pytest.approx(own, abs=0)
     assert tokens == len(rows())
+    assert {bool(row["stderr"]) for row in rows() if row["method"] == "occlusion"} == {False}
+    drawn = [
+        float(row["stderr"]) for row in rows() if row["method"].endswith("l2") and (row["data"], row["sample"]) == ("known:match=none", "0")
+    ]
+    named = named | {"method": "noiser:steps=9+samples=2+bound=l2"}
+    (own,) = [each["stderr"][0] for each in RecordIndex(folder).records.values() if named.items() <= each.items()]
+    assert drawn == pytest.approx(own, abs=0)
 
 
 def test_a_formula_in_a_csv_is_a_text():

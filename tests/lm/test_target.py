@@ -204,7 +204,10 @@ WRONG = [
     ({"continuation": MORE, "foil": 9}, "a foil is compared with a target"),
     ({"target": torch.max, "foil": 9}, "a foil is compared with a target"),
     ({"generate": 0}, "at least 1; got 0"),
-    ({"target": 17, "quantity": "log_odds"}, "the quantity of a target is prob or log_prob or mean_prob; got 'log_odds'"),
+    (
+        {"target": 17, "quantity": "log_odds"},
+        "the quantity of a target is prob or log_prob or mean_prob or hellinger or jsd; got 'log_odds'",
+    ),
     ({"foil": 9, "quantity": "log_prob"}, "the quantity of a contrast is prob or log_odds"),
     ({"continuation": MORE, "quantity": "mean_prob"}, "the quantity of a continuation is prob or log_prob"),
     ({"target": torch.max, "quantity": "prob"}, "the function says what is explained"),

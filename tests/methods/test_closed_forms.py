@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 import noiser
+from noiser.errors import OptionError
 from noiser.methods.lime import ridge
 from tests.conftest import tiny
 from tests.toys import ActivationLM, LinearLM, PairLM
 
 IDS = (0, 1, 1, 0, 1)
+TARGET = 17
 PROMPT = (7, 200, 31, 150, 31, 99, 12, 250)
 
 
@@ -139,3 +141,26 @@ def test_activations_without_a_rule_pass_plain_gradients(tokenizer):
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
     assert found.notes["rescaled_modules"] == 0
     assert "rules=all" in found.notes["warnings"][0]
+
+
+def test_lime_with_pairs_reads_every_subset_of_few_tokens_once(tokenizer):
+    """A product of two tokens, all 32 subsets, no kernel: each of the two gets half, the others exactly nothing but rounding."""
+    model = PairLM(len(IDS))
+    parts = (model.slope * embeds_of(model)).sum(-1).numpy()
+    found = ask(tokenizer, model, "lime", pairs=True, samples=32, alpha=0, width=100.0)
+    np.testing.assert_allclose(found.scores[0], [parts[0] * parts[1] / 2] * 2 + [0, 0, 0], rtol=1e-3, atol=1e-5)
+    assert found.stderr is None, "nothing was drawn"
+    assert found.cost.forward_tokens == ask(tokenizer, model, "lime", pairs=True).cost.forward_tokens, "200 samples are 32 subsets too"
+    alone = ask(tokenizer, model, "lime", samples=32, alpha=0, width=100.0)
+    assert np.abs(alone.scores[0, 2:]).max() > 0.01 * np.abs(found.scores).max(), "32 draws of their own leave chance"
+
+
+def test_limes_pairs_are_drawn_by_the_seed_and_have_a_standard_error(tokenizer):
+    lm = noiser.LanguageModel(tiny("llama"), tokenizer)
+    runs = [noiser.attribute(lm, PROMPT, "lime", TARGET, pairs=True, samples=60, alpha=0, seed=seed) for seed in range(12)]
+    spread, said = np.std([run.scores[0] for run in runs], axis=0), np.mean([run.stderr[0] ** 2 for run in runs], axis=0) ** 0.5
+    assert 0.5 < np.sqrt((said**2).mean() / (spread**2).mean()) < 2
+    again = noiser.attribute(lm, PROMPT, "lime", TARGET, pairs=True, samples=60, alpha=0, seed=3)
+    assert again.scores.tobytes() == runs[3].scores.tobytes()
+    with pytest.raises(OptionError, match=r"keep=0\.5; got keep=0\.7"):
+        noiser.attribute(lm, PROMPT, "lime", pairs=True, keep=0.7)

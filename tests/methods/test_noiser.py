@@ -191,9 +191,9 @@ def test_half_precision_agrees_with_single_in_rank(tokenizer, dtype):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"sample": 3}, "noiser has no option 'sample'; it has samples, steps, bound, bracket, search, variant, norm, unit, seed"),
-        ({"samples": 0}, "noiser: samples must be from 1 to 10000; got 0"),
-        ({"samples": "ten"}, "noiser: samples wants int; got 'ten'"),
+        ({"sample": 3}, "noiser has no option 'sample'; it has samples, steps, bound, bracket, search, variant, norm, unit, scale, pairs"),
+        ({"samples": 0}, "noiser: samples must be from 1 to 10000, or must be one of auto; got 0"),
+        ({"samples": "ten"}, "noiser: samples wants int, or must be one of auto; got 'ten'"),
         ({"steps": True}, "noiser: steps wants int; got True"),
         ({"bound": "k_mean"}, "noiser: bound must be one of k_min, k_max"),
         ({"norm": "l2"}, "in the paper a norm is a bound: bound=l2"),
@@ -201,6 +201,15 @@ def test_half_precision_agrees_with_single_in_rank(tokenizer, dtype):
         ({"variant": "official", "bound": "none"}, "knows only bound=k_min; got bound=none"),
         ({"variant": "official", "bracket": "expand"}, "searches \\[0, 1\\] only"),
         ({"bound": "l2", "bracket": "expand"}, "widens a search, and bound=l2 has none"),
+        ({"variant": "official", "pairs": True}, "released code, which has no pairs"),
+        ({"variant": "official", "samples": "auto"}, "released code, which has no samples=auto"),
+        ({"scale": 2.0}, "in bound=rms only; got bound=k_min"),
+        ({"bound": "replace", "scale": 2.0}, "in bound=rms only; got bound=replace"),
+        ({"samples": 5, "pairs": True}, "samples must be even; got 5"),
+        ({"samples": "auto"}, "samples=auto needs a bound without a search, .* not bound=k_min"),
+        ({"samples": "auto", "bound": "rms", "pairs": True, "max_samples": 9}, "max_samples must be even; got 9"),
+        ({"bound": "rms", "tolerance": 0.2}, "say when samples=auto stops; got samples=10"),
+        ({"bound": "rms", "max_samples": 20}, "say when samples=auto stops; got samples=10"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(tokenizer, options, sentence):

@@ -1,10 +1,12 @@
 """Saved results come back equal, and everything else is refused by what it is.
 
 Mutants caught, each run: offsets or turns left out of `_prompt_dict` (sums over words and turns differ); `label` not read; `also` not
-moved to `extra`; the check of the scores' shape left out; `_exact` without the check of unknown fields.
+moved to `extra`; the check of the scores' shape left out; `_exact` without the check of unknown fields; `stderr` or `dof` not read;
+the check of a negative standard error left out.
 """
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -17,14 +19,14 @@ from noiser.results.evaluation import Evaluation
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
 from noiser.results.sanity import Checkup, Verdict
 from noiser.text.prompt import Turn
-from tests.shown_results import made
+from tests.shown_results import made, made_interactions
 
 
 def chat():
-    """An attribution with all that a prompt can have: special tokens, offsets, turns; and a row's own name."""
+    """An attribution with all that it can have: special tokens, offsets, turns, a row's own name, standard errors."""
     first = made().attributions[0]
     prompt = replace(first.prompt, turns=(Turn("user", (1, 2)), Turn("assistant", (3,))))
-    return replace(first, prompt=prompt, label="noiser:bound=none", given=4)
+    return replace(first, prompt=prompt, label="noiser:bound=none", given=4, stderr=np.abs(first.scores) / 3, dof=(9,))
 
 
 def evaluation():
@@ -49,12 +51,13 @@ def results():
     return {
         "attribution": chat(),
         "comparison": made(),
+        "interactions": made_interactions(),
         "evaluation": evaluation(),
         "checkup": Checkup("tiny", "r", {"random weights": "it differs"}, ("noiser",), (verdict, replace(verdict, figure=None))),
     }
 
 
-@pytest.mark.parametrize("kind", ["attribution", "comparison", "evaluation", "checkup"])
+@pytest.mark.parametrize("kind", ["attribution", "comparison", "interactions", "evaluation", "checkup"])
 def test_what_was_saved_comes_back_equal(tmp_path, kind):
     result = results()[kind]
     text = json.dumps(result.to_dict())
@@ -76,6 +79,17 @@ def test_sums_over_units_survive(tmp_path, unit):
     assert (found.prompt, found.label, found.given) == (chat().prompt, chat().label, chat().given)
 
 
+def test_standard_errors_survive_and_are_left_out_where_there_are_none(tmp_path):
+    result = chat()
+    (tmp_path / "saved.json").write_text(result.to_json())
+    for found in (noiser.read(tmp_path / "saved.json"), pickle.loads(pickle.dumps(result)), replace(result, notes={})):
+        assert found.stderr.tobytes() == result.stderr.tobytes()
+        assert found.dof == (9,)
+        with pytest.raises(ValueError, match="read-only"):
+            found.stderr[0, 0] = 1
+    assert not {"stderr", "dof"} & set(made().attributions[0].to_dict())
+
+
 def test_a_file_of_an_earlier_version_has_no_offsets(tmp_path):
     record = json.loads(chat().to_json())
     for name in ("offsets", "special", "turns"):
@@ -95,8 +109,21 @@ def test_a_file_of_lines_gives_a_list_with_its_failures(tmp_path):
     assert len(noiser.read(tmp_path / "one.jsonl")) == 1
 
 
-def damaged(change):
-    record = json.loads(chat().to_json())
+def test_interactions_are_frozen_and_survive_pickling():
+    result = made_interactions()
+    found = pickle.loads(pickle.dumps(result))
+    assert found.to_json() == result.to_json()
+    for values in (result.values, found.shapley):
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 1
+    pairs = result.strongest()
+    assert len(pairs) == 6
+    assert [abs(pair.value) for pair in pairs] == sorted((abs(pair.value) for pair in pairs), reverse=True)
+    assert [(pair.first, pair.second, pair.value) for pair in result.strongest(2)] == [(0, 1, 0.75), (2, 3, -0.5)]
+
+
+def damaged(change, result=chat):
+    record = json.loads(result().to_json())
     change(record)
     return json.dumps(record)
 
@@ -113,6 +140,12 @@ def damaged(change):
         ("", "it is empty"),
         (damaged(lambda record: record.update(schema=2)), "it has schema 2; this noiser reads schema 1"),
         (damaged(lambda record: record["scores"][0].pop()), "it is a damaged result of noiser: its scores are not 1 rows of 5 numbers"),
+        (damaged(lambda record: record["stderr"][0].pop()), "it is a damaged result of noiser: its stderr are not 1 rows of 5 numbers"),
+        (damaged(lambda record: record["stderr"][0].__setitem__(0, -0.1)), "a standard error is negative"),
+        (damaged(lambda record: record.update(dof=[0])), "its dof are not 1 whole numbers from 1"),
+        (damaged(lambda record: record["interactions"].pop(), made_interactions), "its interactions are not those of 4 units"),
+        (damaged(lambda record: record["units"]["of"].pop(), made_interactions), "its units are not those of its prompt"),
+        (damaged(lambda record: record["units"]["texts"].pop(), made_interactions), "its units are not those of its prompt"),
         (damaged(lambda record: record["prompt"].pop("tokens")), "it is a damaged result of noiser: it lacks 'tokens'"),
         (damaged(lambda record: record["cost"].update(euros=1)), "it is a damaged result of noiser: a Cost has no euros"),
         (damaged(lambda record: record["prompt"].update(tokens=[1] * 5)), "'1' stands where text should"),

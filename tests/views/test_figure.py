@@ -6,6 +6,7 @@ The oracle for most tests reads the SVG with xml.etree: where letters begin, and
 import io
 import re
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -119,6 +120,22 @@ def test_what_opposes_has_a_line_under_it_and_what_supports_has_none():
     lines = [(left, right) for left, top, right, bottom, _ in rectangles if bottom - top < 1 and bottom < legend]
     assert len(lines) == 1
     assert lines[0][0] <= where["b"][0] < lines[0][1] < where["c"][0]
+
+
+def test_an_interval_that_holds_zero_has_dots_under_its_box_and_the_widest_stands_at_the_row():
+    """Mutants: dots under every box; dots of a token that is 0 for certain; the narrowest interval."""
+    plain = attribution([" a", " b", " c", " d"], [1.0, -0.05, 0.0, 0.3])
+    result = replace(plain, stderr=np.array([[0.1, 0.1, 0.0, 0.01]]), dof=(9,))
+    texts, rectangles = drawn(figure(result, "svg"))
+    where = {text: (x, y) for x, y, text in texts}
+    grey = [each for each in rectangles if each[4] == "#595959" and each[3] - each[1] < 1]
+    assert len(grey) > 3
+    assert all(where["b"][0] - EDGE - 0.1 <= left and right < where["c"][0] for left, _, right, _, _ in grey)
+    assert "95 %: \u00b10.23" in where
+    assert "dotted: an interval that holds 0" in " ".join(text for _, _, text in texts)
+    others = drawn(figure(plain, "svg"))
+    assert not any("95 %" in text for _, _, text in others[0])
+    assert not any("95 %" in text for _, _, text in drawn(figure(result, "svg", normalization="abs_l1"))[0])
 
 
 def overlap(rectangles):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
+from scipy.stats import t
 
 from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
 from noiser.text.prompt import Prompt, Turn
@@ -103,6 +104,13 @@ def copied(page: Any, name: str) -> str:
     return page.evaluate("window.copied")
 
 
+def drawn(**changes: Any) -> Attribution:
+    """A result with standard errors: large ones for the first tokens, 0 for the last."""
+    result = attribution(**changes)
+    rows = len(result.targets)
+    return replace(result, stderr=np.linspace(0.012, 0, 10)[None].repeat(rows, 0) * (result.scores != 0), dof=(9,) * rows)
+
+
 RESULTS: dict[str, Callable[[], Attribution | Comparison]] = {
     "single": attribution,
     "hostile": lambda: attribution(HOSTILE),
@@ -110,6 +118,7 @@ RESULTS: dict[str, Callable[[], Attribution | Comparison]] = {
     "comparison": comparison,
     "continuation": lambda: attribution(targets=3),
     "contrast": contrast,
+    "drawn": lambda: drawn(targets=2),
 }
 
 
@@ -194,6 +203,58 @@ def test_only_the_largest_is_the_whole_and_only_nothing_is_nothing(show: Shower)
     assert [found and found[1] for found in said] == ["100 %", "more than 99.9 %", "99.6 %", "50 %", "0.2 %", "less than 0.1 %", "0 %"]
     page.locator(".noiser-token[data-token='1']").first.hover()
     assert "\u22120.9996, opposes" in (page.locator(".noiser-details").text_content() or "")
+
+
+def test_intervals_are_drawn_and_read_out_and_uncertain_places_say_so(show: Shower) -> None:
+    """Mutants: whiskers of one standard error; ranks by the sign's order; `together` of one token; the whisker on the bar's end only."""
+    result = drawn()
+    halves = cast(Any, result.interval())[0]
+    sizes, joint = np.abs(result.scores[0]), cast(Any, result.stderr)[0] * t.ppf(1 - 0.05 / 20, 9)
+    low, high = np.maximum(0, sizes - joint), sizes + joint
+    ranges = [(1 + int((low > high[i]).sum()), 10 - int((high < low[i]).sum())) for i in range(10)]
+    page = show(result)
+    rows = page.locator(".noiser-bars tbody tr")
+    assert rows.count() == 10
+    reach = float((sizes + halves).max())
+    for number in range(10):
+        row = rows.nth(number)
+        token = int(row.get_attribute("data-token"))
+        score, half = result.scores[0, token], halves[token]
+        cells = row.locator("td").all_text_contents()
+        assert cells[-1] == f"{score:+.4f} \u00b1 {half:.4f}".replace("-", "\u2212")
+        first, last = ranges[token]
+        place = 1 + int((sizes > sizes[token]).sum())
+        assert cells[0] == (f"{place} ({first}\u2013{last})" if last > first else f"{place}")
+        bar, whisker = row.locator(".noiser-bar").bounding_box(), row.locator(".noiser-whisker").bounding_box()
+        middle, unit = bar["x"] + bar["width"] / 2, bar["width"] / 2 / reach
+        assert whisker["x"] == pytest.approx(middle + (score - half) * unit, abs=1.5)
+        assert whisker["width"] == pytest.approx(max(2 * half * unit, 1), abs=1.5)
+    assert any(last > first for first, last in ranges)
+    assert any(last == first for first, last in ranges)
+    unsure = next(i for i, (first, last) in enumerate(ranges) if last > first)
+    page.locator(f".noiser-token[data-token='{unsure}']").first.hover()
+    said = f"\u00b1 {halves[unsure]:.4f}"
+    assert said in (page.locator(".noiser-tip").text_content() or "")
+    assert said in (page.locator(".noiser-details").text_content() or "")
+    assert f"(ranks {ranges[unsure][0]}\u2013{ranges[unsure][1]} at 95 %)" in (page.locator(".noiser-details").text_content() or "")
+    assert copied(page, "Markdown").count(" \u00b1 ") == 10
+
+
+def test_without_errors_nothing_is_said_of_intervals(show: Shower) -> None:
+    """Mutant: whiskers of 0."""
+    page = show(attribution())
+    assert page.locator(".noiser-whisker").count() == 0
+    assert "\u00b1" not in (page.locator("body").text_content() or "").split("{")[0]
+    assert "95 %" not in (page.locator(".noiser-bars caption").text_content() or "")
+
+
+def test_errors_that_are_no_numbers_are_not_drawn(show: Shower) -> None:
+    """A page made by hand. Mutant: `errorsOf` without its check."""
+    row = view(drawn())["rows"][0]
+    for broken in ({"stderr": [["x"] * 10]}, {"critical": {"each": [None]}}, {"critical": None}):
+        page = show(drawn(), saved={"rows": [row | broken]})  # pyright: ignore[reportArgumentType]
+        assert page.locator(".noiser-bars tbody tr").count() == 10
+        assert page.locator(".noiser-whisker").count() == 0
 
 
 def test_labels_stand_where_their_lines_end_and_do_not_overlap(show: Shower) -> None:

@@ -8,21 +8,23 @@ import copy
 import io
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from scipy.stats import t
 
 from noiser.errors import OptionError
-from noiser.results.attribution import Attribution, Cost, Target
+from noiser.results.attribution import Attribution, Comparison, Cost, Target
 from noiser.results.scores import NORMALIZATIONS, normalize
 from noiser.rng import generator
 from noiser.text.prompt import Prompt
 from noiser.views.escape import visible
 from noiser.views.palette import BAR_WIDTH
-from noiser.views.terminal.attribution import heatmap, to_text
+from noiser.views.terminal.attribution import heatmap, plain_text, to_text
 
 
 def attribution(scores, tokens=None, **notes):
@@ -42,6 +44,27 @@ def test_text_shows_every_token_with_its_score_and_a_bar_of_its_share():
     assert [row.count("\u2592") for row in rows] == [0, BAR_WIDTH // 2, 0]
     assert [row.split()[-1] for row in rows] == ["\u00b7t0", "\u00b7t1", "\u00b7t2"]
     assert "k = 0.2500 (found) \u00b7 1.5 s \u00b7 1,234 token-forwards" in lines[-1]
+
+
+def test_intervals_and_uncertain_ranks_are_shown_and_only_where_there_are_any():
+    """Mutants: one standard error for the 95 % interval; ranks where they are certain; intervals of scores that were normalised."""
+    drawn = replace(attribution([0.4, -0.2, 0.1, 0.09]), stderr=np.array([[0.01, 0.0, 0.02, 0.01]]), dof=(9,))
+    lines = to_text(drawn).splitlines()
+    rows = [line for line in lines if line.startswith(("+", "-"))]
+    half = 0.01 * t.ppf(0.975, 9)
+    assert [row.split("  ")[0] for row in rows] == [
+        f"+0.4000 \u00b1 {half:.4f}", "-0.2000 \u00b1 0.0000", f"+0.1000 \u00b1 {2 * half:.4f}", f"+0.0900 \u00b1 {half:.4f}",
+    ]  # fmt: skip
+    assert ["ranks 2-3" in row for row in rows] == [False, False, True, True]
+    assert "\u00b1: 95 % interval of each score" in to_text(drawn)
+    assert "\u00b1" not in plain_text(heatmap(drawn, "abs_l1"))
+    words = plain_text(heatmap(drawn, by="word"))
+    assert f"\u00b1 {2 * half:.4f}" in words
+    assert "\u00b1" not in to_text(attribution([0.4, -0.2]))
+    exact = replace(drawn, stderr=None, dof=None, method="occlusion", label="occlusion", seed=None)
+    shown = str(Comparison((drawn, exact)))
+    assert f"+0.4000 \u00b1 {half:.4f} +0.4000" in " ".join(shown.split())
+    assert "\u00b1" not in str(Comparison((exact,)))
 
 
 def test_colour_is_orange_for_support_blue_for_opposition():

@@ -159,10 +159,10 @@ def test_an_option_out_of_range_is_refused_where_it_is(visit: Visit):
     Mutant caught: `box.open = true` in `reveal` left out.
     """
     page = visit.page
-    options_of(page, "noiser").get_by_label("samples").fill("0")
+    options_of(page, "noiser").get_by_label("samples, as a number").fill("0")
     page.eval_on_selector("#app-methods", "methods => { methods.open = false; }")
     ask(page)
-    page.locator("#app-noiser-samples:focus").wait_for()
+    page.locator("#app-noiser-samples-number:focus").wait_for()
     assert not [url for url in visit.requests if "explain" in url]
 
 
@@ -220,7 +220,7 @@ def test_a_long_job_is_cancelled_and_the_next_one_asked(visit: Visit, site: Serv
     """
     page = visit.page
     choose(page, "noiser")
-    options_of(page, "noiser").get_by_label("samples").fill("4000")
+    options_of(page, "noiser").get_by_label("samples, as a number").fill("4000")
     before = site.lm.token_counter.forward_tokens
     ask(page, f"{PROMPT}, {how}")
     says(page, "#app-words", r"token-forwards")

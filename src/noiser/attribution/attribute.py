@@ -63,7 +63,8 @@ def attribute(
     generate      the same for N tokens that the model generates greedily.
     span          (start, stop): these tokens of the continuation as a whole, attributed to all tokens before them.
     quantity      `prob` (the default) or `log_prob`. Of several tokens as a whole: the joint probability, its logarithm (the
-                  default for a span), or `mean_prob`. With a foil: the difference in `prob` or the `log_odds`.
+                  default for a span), or `mean_prob`. With a foil: the difference in `prob` or the `log_odds`. Of one next
+                  token also `hellinger` or `jsd`: how far the whole distribution moves, whichever token it moves to.
 
     `options` are the method's, `seed` among them. Raises PromptError, OptionError, ModelError, NonFiniteError or
     DeviceMemoryError. The model is never changed.
@@ -197,6 +198,10 @@ def _run_method(lm: LanguageModel, spec: MethodSpec, resolved: ResolvedTarget) -
         raise ForeignError(
             f"{spec.name} must return a MethodOutput with one score for each of {len(clean.prompt)} tokens; it returned {actual}"
         )
+    if output.stderr is not None and not (
+        _is_row(output.stderr, len(clean.prompt)) and (output.stderr >= 0).all() and np.isfinite(output.stderr).all()
+    ):
+        raise ForeignError(f"{spec.name}: stderr must be one number, at least 0, for each of {len(clean.prompt)} tokens, or None")
     return output
 
 
@@ -204,17 +209,21 @@ def _is_valid(output: Any, length: int) -> bool:
     """Whether it is a MethodOutput with a mapping of notes and `length` real scores."""
     if not isinstance(output, MethodOutput) or not isinstance(output.notes, Mapping):
         return False
-    return isinstance(output.scores, np.ndarray) and output.scores.shape == (length,) and output.scores.dtype.kind in "fiub"
+    return _is_row(output.scores, length)
+
+
+def _is_row(values: Any, length: int) -> bool:
+    """Whether it is an array of `length` real numbers."""
+    return isinstance(values, np.ndarray) and values.shape == (length,) and values.dtype.kind in "fiub"
 
 
 def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> Attribution:
     assert job.result is not None
     explained = job.result
-    scores = np.zeros((len(explained.outputs), len(explained.prompt)))
-    for row, output in enumerate(explained.outputs):
-        scores[row, : len(output.scores)] = output.scores
+    stderr = [output.stderr for output in explained.outputs]
+    drawn = any(row is not None for row in stderr)
     return Attribution(
-        scores=scores,
+        scores=_padded([output.scores for output in explained.outputs], len(explained.prompt)),
         prompt=explained.prompt,
         targets=explained.targets,
         method=spec.name,
@@ -227,12 +236,23 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> A
         unit=spec.options.get("unit", "token"),
         given=explained.given,
         label=spec.label,
+        stderr=_padded(stderr, len(explained.prompt)) if drawn else None,
+        dof=tuple(output.dof for output in explained.outputs) if drawn and any(output.dof for output in explained.outputs) else None,
     )
 
 
 def _layout_note(lm: LanguageModel, prompt: Prompt) -> dict[str, str]:
     layout, reason = lm.layout(prompt)
     return {"layout": f"{layout.name}: {reason}" if reason else layout.name}
+
+
+def _padded(rows: Sequence[np.ndarray | None], length: int) -> np.ndarray:
+    """One row for each target, with 0 for tokens that do not come before it and for a row that has no numbers."""
+    matrix = np.zeros((len(rows), length))
+    for index, row in enumerate(rows):
+        if row is not None:
+            matrix[index, : len(row)] = row
+    return matrix
 
 
 def _notes(outputs: Sequence[MethodOutput], advice: list[str]) -> dict[str, Any]:

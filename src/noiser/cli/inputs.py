@@ -48,7 +48,8 @@ class TargetOptions:
     quantity: Annotated[
         str | None,
         typer.Option(
-            help="The explained quantity: prob, log_prob, mean_prob; with --foil prob or log_odds. (default: prob)",
+            help="The explained quantity: prob, log_prob, mean_prob; with --foil prob or log_odds; hellinger or jsd: the whole "
+            "distribution. (default: prob)",
             rich_help_panel=ADVANCED,
         ),
     ] = None

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from noiser.results.saved import Result, Saved
 
 FORMATS = ("heatmap", "table", "json", "jsonl", "html", "svg", "png")
-FORMAT_HELP = f"{', '.join(FORMATS)}. (default: as --out ends; else heatmap for scores, table for an evaluation)"
+FORMAT_HELP = f"{', '.join(FORMATS)}. (default: as --out ends; else heatmap for scores, table for others)"
 OF_SCORES = ("heatmap", "json", "jsonl", "html", "svg", "png")
+OF_INTERACTIONS = ("table", "json", "jsonl", "html")
 OF_TABLES = ("table", "json")
 
 
@@ -51,10 +52,11 @@ def load(
 def _output(file: Path, found: "Sequence[Saved]", format_: str | None, out: Path | None) -> Output:
     """The format and the file. Raises OptionError for a format that does not fit what was saved."""
     has_tables = any(_is_table(saved.result) for saved in found)
-    formats = OF_TABLES if has_tables else OF_SCORES
+    has_pairs = any(_is_interactions(saved.result) for saved in found)
+    formats = OF_TABLES if has_tables else OF_INTERACTIONS if has_pairs else OF_SCORES
     chosen = choose_format(format_, out, formats[0], FORMATS)
     output = Output.checked(chosen, out, FORMATS)
-    kind = "an evaluation or a checkup" if has_tables else "scores"
+    kind = "an evaluation or a checkup" if has_tables else "interactions" if has_pairs else "scores"
     if output.format not in formats:
         plots = ". Plots of an evaluation: --plots FOLDER" if has_tables else ""
         raise OptionError(f"{file.name} holds {kind}, for which --format is one of {', '.join(formats)}; got {output.format!r}{plots}")
@@ -68,6 +70,12 @@ def _is_table(result: "Result") -> bool:
     from noiser.results.sanity import Checkup
 
     return isinstance(result, Evaluation | Checkup)
+
+
+def _is_interactions(result: "Result") -> bool:
+    from noiser.results.interactions import Interactions
+
+    return isinstance(result, Interactions)
 
 
 def _check(saved: "Saved", display: ScaleOptions) -> None:
@@ -120,10 +128,11 @@ def _write_page(found: "Sequence[Saved]", output: Output) -> None:
 
 
 def _drawable(saved: "Saved") -> Any:
-    """The attribution or comparison. Raises OptionError for a prompt that failed."""
+    """The attribution, comparison or interactions. Raises OptionError for a prompt that failed."""
     from noiser.results.attribution import Attribution, Comparison
+    from noiser.results.interactions import Interactions
 
-    if not isinstance(saved.result, Attribution | Comparison):
+    if not isinstance(saved.result, Attribution | Comparison | Interactions):
         raise OptionError(f"{saved.name or 'the prompt'} failed, so there are no scores to draw")
     return saved.result
 
@@ -157,17 +166,21 @@ def _rendered(result: "Result", display: ScaleOptions) -> "RenderableType":
 
     from noiser.results.attribution import Attribution, Comparison
     from noiser.results.evaluation import Evaluation
+    from noiser.results.interactions import Interactions
     from noiser.results.sanity import Checkup
     from noiser.views.escape import visible
     from noiser.views.terminal.attribution import heatmap
     from noiser.views.terminal.comparison import render_comparison
     from noiser.views.terminal.evaluation import render_evaluation
+    from noiser.views.terminal.interactions import render_interactions
     from noiser.views.terminal.sanity import render_checkup
 
     if isinstance(result, Attribution):
         return heatmap(result, display.normalize, display.granularity)
     if isinstance(result, Comparison):
         return render_comparison(result, display.normalize, display.granularity)
+    if isinstance(result, Interactions):
+        return render_interactions(result)
     if isinstance(result, Evaluation):
         return render_evaluation(result)
     if isinstance(result, Checkup):

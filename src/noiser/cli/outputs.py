@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from noiser.results.attribution import Attribution, Comparison
+    from noiser.results.interactions import Interactions
     from noiser.views.viewer.data import View
 
 FIGURES = {"svg", "png"}
@@ -139,14 +140,18 @@ class Output:
     def write_picture(self, result: "Attribution | Comparison", display: ScaleOptions) -> None:
         """The result as html, svg or png. A page shows every granularity; normalization and granularity are for figures."""
         if self.format == "html":
-            from noiser.views.viewer.data import view
-
-            self.write(page([view(result)]))
+            self.write_page(result)
             return
         from noiser.views.figure.figure import figure
 
         format_: Any = self.format
         self.write(figure(result, format_, normalization=display.normalize, by=display.granularity))
+
+    def write_page(self, result: "Attribution | Comparison | Interactions") -> None:
+        """The result as an HTML page."""
+        from noiser.views.viewer.data import view
+
+        self.write(page([view(result)]))
 
 
 class _TextFile(io.TextIOWrapper):
@@ -172,7 +177,7 @@ def choose_format(format_: str | None, path: Path | None, default: str, formats:
     return chosen
 
 
-def named_view(result: "Attribution | Comparison", name: str) -> "View":
+def named_view(result: "Attribution | Comparison | Interactions", name: str) -> "View":
     """The data of a page about the result; its title begins with the name."""
     from noiser.views.viewer.data import view
 

@@ -19,10 +19,10 @@ COLUMNS = {
     "values": {"model": str, "data": str, "sample": str, "group": str, "method": str, "metric": str, "status": str, "value": float,
                "message": str, "also": str},
     "scores": {"model": str, "data": str, "sample": str, "group": str, "method": str, "target": str, "step": int, "position": int,
-               "token": str, "score": float, "seconds": float},
+               "token": str, "score": float, "stderr": float, "seconds": float},
 }  # fmt: skip
 """`values`: one row for each trial, missing ones included; `also` is JSON with the metric's further numbers. `scores`: one row for
-each token, explained target and method."""
+each token, explained target and method; `stderr` is empty for methods that draw nothing at random."""
 TableRow = dict[str, Any]
 
 
@@ -68,9 +68,11 @@ def _scores(contents: RunContents, index: RecordIndex) -> Iterator[TableRow]:
             columns = {**_sample_columns(sample), "method": trial.method}
             for step, (scores, target) in enumerate(zip(record["scores"], record["targets"], strict=True)):
                 explained = {**columns, "target": "".join(target["tokens"]), "step": step}
+                errors = record["stderr"][step] if "stderr" in record else [None] * len(scores)
                 for position, score in enumerate(scores[: target["context"] or len(scores)]):
                     token = tokens[position] if position < len(tokens) else None
-                    yield {**explained, "position": position, "token": token, "score": score, "seconds": record["cost"]["seconds"]}
+                    row = {"position": position, "token": token, "score": score, "stderr": errors[position]}
+                    yield {**explained, **row, "seconds": record["cost"]["seconds"]}
 
 
 def _sample_columns(sample: Sample) -> TableRow:

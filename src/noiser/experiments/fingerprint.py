@@ -44,16 +44,16 @@ def make_fingerprint(
 
 
 def method_fingerprint(row: EvaluatedMethod, rows: Sequence[EvaluatedMethod]) -> dict[str, Any]:
-    """A method with its version and options. A permuted row has those of the row that it permutes."""
+    """A method with its version and its identifying options. A permuted row has those of the row that it permutes."""
     if row.spec is None:
         permuted = next(other for other in rows if other.label == row.permutes)
         return {"method": PERMUTED, "of": method_fingerprint(permuted, rows)}
-    return {"method": row.method, "version": row.spec.method.version, "options": dict(row.options)}
+    return {"method": row.method, "version": row.spec.method.version, "options": row.spec.method.identifying(row.options)}
 
 
 def metric_fingerprint(column: EvaluatedMetric) -> dict[str, Any]:
     """A metric with its version, its options and the judge that it asks."""
-    metric = {"metric": column.metric, "version": column.spec.metric.version, "options": dict(column.options)}
+    metric = {"metric": column.metric, "version": column.spec.metric.version, "options": column.spec.metric.identifying(column.options)}
     return metric | ({"judge": dict(column.judge_client.identity)} if column.judge_client is not None else {})
 
 

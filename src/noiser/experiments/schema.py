@@ -34,6 +34,8 @@ def _mismatch(record: Mapping[str, Any]) -> str:
     """What does not fit together in a record whose fields are right."""
     if record["kind"] == ATTRIBUTION and record["status"] == OK and len(record["scores"]) != len(record["targets"]):
         return "it has not one row of scores for each target"
+    if record["kind"] == ATTRIBUTION and record["status"] == OK and not _fits_errors(record):
+        return "its standard errors do not fit its scores"
     if record["kind"] == SAMPLE and any(name in record for name in _TOKEN_FIELDS):
         missing = [name for name in _TOKEN_FIELDS if name not in record]
         if missing:
@@ -42,6 +44,14 @@ def _mismatch(record: Mapping[str, Any]) -> str:
         if len(lengths) > 1:
             return "its tokens, ids and offsets differ in number"
     return ""
+
+
+def _fits_errors(record: Mapping[str, Any]) -> bool:
+    """Whether standard errors, if there are any, are one number from 0 for each score, with one number of degrees of freedom each row."""
+    scores, stderr, dof = record["scores"], record.get("stderr"), record.get("dof")
+    if stderr is not None and ([len(row) for row in stderr] != [len(row) for row in scores] or min(map(min, stderr)) < 0):
+        return False
+    return dof is None or (stderr is not None and len(dof) == len(scores) and 0 not in dof)
 
 
 def run_problem(run: Mapping[str, Any]) -> str:
@@ -149,7 +159,7 @@ def _is_notes(value: Any) -> bool:
 _COMMON: dict[str, Check] = dict.fromkeys(("key", "kind", "status", "model", "data", "sample", "method", "message", "trace"), _is_text)
 _RECORDS: Mapping[str, dict[str, Check]] = {
     VALUE: _COMMON | {"metric": _is_text, "value": _optional(_is_number), "steps": _list_of(_is_mapping), "also": _mapping_of(_is_number)},
-    ATTRIBUTION: dict(_COMMON),
+    ATTRIBUTION: _COMMON | {"stderr": lambda value: _is_table(value), "dof": _list_of(_optional(_is_count))},
     SAMPLE: _COMMON
     | {
         "group": _optional(_is_text),

@@ -191,7 +191,8 @@ def _attribution_fields(attribution: Result, result: ExampleResult) -> dict[str,
         return {"status": "nonfinite", "message": f"{attribution.method} gave scores that are NaN or infinite", "trace": ""}
     if isinstance(attribution, Attribution):
         plain = {**attribution.to_dict(), "notes": _plain_notes(attribution.notes)}
-        return {"status": OK, "message": "", "trace": ""} | {name: plain[name] for name in ("scores", "targets", "notes", "unit", "cost")}
+        names = ("scores", "stderr", "dof", "targets", "notes", "unit", "cost")
+        return {"status": OK, "message": "", "trace": ""} | {name: plain[name] for name in names if name in plain}
     if isinstance(attribution, Failure):
         return {"status": status_of(attribution.error), "message": str(attribution.error), "trace": trace_of(attribution.error)}
     first = result.records[0] if result.records else None

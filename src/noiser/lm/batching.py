@@ -98,6 +98,8 @@ class BatchSums:
     rows: int
     forward: list[int]
     backward: list[int] = field(default_factory=list)
+    row_gradients: list[Tensor | None] = field(default_factory=list)
+    """The gradients of the single rows, of the members that keep them."""
 
     def __add__(self, other: "BatchSums") -> "BatchSums":
         total = None if self.total is None or other.total is None else self.total + other.total
@@ -111,6 +113,9 @@ class BatchSums:
             rows=self.rows + other.rows,
             forward=[a + b for a, b in zip(self.forward, other.forward, strict=True)],
             backward=[a + b for a, b in zip(self.backward, other.backward, strict=True)],
+            row_gradients=[
+                None if a is None or b is None else torch.cat([a, b]) for a, b in zip(self.row_gradients, other.row_gradients, strict=True)
+            ],
         )
 
 
@@ -122,7 +127,10 @@ def run_batch(model: Any, batch: Batch) -> BatchSums:
     with context(model) if context else nullcontext(), torch.set_grad_enabled(batch.needs_gradient):
         logits = layout.logits(model, batch, embeds)
         values = _values(batch, logits)
-        gradients = _gradients(batch, values, embeds) if batch.needs_gradient else None
+        row_gradients: list[Tensor | None] = [None] * len(embeds)
+        gradients = None
+        if batch.needs_gradient:
+            gradients, row_gradients = _gradients(batch, values, embeds)
     tokens = [layout.tokens(member) * len(batch.rows) for member in batch.members]
     by_member = values.detach().T.tolist()
     return BatchSums(
@@ -134,6 +142,7 @@ def run_batch(model: Any, batch: Batch) -> BatchSums:
         rows=len(batch.rows),
         forward=tokens,
         backward=tokens if batch.needs_gradient else [0] * len(tokens),
+        row_gradients=row_gradients,
     )
 
 
@@ -154,12 +163,17 @@ def _values(batch: Batch, logits: Float[Tensor, "rows kept vocab"]) -> Float[Ten
     return torch.stack(columns, dim=1)
 
 
-def _gradients(batch: Batch, values: Float[Tensor, "rows members"], embeds: list[Tensor]) -> list[Tensor]:
+def _gradients(batch: Batch, values: Float[Tensor, "rows members"], embeds: list[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The weighted sum of each member's gradients [span, dim], and their parts [rows, span, dim] for a member that keeps them."""
     weights = [(member.weights or ())[batch.rows.start : batch.rows.stop] for member in batch.members]
     total = (values * torch.tensor(weights, dtype=values.dtype, device=values.device).T).sum()
     check_differentiable(total)
     gradients = torch.autograd.grad(total, embeds, allow_unused=True)
-    return [torch.zeros_like(e[0]).float() if g is None else g.float().sum(0) for e, g in zip(embeds, gradients, strict=True)]
+    sums, parts = [], []
+    for member, e, g in zip(batch.members, embeds, gradients, strict=True):
+        sums.append(torch.zeros_like(e[0]).float() if g is None else g.float().sum(0))
+        parts.append((torch.zeros_like(e) if g is None else g).float() if member.row_gradients else None)
+    return sums, parts
 
 
 def _finite(batch: Batch, logits: Float[Tensor, "rows kept vocab"], gradients: list[Tensor] | None) -> Bool[Tensor, " members"]:
@@ -214,9 +228,10 @@ def _readouts(sums: BatchSums, batch: Batch) -> Iterator[Readout]:
     """Reduce the rows of each member to a few numbers."""
     rivals = _rivals(sums.total, batch) if sums.total is not None else [(0.0, 0.0, 0)] * len(batch.members)
     gradients = sums.gradients or [None] * len(batch.members)
-    columns = (sums.values, sums.anchors, rivals, gradients, sums.finite.tolist(), sums.forward, sums.backward)
-    for values, anchor, (base, rival, rival_id), gradient, finite, forward, backward in zip(*columns, strict=True):
-        yield Readout(tuple(values), anchor, base, rival, rival_id, gradient, "" if finite else "nonfinite", forward, backward)
+    columns = (sums.values, sums.anchors, rivals, gradients, sums.row_gradients, sums.finite.tolist(), sums.forward, sums.backward)
+    for values, anchor, (base, rival, rival_id), gradient, by_row, finite, forward, backward in zip(*columns, strict=True):
+        fault = "" if finite else "nonfinite"
+        yield Readout(tuple(values), anchor, base, rival, rival_id, gradient, by_row, fault, forward, backward)
 
 
 def _rivals(total: Float[Tensor, "members vocab"], batch: Batch) -> list[tuple[float, float, int]]:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.lm.kv_cache import CleanRun
@@ -38,6 +38,34 @@ class AddNoise:
         """The perturbed embeddings of these rows."""
         noise = self.noise[rows.start : rows.stop]
         return (embeds.to(noise) + self.scale * noise).to(embeds)
+
+
+@dataclass(frozen=True, eq=False)
+class ReplaceByNoise:
+    """Replace the chosen embeddings x by `scale * RMS(x) * noise[j]`: nothing is left of x but its size. One row for each j."""
+
+    start: int
+    """The first position that changes."""
+    noise: Float[Tensor, "rows span dim"]
+    chosen: Bool[Tensor, " span"]
+    """The positions that are replaced. The others keep their embeddings."""
+    scale: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        """The number of perturbed versions of the prompt."""
+        return len(self.noise)
+
+    @property
+    def span(self) -> int:
+        """The number of positions that may change."""
+        return self.noise.shape[1]
+
+    def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
+        """The perturbed embeddings of these rows."""
+        noise = self.noise[rows.start : rows.stop]
+        sizes = embeds.to(noise).square().mean(-1, keepdim=True).sqrt()
+        return torch.where(self.chosen.to(embeds.device)[:, None], (self.scale * sizes * noise).to(embeds), embeds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +132,7 @@ class MaskElements:
         return embeds * ((draws < share[..., None]) == self.inside)
 
 
-Perturbation = AddNoise | Interpolate | MaskElements
+Perturbation = AddNoise | ReplaceByNoise | Interpolate | MaskElements
 
 
 ModelContext = Callable[[Any], AbstractContextManager[None]]
@@ -127,6 +155,8 @@ class PerturbedRows:
     weights: tuple[float, ...] | None = None
     """One weight for each row. If given, the gradient of the weighted sum with respect to the perturbed embeddings is
     computed."""
+    row_gradients: bool = False
+    """Whether each row's own part of that gradient is kept too."""
     model_context: ModelContext | None = None
 
     @property
@@ -165,6 +195,8 @@ class Readout:
     rival_id: int = 0
     gradient: Float[Tensor, "span dim"] | None = None
     """Weighted sum over the rows of the gradient with respect to each row's perturbed embeddings, float32."""
+    row_gradients: Float[Tensor, "rows span dim"] | None = None
+    """The parts of that sum. None unless requested."""
     fault: str = ""
     """Empty if the numbers are valid. `nonfinite`: a logit was NaN or infinite. `oom`: one row did not fit into memory."""
     forward_tokens: int = 0

@@ -1,13 +1,18 @@
 """The explained quantity as a differentiable function of logits, so that every method can explain it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from noiser.errors import NonFiniteError, OptionError
+
+DISTANCES = ("hellinger", "jsd")
+"""Quantities that are minus a distance of the whole next-token distribution from the clean one. They are at most 0, and 0 if clean."""
 
 Scalar = Callable[[Tensor], Tensor]
 """A user's own quantity: takes the next token's logits [vocab], float32, and returns a scalar tensor."""
@@ -52,6 +57,39 @@ def contrast_logit_fn(quantity: str, token: int, foil: int, end: int) -> LogitFn
         return values[:, token] - values[:, foil]
 
     return LogitFn((end,), function)
+
+
+def distance_logit_fn(quantity: str, reference: Float[Tensor, " vocab"], end: int) -> LogitFn:
+    """Minus the distance of the next token's distribution from that of the `reference` logits, at most 0 (up to rounding, 1e-6).
+
+    So a drop in this quantity is a distance: at least 0, whichever tokens became more or less probable.
+
+    quantity  hellinger: sqrt(sum (sqrt p - sqrt q)^2 / 2), in [0, 1]. jsd: the Jensen-Shannon divergence in bits, in [0, 1].
+
+    Sources: Hellinger 1909; Lin 1991, Divergence measures based on the Shannon entropy. The softmax is in float32, sums in float64.
+    The gradient at the reference itself is 0: no change is smaller than none.
+    """
+    log_q = reference.detach().float().log_softmax(-1)
+    compute = {"hellinger": _hellinger, "jsd": _jensen_shannon}[quantity]
+
+    def function(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
+        return 0.0 - compute(logits[:, 0].float().log_softmax(-1), log_q.to(logits.device))
+
+    return LogitFn((end,), function)
+
+
+def _hellinger(log_p: Float[Tensor, "rows vocab"], log_q: Float[Tensor, " vocab"]) -> Float[Tensor, " rows"]:
+    gap = (log_p / 2).exp() - (log_q / 2).exp()  # not sqrt(p): it has no gradient where p is 0 in float32
+    half = gap.square().sum(-1, dtype=to_float64(gap[:, :0]).dtype) / 2
+    return torch.where(half > 0, half, 1.0).sqrt() * (half > 0)  # the root has no gradient at 0
+
+
+def _jensen_shannon(log_p: Float[Tensor, "rows vocab"], log_q: Float[Tensor, " vocab"]) -> Float[Tensor, " rows"]:
+    """In bits: the mean of log(2p / (p + q)) under p, and of log(2q / (p + q)) under q, halved."""
+    ratio = log_p - log_q
+    even = softplus(torch.zeros_like(log_q[:1]))
+    terms = log_p.exp() * (even - softplus(-ratio)) + log_q.exp() * (even - softplus(ratio))
+    return terms.sum(-1, dtype=to_float64(terms[:, :0]).dtype) / (2 * math.log(2))
 
 
 def custom_logit_fn(scalar: Scalar, end: int) -> LogitFn:

@@ -177,7 +177,7 @@ def deduplicate(steps: Steps[R]) -> Steps[R]:
 def _rows_key(rows: PerturbedRows) -> tuple[Any, ...]:
     """Equal for equal rows. The rows hold their parts, so the ids stay valid as long as the rows are kept."""
     parts = (id(rows.clean), id(rows.perturbation), id(rows.logit_fn), id(rows.model_context))
-    return *parts, rows.base, rows.anchor, rows.weights
+    return *parts, rows.base, rows.anchor, rows.weights, rows.row_gradients
 
 
 CleanRunCache = dict[tuple[Any, ...], Any]

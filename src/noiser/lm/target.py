@@ -13,7 +13,7 @@ from noiser.errors import OptionError, PromptError
 from noiser.lm.following import TokensLike, follow, token_ids
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import ModelContext, Perturbation, PerturbedRows, Readout
-from noiser.lm.quantity import LogitFn, contrast_logit_fn, custom_logit_fn, token_logit_fn
+from noiser.lm.quantity import DISTANCES, LogitFn, contrast_logit_fn, custom_logit_fn, distance_logit_fn, token_logit_fn
 from noiser.lm.requests import ForwardRequest, Generation, Requires, ScalarsOfLogits, Steps, ask
 from noiser.lm.tokenizer import Tokens
 from noiser.results.attribution import Target
@@ -50,7 +50,8 @@ class Question:
             self._check_span(given)
         if self.quantity is not None and self.quantity not in self.allowed:
             choices = " or ".join(self.allowed) if self.allowed else "none: the function says what is explained"
-            raise OptionError(f"the quantity of {self.kind} is {choices}; got {self.quantity!r}")
+            why = f" (a distance of one next-token distribution, and {self.kind} is not one)" if self.quantity in DISTANCES else ""
+            raise OptionError(f"the quantity of {self.kind} is {choices}; got {self.quantity!r}{why}")
 
     def _check_span(self, given: Sequence[str]) -> None:
         if not {"continuation", "generate"} & set(given):
@@ -76,8 +77,8 @@ class Question:
             "a function": (),
             "a contrast": ("prob", "log_odds"),
             "a span": ("log_prob", "mean_prob", "prob"),
-            "a target": ("prob", "log_prob", "mean_prob"),
-            "a continuation": ("prob", "log_prob"),
+            "a target": ("prob", "log_prob", "mean_prob", *DISTANCES),
+            "a continuation": ("prob", "log_prob", *DISTANCES),
         }[self.kind]
 
     @property
@@ -179,20 +180,22 @@ def _resolve_function(tokens: Tokens, prompt: Prompt, function: Callable[..., An
 
 def _resolve_prediction(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[ResolvedTarget]:
     end, quantity = len(prompt) - 1, question.chosen_quantity
-    clean = yield from _run_at_end(prompt, requires, lambda logits: token_logit_fn(quantity, (int(logits[0].argmax()),), (end,)))
+    clean = yield from _run_at_end(prompt, requires, lambda logits: _logit_fn(quantity, (int(logits[0].argmax()),), (end,), logits))
     return _resolved(tokens, clean, [clean], (clean.prediction,), quantity)
 
 
 def _resolve_continuation(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[list[ResolvedTarget]]:
     ids = yield from _continuation_ids(tokens, prompt, question)
     ends = tuple(range(len(prompt) - 1, len(prompt) + len(ids) - 1))
-    logit_fns = [token_logit_fn(question.chosen_quantity, (token,), (end,)) for token, end in zip(ids, ends, strict=True)]
+
+    def scalar(row: int, at_end: Tensor) -> Tensor:
+        if requires == "margin":
+            return _margin(at_end)
+        logit_fn = _logit_fn(question.chosen_quantity, (ids[row],), (ends[row],), at_end[None])
+        return logit_fn.function(at_end[None, None])[0]
 
     def scalars(logits: Tensor) -> dict[int, Tensor]:
-        return {
-            row: _margin(at_end) if requires == "margin" else logit_fns[row].function(at_end[None, None])[0]
-            for row, at_end in enumerate(logits)
-        }
+        return {row: scalar(row, at_end) for row, at_end in enumerate(logits)}
 
     request = replace(_forward_request(tokens.extended(prompt, ids[:-1]), ends, scalars, requires), separate=True)
     cleans = yield from _run(request)
@@ -211,10 +214,16 @@ def _resolve_span(tokens: Tokens, prompt: Prompt, question: Question, requires: 
 def _resolve_tokens(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, requires: Requires) -> Steps[ResolvedTarget]:
     """One or several tokens as one target. The target's own tokens get no scores."""
     ends = tuple(range(len(context) - 1, len(context) + len(ids) - 1))
-    logit_fn = token_logit_fn(quantity, ids, ends)
+    if quantity in DISTANCES and len(ids) > 1:
+        raise OptionError(
+            f"{quantity} is a distance of one next-token distribution, and the target has {len(ids)} tokens: give it as continuation, "
+            "which has a row for each token, or take prob, log_prob or mean_prob"
+        )
 
     def scalars(logits: Tensor) -> dict[int, Tensor]:
-        return {0: _margin(logits[0])} if requires == "margin" else {len(ids) - 1: logit_fn.function(logits[None])[0]}
+        if requires == "margin":
+            return {0: _margin(logits[0])}
+        return {len(ids) - 1: _logit_fn(quantity, ids, ends, logits).function(logits[None])[0]}
 
     cleans = yield from _run(_forward_request(tokens.extended(context, ids[:-1]), ends, scalars, requires))
     return _resolved(tokens, cleans[0], cleans, ids, quantity)
@@ -296,8 +305,14 @@ def _margin(logits: Tensor) -> Tensor:
     return top[0] - top[1]
 
 
+def _logit_fn(quantity: str, ids: Sequence[int], ends: Sequence[int], logits: Float[Tensor, "ends vocab"]) -> LogitFn:
+    """The quantity of the tokens. `logits` are those of the clean run at the ends; a distance is measured from them."""
+    return distance_logit_fn(quantity, logits[-1], ends[-1]) if quantity in DISTANCES else token_logit_fn(quantity, ids, ends)
+
+
 def _resolved(tokens: Tokens, context: CleanRun, cleans: Sequence[CleanRun], ids: tuple[int, ...], quantity: str) -> ResolvedTarget:
-    logit_fn = token_logit_fn(quantity, ids, [len(clean.prompt) - 1 for clean in cleans])
+    logits = torch.stack([clean.logits for clean in cleans])
+    logit_fn = _logit_fn(quantity, ids, [len(clean.prompt) - 1 for clean in cleans], logits)
     target = _make_target(tokens, cleans, ids, quantity, _clean_value(logit_fn, cleans))
     return context, Objective(target, (Branch(cleans[-1], logit_fn),))
 
@@ -341,6 +356,8 @@ class Measurement:
     """In an unperturbed row of the same batch. None if none was requested."""
     gradient: Float[np.ndarray, "span dim"] | None
     """Weighted sum over the rows of the gradient with respect to the perturbed embeddings. None without weights."""
+    row_gradients: Float[np.ndarray, "rows span dim"] | None = None
+    """The parts of that sum. None unless requested."""
 
 
 def measure(
@@ -349,11 +366,13 @@ def measure(
     *,
     anchor: bool = False,
     weights: tuple[float, ...] | None = None,
+    row_gradients: bool = False,
     model_context: ModelContext | None = None,
 ) -> Steps[list[Measurement]]:
     """The explained quantity under each perturbation, whatever sequences it is read from. With `weights`, its gradient too."""
+    options: dict[str, Any] = {"anchor": anchor, "weights": weights, "row_gradients": row_gradients, "model_context": model_context}
     perturbed = [
-        PerturbedRows(branch.clean, perturbation, branch.logit_fn, anchor=anchor, weights=weights, model_context=model_context)
+        PerturbedRows(branch.clean, perturbation, branch.logit_fn, **options)
         for perturbation in perturbations
         for branch in objective.branches
     ]
@@ -364,10 +383,12 @@ def measure(
 def _signed_sum(branches: Sequence[Branch], readouts: Sequence[Readout]) -> Measurement:
     pairs = list(zip(branches, readouts, strict=True))
     gradients = [branch.sign * _to_numpy(readout.gradient) for branch, readout in pairs if readout.gradient is not None]
+    by_row = [branch.sign * _to_numpy(readout.row_gradients) for branch, readout in pairs if readout.row_gradients is not None]
     return Measurement(
         values=np.sum([branch.sign * np.array(readout.values) for branch, readout in pairs], axis=0),
         anchor=None if readouts[0].anchor is None else sum(branch.sign * (readout.anchor or 0.0) for branch, readout in pairs),
         gradient=np.sum(gradients, axis=0) if gradients else None,
+        row_gradients=np.sum(by_row, axis=0) if by_row else None,
     )
 
 

@@ -14,6 +14,7 @@ from noiser.methods import (  # noqa: F401  (each registers itself)
     integrated_gradients,
     lime,
     occlusion,
+    shapley,
 )
 from noiser.methods.noiser import method  # noqa: F401
 from noiser.registry import METHODS, Method, MethodSpec, Selection, by_label, check_distinct, find_method, read_label

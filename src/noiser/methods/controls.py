@@ -12,7 +12,10 @@ from noiser.rng import generator
 
 @method("random", family="control", source="Ghasemi Madani et al. 2025, arXiv:2504.02911", cost="none", paper_normalization="none")
 def random(lm: LanguageModel, clean: CleanRun, objective: Objective, *, seed: int = 0) -> MethodOutput:  # noqa: ARG001
-    """softmax(u), u ~ U(0, 1) for each token: the paper's random baseline. Positive, adds up to 1."""
+    """softmax(u), u ~ U(0, 1) for each token: the paper's random baseline. Positive, adds up to 1.
+
+    It estimates nothing, so its scores have no standard error.
+    """
     weights = np.exp(generator(seed, clean.prompt.input_ids, "random").random(len(clean.prompt)))
     return MethodOutput(weights / weights.sum())
 

@@ -15,7 +15,7 @@ from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
 from noiser.methods.base import Baseline, MethodOutput, Steps, baseline_embeds, measure
-from noiser.methods.gradients import Aggregation, aggregate, broadcast_shares, clean_gradient, distance
+from noiser.methods.gradients import Aggregation, aggregate, broadcast_shares, check_slope, clean_gradient, distance
 from noiser.registry import method
 
 CAPTUM = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
@@ -56,6 +56,7 @@ def deeplift(
 
     Source: Shrikumar, Greenside & Kundaje 2017, arXiv:1704.02685.
     """
+    check_slope(objective)
     kinds = CAPTUM if rules == "captum" else EVERY
     rescaled = sum(isinstance(module, kinds) for module in lm.model.modules())
     start = baseline_embeds(lm, clean, baseline)

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Float
 
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
@@ -10,8 +11,12 @@ from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
 from noiser.methods.base import Baseline, MethodOutput, Steps, baseline_embeds, measure
 from noiser.methods.gradients import Aggregation, aggregate, broadcast_shares, distance
+from noiser.methods.uncertainty import stderr_of_mean
 from noiser.registry import Range, method
 from noiser.rng import generator
+
+MAX_KEPT = 1 << 26
+"""Numbers in the gradients of all samples. Above it (half a gigabyte) they are not kept, and there are no standard errors."""
 
 
 @method(
@@ -32,7 +37,9 @@ def gradient_shap(
 ) -> Steps[MethodOutput]:
     """Mean gradient at random points of the path from a baseline to the prompt, times the distance.
 
-    The points are uniform on the path. The expectation is integrated gradients; few samples give a noisy estimate.
+    The points are uniform on the path. The expectation is integrated gradients; few samples give a noisy estimate, and `stderr`
+    says how noisy. With aggregation=l2 the noise also adds to the lengths, so scores of few samples are too high on average;
+    `stderr` does not contain that.
 
     samples      number of random points, 5 as in Captum and Inseq.
     baseline     zero: zero embeddings; unk: the embedding of the tokenizer's unknown token everywhere (as in Inseq).
@@ -43,6 +50,22 @@ def gradient_shap(
     shares = generator(seed, clean.prompt.input_ids, "gradient_shap").random(samples)
     start = baseline_embeds(lm, clean, baseline)
     points = Interpolate(0, broadcast_shares(shares, len(clean.prompt)), start)
-    (measurement,) = yield from measure(objective, [points], weights=(1 / samples,) * samples)
+    way = distance(clean, start)
+    keep = samples * way.size <= MAX_KEPT
+    (measurement,) = yield from measure(objective, [points], weights=(1 / samples,) * samples, row_gradients=keep)
     assert measurement.gradient is not None
-    return MethodOutput(aggregate(np.asarray(measurement.gradient) * distance(clean, start), aggregation))
+    contributions = np.asarray(measurement.gradient) * way
+    if measurement.row_gradients is None:
+        return MethodOutput(aggregate(contributions, aggregation))
+    stderr, dof = stderr_of_mean(_each(contributions, samples * measurement.row_gradients * way, aggregation))
+    return MethodOutput(aggregate(contributions, aggregation), {}, stderr, dof or None)
+
+
+def _each(
+    mean: Float[np.ndarray, "seq dim"], rows: Float[np.ndarray, "rows seq dim"], aggregation: Aggregation
+) -> Float[np.ndarray, "seq rows"]:
+    """What each row adds to each score: its sum, or its part along the mean, which is a length's change to first order."""
+    if aggregation == "sum":
+        return rows.sum(-1).T
+    length = np.linalg.norm(mean, axis=-1, keepdims=True)
+    return np.einsum("rsd,sd->sr", rows, mean / np.where(length > 0, length, 1.0))

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from noiser.errors import OptionError
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
+from noiser.lm.quantity import DISTANCES
 from noiser.lm.target import Objective
 from noiser.methods.base import MethodOutput, Steps, measure
 from noiser.registry import method
@@ -38,6 +40,7 @@ def input_x_gradient(
 
     Source: Denil, Demiraj & de Freitas 2015, arXiv:1412.6815.
     """
+    check_slope(objective)
     gradient = clean_gradient(clean, objective)
     if gradient is None:
         unchanged = Interpolate(0, broadcast_shares(np.ones(1), len(clean.prompt)))
@@ -45,6 +48,15 @@ def input_x_gradient(
         assert measurement.gradient is not None
         gradient = measurement.gradient
     return MethodOutput(aggregate(gradient * distance(clean, None), aggregation))
+
+
+def check_slope(objective: Objective) -> None:
+    """Raises OptionError for a quantity whose gradient at the clean run is 0 whatever the model: all scores would be 0."""
+    if objective.target.quantity in DISTANCES:
+        raise OptionError(
+            f"{objective.target.quantity} is smallest at the clean run itself, so its gradient there is 0 and this method has nothing to "
+            "score: take integrated_gradients, gradient_shap, or a method that perturbs, such as occlusion or noiser"
+        )
 
 
 def distance(clean: CleanRun, baseline: Float[Tensor, "seq dim"] | None) -> Float[np.ndarray, "seq dim"]:

@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from noiser.errors import OptionError
+from noiser.results.certainty import LEVEL, half_widths, rank_ranges
 from noiser.results.display import Showable, view
 from noiser.results.scores import normalize, spearman, top_overlap
 from noiser.text.prompt import Prompt
@@ -46,7 +48,8 @@ class Target:
     rank: int
     """How many tokens are more probable than it; of several tokens the largest such number. 0: the model's own prediction."""
     quantity: str = "prob"
-    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of."""
+    """`prob`, `log_prob`, `mean_prob`, `log_odds`, or `function NAME`: what the scores are differences of. `hellinger` and `jsd` stand
+    for minus the distance of the whole next-token distribution from the clean one: scores are distances, without sign."""
     value: float | None = None
     """The quantity on the clean run; with a foil, that of the target minus that of the foil. None is the same as `prob`."""
     foil: "Target | None" = None
@@ -106,11 +109,17 @@ class Attribution(Showable):
     """One removal curve for each target, or none; see `noiser.with_curves`."""
     label: str = ""
     """The name of its row, as it was asked for: `noiser:bound=none`. The method's name by default."""
+    stderr: Float[np.ndarray, "targets seq"] | None = None
+    """Standard error of each score, from the method's own random draws: how much the scores vary from seed to seed. In the units of the
+    scores, at least 0, read-only. None: the method draws nothing at random, or too few draws to tell. It says nothing about how
+    faithful the method is."""
+    dof: tuple[int | None, ...] | None = None
+    """Degrees of freedom of each row of `stderr`, for Student's t. None: many."""
 
     def __post_init__(self) -> None:
-        frozen = np.array(self.scores, dtype=np.float64)
-        frozen.flags.writeable = False
-        object.__setattr__(self, "scores", frozen)
+        object.__setattr__(self, "scores", _frozen(self.scores))
+        if self.stderr is not None:
+            object.__setattr__(self, "stderr", _frozen(self.stderr))
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
         object.__setattr__(self, "label", self.label or self.method)
@@ -136,7 +145,39 @@ class Attribution(Showable):
     def by(self, unit: str) -> "UnitScores":
         """The scores summed over words, sentences, lines or the turns of a chat; see `noiser.text.units.units`."""
         found = units(self.prompt, unit)
-        return UnitScores(found, *found.sums(self.scores))
+        return UnitScores(found, *found.sums(self.scores), None if self.stderr is None else found.sums(self.stderr)[0], self.dof)
+
+    def interval(self, level: float = LEVEL) -> Float[np.ndarray, "targets seq"] | None:
+        """How far the interval of each score reaches to each side: it holds the score of endless draws with probability `level`.
+
+        Student's t times `stderr`, each score by itself. It holds for draws that are about normally distributed; docs/method.md says
+        how often it holds with few draws. None if there are no standard errors.
+        """
+        return half_widths(self.stderr, self.dof, level)
+
+    def ranks(self, target: int = 0, level: float = LEVEL) -> Int[np.ndarray, "context 2"]:
+        """The first and the last place that each token before a target may have in the order of scores, 1 for the highest.
+
+        All ranges of the target hold together with probability `level`, however the errors of its tokens depend on each other, see
+        `noiser.results.certainty.rank_ranges`. Tokens of one perturbed unit share their places. Without random draws only equal
+        scores do. Raises OptionError if the method drew at random and its scores have no standard errors.
+        """
+        if self.stderr is None and self.seed is not None:
+            raise OptionError(f"{self.label} draws at random and gives no standard errors, so the order of its scores is not known")
+        context = self.targets[target].context or len(self.prompt)
+        stderr = None if self.stderr is None else self.stderr[target, :context]
+        return rank_ranges(self.scores[target, :context], stderr, self.dof[target] if self.dof else None, level)
+
+    def certain_top(self, k: int, target: int = 0, level: float = LEVEL) -> tuple[int, ...]:
+        """The positions of the tokens that are among the `k` highest scores of a target, for certain; highest score first.
+
+        All of them are, with probability `level` (it is the family-wise level of `ranks`). There may be fewer than `k`, or none. A
+        token is left out if another might have its place. Certain means: with other random draws too, not that the method is right.
+        Raises OptionError as `ranks` does.
+        """
+        last = self.ranks(target, level)[:, 1]
+        order = np.argsort(-self.scores[target, : len(last)], kind="stable")
+        return tuple(int(token) for token in order if last[token] <= k)
 
     def to_dict(self) -> dict[str, Any]:
         """The attribution as plain Python values, in the shape of the command line's JSON (schema 1)."""
@@ -148,11 +189,13 @@ class Attribution(Showable):
             **({"label": self.label} if self.label != self.method else {}),
             "options": dict(self.options),
             "seed": self.seed,
-            "prompt": _prompt_dict(self.prompt, self.given),
-            "target": _target_dict(self.target),
-            "targets": [_target_dict(target) for target in self.targets],
+            "prompt": prompt_dict(self.prompt, self.given),
+            "target": target_dict(self.target),
+            "targets": [target_dict(target) for target in self.targets],
             "unit": self.unit,
             "scores": self.scores.tolist(),
+            **({"stderr": self.stderr.tolist()} if self.stderr is not None else {}),
+            **({"dof": list(self.dof)} if self.dof is not None else {}),
             "notes": dict(self.notes),
             "cost": vars(self.cost).copy(),
             **({"curves": [curve.to_dict() for curve in self.curves]} if self.curves else {}),
@@ -174,6 +217,19 @@ class UnitScores:
     scores: Float[np.ndarray, "targets units"]
     rest: Float[np.ndarray, " targets"]
     """The sum over tokens that belong to no unit (special tokens, a chat's template)."""
+    stderr: Float[np.ndarray, "targets units"] | None = None
+    """The sum of the tokens' standard errors: the error of a unit that was perturbed as a whole, and of any other sum a bound that holds
+    however the tokens' errors depend on each other. None as for tokens."""
+    dof: tuple[int | None, ...] | None = None
+
+    def interval(self, level: float = LEVEL) -> Float[np.ndarray, "targets units"] | None:
+        """As `Attribution.interval`."""
+        return half_widths(self.stderr, self.dof, level)
+
+    def ranks(self, target: int = 0, level: float = LEVEL) -> Int[np.ndarray, "units 2"]:
+        """As `Attribution.ranks`, for the units. It is right for sums too, and wider."""
+        stderr = None if self.stderr is None else self.stderr[target]
+        return rank_ranges(self.scores[target], stderr, self.dof[target] if self.dof else None, level)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain Python values."""
@@ -183,6 +239,7 @@ class UnitScores:
             "texts": list(self.units.texts),
             "scores": self.scores.tolist(),
             "rest": self.rest.tolist(),
+            **({"stderr": self.stderr.tolist()} if self.stderr is not None else {}),
         }
 
 
@@ -226,7 +283,15 @@ class Comparison(Showable):
         return view("comparison")(self)
 
 
-def _prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
+def _frozen(values: np.ndarray) -> np.ndarray:
+    """A read-only copy in float64."""
+    frozen = np.array(values, dtype=np.float64)
+    frozen.flags.writeable = False
+    return frozen
+
+
+def prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
+    """A prompt as plain Python values. `given` is the number of tokens that the user gave; None: all."""
     turns = [{"role": turn.role, "tokens": list(turn.tokens)} for turn in prompt.turns]
     return {
         "text": prompt.text,
@@ -239,7 +304,8 @@ def _prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
     }
 
 
-def _target_dict(target: Target) -> dict[str, Any]:
+def target_dict(target: Target) -> dict[str, Any]:
+    """A target as plain Python values."""
     plain = {**vars(target), "token_ids": list(target.token_ids), "tokens": list(target.tokens)}
     plain["value"] = target.prob if target.value is None else target.value
-    return plain | {"foil": _target_dict(target.foil) if target.foil else None}
+    return plain | {"foil": target_dict(target.foil) if target.foil else None}

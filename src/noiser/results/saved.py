@@ -10,10 +10,12 @@ import numpy as np
 from noiser.errors import OptionError
 from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
 from noiser.results.evaluation import Evaluation
+from noiser.results.interactions import Interactions
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
 from noiser.results.sanity import Checkup, Verdict
 from noiser.storage import printable, strict_json
 from noiser.text.prompt import Prompt, Turn
+from noiser.text.units import Units
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ class FailedPrompt:
         return {"schema": 1, "prompt": {"text": self.prompt}, "error": {"class": self.error, "message": self.message}}
 
 
-Result = Attribution | Comparison | Evaluation | Checkup | FailedPrompt
+Result = Attribution | Comparison | Interactions | Evaluation | Checkup | FailedPrompt
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Saved:
 def read(path: str | Path) -> Result | list[Result]:
     """Read results that noiser saved as JSON: by `to_json()`, by `--format json` or by `--format jsonl`.
 
-    Returns an Attribution, a Comparison, an Evaluation or a Checkup. A file with several lines, or one whose name ends in .jsonl or
-    .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are equal to those that were
-    saved, scores to the last bit. A page (HTML) or a figure is not read back.
+    Returns an Attribution, a Comparison, Interactions, an Evaluation or a Checkup. A file with several lines, or one whose name ends in
+    .jsonl or .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are equal to those that
+    were saved, scores to the last bit. A page (HTML) or a figure is not read back.
 
     Raises OptionError for a file that does not exist, is damaged, or holds something else, and says what it is.
     """
@@ -163,11 +165,14 @@ def _kind(value: Any) -> str:
 
 def _attribution(record: Mapping[str, Any]) -> Attribution:
     prompt, targets = _prompt(record["prompt"]), tuple(map(_target, record["targets"]))
-    scores = record["scores"]
-    if not targets or len(scores) != len(targets) or any(len(row) != len(prompt) for row in scores):
-        raise ValueError(f"its scores are not {len(targets)} rows of {len(prompt)} numbers")
+    if not targets:
+        raise ValueError("it has no targets")
+    shape = len(targets), len(prompt)
+    stderr = None if record.get("stderr") is None else _matrix("stderr", record["stderr"], shape)
+    if stderr is not None and (stderr < 0).any():
+        raise ValueError("a standard error is negative")
     return Attribution(
-        scores=np.array([[_number(score) for score in row] for row in scores], dtype=np.float64),
+        scores=_matrix("scores", record["scores"], shape),
         prompt=prompt,
         targets=targets,
         method=_word(record["method"]),
@@ -181,7 +186,23 @@ def _attribution(record: Mapping[str, Any]) -> Attribution:
         given=record["prompt"]["given"],
         curves=tuple(_curve(curve, len(prompt)) for curve in record.get("curves", ())),
         label=_word(record.get("label", "")),
+        stderr=stderr,
+        dof=_dof(record.get("dof"), len(targets)),
     )
+
+
+def _matrix(name: str, rows: Any, shape: tuple[int, int]) -> np.ndarray:
+    if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
+        raise ValueError(f"its {name} are not {shape[0]} rows of {shape[1]} numbers")
+    return np.array([[_number(value) for value in row] for row in rows], dtype=np.float64)
+
+
+def _dof(values: Any, count: int) -> tuple[int | None, ...] | None:
+    if values is None:
+        return None
+    if len(values) != count or any(value is not None and (not isinstance(value, int) or value < 1) for value in values):
+        raise ValueError(f"its dof are not {count} whole numbers from 1")
+    return tuple(values)
 
 
 def _prompt(record: Mapping[str, Any]) -> Prompt:
@@ -216,6 +237,30 @@ def _comparison(record: Mapping[str, Any]) -> Comparison:
     if len({(each.prompt.input_ids, len(each.targets)) for each in attributions}) != 1:
         raise ValueError("its attributions are not of one prompt and the same targets")
     return Comparison(attributions, {_word(name): _word(message) for name, message in record["failures"].items()})
+
+
+def _interactions(record: Mapping[str, Any]) -> Interactions:
+    prompt, texts = _prompt(record["prompt"]), tuple(map(_word, record["units"]["texts"]))
+    of = tuple(None if unit is None else int(unit) for unit in record["units"]["of"])
+    if len(of) != len(prompt) or set(of) - {None} != set(range(len(texts))):
+        raise ValueError("its units are not those of its prompt")
+    values = np.array([[_number(value) for value in row] for row in record["interactions"]], dtype=np.float64)
+    shapley = np.array([_number(value) for value in record["shapley"]], dtype=np.float64)
+    if values.shape != (len(texts), len(texts)) or shapley.shape != (len(texts),):
+        raise ValueError(f"its interactions are not those of {len(texts)} units")
+    return Interactions(
+        values=values,
+        shapley=shapley,
+        units=Units(_word(record["unit"]), of, texts),
+        prompt=prompt,
+        target=_target(record["target"]),
+        model=_word(record["model"]),
+        revision=_word(record["revision"]),
+        options=_mapping(record["options"]),
+        seed=record["seed"],
+        cost=_exact(Cost, record["cost"]),
+        notes=_mapping(record["notes"]),
+    )
 
 
 def _evaluation(record: Mapping[str, Any]) -> Evaluation:
@@ -289,6 +334,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 _BUILDERS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Result]], ...] = (
     (("attributions", "agreement", "failures"), _comparison),
     (("prompt", "targets", "scores"), _attribution),
+    (("prompt", "units", "interactions"), _interactions),
     (("prompt", "error"), _failed),
     (("records", "summary", "metrics"), _evaluation),
     (("verdicts", "checks"), _checkup),

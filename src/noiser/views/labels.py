@@ -27,24 +27,28 @@ class LabelledScores:
     """The label of each token; None if the token belongs to no unit."""
     rest: Float[np.ndarray, " targets"] | None
     """The sum over tokens that belong to no unit; None for tokens, and after a normalization."""
+    halves: Float[np.ndarray, "targets labels"] | None = None
+    """How far the 95 % interval of each score reaches to each side. None without standard errors, and after a normalization."""
 
 
 def labelled_scores(attribution: Attribution, by: str | None = None, normalization: str = "none") -> LabelledScores:
     """The scores of tokens, or their sums over units. The units are those that `by` names, else those that the method perturbed."""
     unit = by or attribution.unit
+    plain = normalization == "none"
     if unit == "token":
         labels = tuple(mark_space(visible(token)) for token in attribution.tokens)
-        label_of = tuple(range(len(labels)))
-        return LabelledScores(labels, attribution.normalized(normalization), attribution.prompt.special, label_of, None)
+        label_of, halves = tuple(range(len(labels))), attribution.interval() if plain else None
+        return LabelledScores(labels, attribution.normalized(normalization), attribution.prompt.special, label_of, None, halves)
     sums = attribution.by(unit)
     texts = [visible(text.strip()) for text in sums.units.texts]
     if unit == "turn":
         roles = [turn.role for turn in attribution.prompt.turns if turn.tokens]
         texts = [f"{visible(role)}: {text}" for role, text in zip(roles, texts, strict=True)]
     labels = tuple(text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "\u2026" for text in texts)
-    rest = sums.rest if normalization == "none" else None
-    scores = sums.scores if normalization == "none" else normalize(sums.scores, normalization)
-    return LabelledScores(labels, scores, (False,) * len(labels), sums.units.of, rest)
+    rest = sums.rest if plain else None
+    scores = sums.scores if plain else normalize(sums.scores, normalization)
+    halves = sums.interval() if plain else None
+    return LabelledScores(labels, scores, (False,) * len(labels), sums.units.of, rest, halves)
 
 
 def strongest(scores: np.ndarray, count: int) -> Sequence[int]:
@@ -60,6 +64,11 @@ def strongest(scores: np.ndarray, count: int) -> Sequence[int]:
 def format_score(score: float) -> str:
     """A score with its sign and four decimals, or with an exponent if four decimals would show zero."""
     return f"{score:+.4f}" if abs(score) >= 5e-5 or score == 0 else f"{score:+.1e}"
+
+
+def format_interval(score: float, half: float | None) -> str:
+    """A score, and how far its 95 % interval reaches to each side: `+0.6564 \u00b1 0.0212`. The score alone without an interval."""
+    return format_score(score) if half is None else f"{format_score(score)} \u00b1 {format_score(half)[1:]}"
 
 
 def mark_space(label: str) -> str:

@@ -90,7 +90,10 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
             **either(listed(INTEGER, minItems=2, maxItems=2), NULL),
             "description": "[from, up to]: explain these tokens of the continuation as one whole.",
         },
-        "quantity": {**either(TEXT, NULL), "description": "prob, log_prob or mean_prob; with a foil prob or log_odds."},
+        "quantity": {
+            **either(TEXT, NULL),
+            "description": "prob, log_prob or mean_prob; with a foil prob or log_odds; of one next token also hellinger or jsd.",
+        },
         "curves": {**either(BOOLEAN, NULL), "description": "Add removal curves. Default: true for a stream, else false."},
     }
     one_source = {"oneOf": [{"required": [name], "properties": {name: {"not": NULL}}} for name in ("prompt", "messages", "input_ids")]}
@@ -112,6 +115,8 @@ def result_schemas() -> dict[str, Schema]:
         "schema": {"const": 1}, "model": TEXT, "revision": TEXT, "method": TEXT, "options": OBJECT,
         "seed": either(INTEGER, NULL), "label": TEXT, "prompt": ref("Prompt"), "target": ref("Target"), "targets": listed(ref("Target")),
         "unit": TEXT, "scores": {**listed(NUMBERS), "description": "[targets, tokens]; a higher score supports the target more."},
+        "stderr": {**listed(NUMBERS), "description": "Standard errors of the scores, from the method's own random draws."},
+        "dof": {**listed(either(INTEGER, NULL)), "description": "Degrees of freedom of each row of stderr, for Student's t; null: many."},
         "notes": OBJECT, "cost": ref("Cost"), "curves": listed(ref("Curve")),
     }  # fmt: skip
     comparison: dict[str, Schema] = {
@@ -126,7 +131,7 @@ def result_schemas() -> dict[str, Schema]:
         "Curve": record(curve),
         "Agreement": record({"spearman": pairs, "top3_overlap": pairs}),
         "ViewAgreement": record({"spearman": pairs, "top3_overlap": pairs, "targets": listed(pairs)}),
-        "Attribution": record(attribution, optional=("curves", "label")),
+        "Attribution": record(attribution, optional=("curves", "label", "stderr", "dof")),
         "Comparison": record(comparison),
     }
 
@@ -136,12 +141,14 @@ def view_schema() -> Schema:
     per_token = {"labels": TEXTS, "texts": TEXTS, "special": listed(BOOLEAN)}
     row: dict[str, Schema] = {
         "method": TEXT, "label": TEXT, "options": OBJECT, "seed": either(INTEGER, NULL), "unit": TEXT, "scores": listed(NUMBERS),
-        "notes": OBJECT, "cost": ref("Cost"), "curves": listed(either(ref("Curve"), NULL)),
+        "notes": OBJECT, "cost": ref("Cost"), "curves": listed(either(ref("Curve"), NULL)), "stderr": listed(NUMBERS),
+        "dof": listed(either(INTEGER, NULL)), "critical": {"type": "object", "additionalProperties": NUMBERS},
     }  # fmt: skip
+    optional = ("label", "stderr", "dof", "critical")
     fields: dict[str, Schema] = {
         "schema": {"const": 1}, "noiser": TEXT, "title": TEXT, "model": TEXT, "revision": TEXT, "comparison": BOOLEAN,
         "prompt": ref("Prompt"), **per_token, "roles": {"type": "object", "additionalProperties": TEXT}, "units": OBJECT,
-        "targets": listed(OBJECT), "rows": listed(record(row, optional=("label",), closed=False)), "agreement": ref("ViewAgreement"),
+        "targets": listed(OBJECT), "rows": listed(record(row, optional=optional, closed=False)), "agreement": ref("ViewAgreement"),
         "failures": {"type": "object", "additionalProperties": TEXT}, "evaluation": either(OBJECT, NULL),
     }  # fmt: skip
     return record(fields, optional=("roles",), closed=False)

@@ -82,6 +82,8 @@ def _attribution(label: str, record: RecordMap, prompt: Prompt, result: CellResu
     model = result.cell.model
     return Attribution(
         scores=np.array(record["scores"], dtype=np.float64),
+        stderr=np.array(record["stderr"], dtype=np.float64) if "stderr" in record else None,
+        dof=tuple(record["dof"]) if "dof" in record else None,
         prompt=prompt,
         targets=targets,
         method=label,

@@ -2,15 +2,33 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
 
 from noiser.lm.kv_cache import CleanRun
-from noiser.lm.perturbation import AddNoise, PerturbedRows, Readout
+from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.lm.quantity import token_logit_fn
 from noiser.lm.target import Objective
 from noiser.methods.base import Steps, ask, measure
 from noiser.methods.noiser.noise import Noise
 
 TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class Drops:
+    """Drops in the explained quantity when each unit has noise."""
+
+    means: Float[np.ndarray, " units"]
+    each: Float[np.ndarray, "units draws"]
+    """With each noise vector."""
+
+    def set(self, unit: int, anchor: float, values: Sequence[float] | Float[np.ndarray, " draws"], mean: float) -> None:
+        """Enter the values of one unit. The anchor is the value without noise."""
+        self.means[unit] = anchor - mean
+        self.each[unit] = anchor - np.asarray(values)
 
 
 class NoiseEvaluations:
@@ -43,13 +61,13 @@ class NoiseEvaluations:
         """Run every (token, k) that has not run yet. With `anchor`, an unperturbed row runs beside it, as scoring needs it."""
         missing = [(token, k) for token, k in dict.fromkeys(pairs) if not self._has(token, k, anchor)]
         if missing:
-            perturbed = [PerturbedRows(self.clean, self._noise(token, k), self._logit_fn, self.prediction, anchor) for token, k in missing]
+            perturbed = [
+                PerturbedRows(self.clean, self.noise.perturbation(token, k), self._logit_fn, self.prediction, anchor)
+                for token, k in missing
+            ]
             readouts = yield from ask(perturbed)
             for (token, k), readout in zip(missing, readouts, strict=True):
                 self.readouts[token][k] = readout
-
-    def _noise(self, token: int, k: float) -> AddNoise:
-        return AddNoise(self.noise.units[token][0], self.noise.of_unit(token), k)
 
     def _has(self, token: int, k: float, anchor: bool) -> bool:
         readout = self.readouts[token].get(k)
@@ -61,22 +79,22 @@ class NoiseEvaluations:
         flipped = [token for token in tokens if self.flips(token, k)]
         return sorted(flipped, key=lambda token: self.readouts[token][k].margin)
 
-    def scores(self, scales: Sequence[float]) -> Steps[list[float]]:
+    def drops(self, scales: Sequence[float]) -> Steps["Drops"]:
         """Drop in the explained quantity with noise on each unit at its own scale. It is 0 at scale 0."""
         pairs = [(token, k) for token, k in enumerate(scales) if k > 0]
-        drops = [0.0] * len(scales)
+        drops = Drops(np.zeros(len(scales)), np.zeros((len(scales), self.noise.draws)))
         if self._reads_objective:
             yield from self.run(pairs, anchor=True)
             for token, k in pairs:
                 readout = self.readouts[token][k]
                 assert readout.anchor is not None
-                drops[token] = readout.anchor - readout.value
+                drops.set(token, readout.anchor, readout.values, readout.value)
             return drops
         yield from self.run(pairs)  # the notes say whether each flips the prediction
-        measurements = yield from measure(self.objective, [self._noise(token, k) for token, k in pairs], anchor=True)
+        measurements = yield from measure(self.objective, [self.noise.perturbation(token, k) for token, k in pairs], anchor=True)
         for (token, _), measurement in zip(pairs, measurements, strict=True):
             assert measurement.anchor is not None
-            drops[token] = measurement.anchor - float(measurement.values.mean())
+            drops.set(token, measurement.anchor, measurement.values, float(measurement.values.mean()))
         return drops
 
     def flips(self, token: int, k: float) -> bool:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from noiser.lm.perturbation import AddNoise, ReplaceByNoise
 from noiser.rng import generator
 
 Norm = Literal["l1", "l2", "l3", "l4", "linf"]
@@ -18,15 +19,32 @@ class Noise:
     """Noise for each unit of a prompt.
 
     `draws(offset)` gives the vectors of the token at `offset` in a unit. So the first token of a unit gets the same noise as
-    it does alone.
+    it does alone. With `replace` the noise takes the place of the embeddings, otherwise it is added to them.
     """
 
-    def __init__(self, units: Sequence[tuple[int, ...]], draws: Callable[[int], Float[Tensor, "samples dim"]]) -> None:
+    def __init__(
+        self, units: Sequence[tuple[int, ...]], draws: Callable[[int], Float[Tensor, "samples dim"]], *, replace: bool = False
+    ) -> None:
         self.units = units
         """The positions of each unit's tokens."""
+        self._replace = replace
         widest = max(map(len, units))
         self._draws = torch.stack([draws(offset) for offset in range(widest)], dim=1)
         self._by_offsets: dict[tuple[int, ...], Float[Tensor, "samples span dim"]] = {}
+
+    @property
+    def draws(self) -> int:
+        """The number of noise vectors for each unit."""
+        return len(self._draws)
+
+    def perturbation(self, index: int, k: float) -> AddNoise | ReplaceByNoise:
+        """Noise of scale `k` on one unit."""
+        members, noise = self.units[index], self.of_unit(index)
+        if not self._replace:
+            return AddNoise(members[0], noise, k)
+        chosen = torch.zeros(noise.shape[1], dtype=torch.bool)
+        chosen[[token - members[0] for token in members]] = True
+        return ReplaceByNoise(members[0], noise, chosen, k)
 
     def of_unit(self, index: int) -> Float[Tensor, "samples span dim"]:
         """The noise for a unit, from its first token to its last. It is 0 on tokens in between that belong to another unit."""
@@ -63,6 +81,17 @@ def paper_noise(samples: int, dim: int, seed: int, input_ids: tuple[int, ...], o
     """
     vectors = generator(seed, input_ids, "noise", *([offset] if offset else [])).standard_normal((samples, dim), dtype=np.float32)
     return torch.from_numpy(vectors)
+
+
+def paired(vectors: Float[Tensor, "draws dim"]) -> Float[Tensor, "rows dim"]:
+    """n_1, -n_1, n_2, -n_2, ...: each vector with its negative. What is odd in the noise cancels in the mean of two such rows."""
+    return torch.stack([vectors, -vectors], dim=1).flatten(0, 1)
+
+
+def root_mean_square(embeds: Float[Tensor, "seq dim"], special: Sequence[bool]) -> float:
+    """The root mean square of the elements of a prompt's embeddings, without special tokens if there are others."""
+    chosen = [token for token, is_special in enumerate(special) if not is_special] or list(range(len(embeds)))
+    return float(embeds[chosen].float().square().mean().sqrt())
 
 
 def official_noise(samples: int, dim: int, norm: Norm | None) -> Tensor:

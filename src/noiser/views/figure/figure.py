@@ -32,6 +32,8 @@ LINE_HEIGHT = 14.0
 """From one line of the prompt to the next."""
 BOX_ASCENT, BOX_HEIGHT = 8.6, 11.5
 """How far a box reaches above the baseline, and its height."""
+DOT = 1.1
+"""Length of a dot, and of the gap behind it, under a box whose interval holds 0."""
 PROSE_LINE_HEIGHT = 10.5
 MARGIN = 4.0
 MIN_WIDTH, MAX_WIDTH = 2.0, 48.0
@@ -58,6 +60,7 @@ def figure(
     An orange box supports the target, a blue box opposes it. The strength of the colour is the share of the row's largest
     |score|, which stands under the method's name. Equal results give equal bytes.
 
+    If a method drew at random, its widest 95 % interval stands there too, and a dotted line is under each box whose interval holds 0.
     Tokens stand from left to right in the order in which the model reads them, in scripts of either direction. Characters that
     no font here has (see `noiser.views.figure.fonts`) stay in an SVG, for the reader's fonts; in a PNG or PDF they become
     escapes (\\u4f60).
@@ -75,7 +78,7 @@ def figure(
     tables = {row.label: labelled_scores(row, by, normalization) for row in rows}
     for number in range(len(rows[0].targets)):
         page.add_target(rows[0], number, tables)
-    page.add_legend(_explain_colours(by, normalization), result.failures if isinstance(result, Comparison) else ())
+    page.add_legend(_explain_marks(by, normalization, tables.values()), result.failures if isinstance(result, Comparison) else ())
     return render(page.marks, (width * 72, page.y + MARGIN), form, page.typeface, question(rows[0].target, rows[0].model).plain)
 
 
@@ -105,11 +108,14 @@ class _Page:
         self.add_prose(_sentence(question(first.targets[number], first.model)), MARGIN)
         self.y += 4.0
         names = {method: self._break_name(method) for method in tables}
-        widest = max(self.typeface.width(line, NAME) for name in names.values() for line in name)
+        lines = [(line, NAME) for name in names.values() for line in name]
+        lines += [(_widest(labelled.halves[number]), RANGE) for labelled in tables.values() if labelled.halves is not None]
+        widest = max(self.typeface.width(line, style) for line, style in lines)
         left = MARGIN + min(widest + 8.0, self.width / 3)
         placed = self._lay_out(_pieces(first, next(iter(tables.values())), number), left)
         for method, labelled in tables.items():
-            self._add_row(names[method], labelled.scores[number], placed, left)
+            halves = None if labelled.halves is None else labelled.halves[number]
+            self._add_row(names[method], labelled.scores[number], halves, placed, left)
 
     def add_prose(self, pieces: Iterable[Piece], left: float) -> None:
         """Add text without boxes."""
@@ -117,15 +123,23 @@ class _Page:
         self._add_texts(placed, left - EDGE, PROSE_LINE_HEIGHT)
         self.y += line_count(placed) * PROSE_LINE_HEIGHT
 
-    def _add_row(self, name: Sequence[str], scores: np.ndarray, placed: Sequence[PlacedPiece], left: float) -> None:
-        """Add a row: the method's name and its largest score, the prompt in boxes, and the prediction."""
+    def _add_row(
+        self, name: Sequence[str], scores: np.ndarray, halves: np.ndarray | None, placed: Sequence[PlacedPiece], left: float
+    ) -> None:
+        """Add a row: the method's name, its largest score and widest interval, the prompt in boxes, and the prediction."""
         largest, baseline = float(np.abs(scores).max(initial=0.0)), self.y + BOX_ASCENT
         for part in name:
             self.marks.append(TextMark(MARGIN, baseline, part, NAME))
             baseline += 7.6
         self.marks.append(TextMark(MARGIN, baseline - 0.6, f"\u00b1{largest:.3g}", RANGE))
+        if halves is not None:
+            baseline += 7.0
+            self.marks.append(TextMark(MARGIN, baseline - 0.6, _widest(halves), RANGE))
         for box in boxes(placed):
-            self._add_box(left + box.left, self.y + box.line * LINE_HEIGHT, box.right - box.left, scores[box.label] / (largest or 1.0))
+            x, y, width = left + box.left, self.y + box.line * LINE_HEIGHT, box.right - box.left
+            self._add_box(x, y, width, scores[box.label] / (largest or 1.0))
+            if halves is not None and 0 < halves[box.label] >= abs(scores[box.label]):
+                self._add_dots(x, y + BOX_HEIGHT + 0.7, width)
         self._add_texts(placed, left, LINE_HEIGHT)
         self.y = max(self.y + line_count(placed) * LINE_HEIGHT + 3.0 * (line_count(placed) > 1), baseline) + 3.5
 
@@ -133,6 +147,11 @@ class _Page:
         self.marks.append(Rectangle(x, y, width, BOX_HEIGHT, colour(share), 1.5))
         if share < 0:
             self.marks.append(Rectangle(x + 0.8, y + BOX_HEIGHT - 0.9, width - 1.6, 0.9, rule(share)))
+
+    def _add_dots(self, x: float, y: float, width: float) -> None:
+        """Add a dotted line: the interval of the box above it holds 0."""
+        count = max(1, int((width + DOT) / (2 * DOT)))
+        self.marks += [Rectangle(x + 2 * DOT * dot, y, DOT, 0.7, GREY) for dot in range(count)]
 
     def _lay_out(self, pieces: Iterable[Piece], left: float) -> list[PlacedPiece]:
         drawn = (replace(piece, text=self.typeface.drawable(piece.text, piece.style)) for piece in pieces)
@@ -228,8 +247,14 @@ def _sentence(text: Text) -> Iterator[Piece]:
             yield Piece("".join(text.plain[place] for place in places), EMPHASIS if emphasis else QUESTION)
 
 
-def _explain_colours(by: str, normalization: str) -> str:
-    """What the colours are shares of."""
+def _widest(halves: np.ndarray) -> str:
+    """The widest interval of a row."""
+    return f"95 %: \u00b1{halves.max(initial=0.0):.2g}"
+
+
+def _explain_marks(by: str, normalization: str, tables: Iterable[LabelledScores]) -> str:
+    """What the colours are shares of, and what dots mean."""
     parts = ["share of the largest |score| of each row (\u00b1)"]
     parts += [f"summed over each {by}"] if by != "token" else []
-    return ", ".join(parts + ([f"after {normalization}"] if normalization != "none" else []))
+    text = ", ".join(parts + ([f"after {normalization}"] if normalization != "none" else []))
+    return text + "; 95 %: the widest interval; dotted: an interval that holds 0" * any(labelled.halves is not None for labelled in tables)

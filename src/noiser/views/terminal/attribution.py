@@ -12,13 +12,16 @@ from rich.text import Text
 
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
 from noiser.views.escape import join_tokens, visible
-from noiser.views.labels import LabelledScores, format_score, labelled_scores, mark_space, readable_tokens, strongest
+from noiser.views.labels import LabelledScores, format_interval, format_score, labelled_scores, mark_space, readable_tokens, strongest
 from noiser.views.palette import BAR_WIDTH, bar, blend, style
 
 MAX_BARS = 40
 """A longer prompt gets bars for its strongest tokens only."""
 MAX_COLUMNS = 8
 """Targets whose scores stand side by side."""
+
+DISTANCE_NAMES = {"hellinger": "Hellinger distance", "jsd": "Jensen-Shannon divergence"}
+"""Quantities that are 0 on the clean run: their value says nothing, their name does."""
 
 
 def to_text(attribution: Attribution, width: int = 100) -> str:
@@ -34,12 +37,14 @@ def heatmap(attribution: Attribution, normalization: str = "none", by: str | Non
         blocks.append(question(target, attribution.model))
         if len(attribution.targets) <= MAX_COLUMNS:
             blocks += [Text(), coloured_prompt(attribution, labelled, row), Text()]
-    blocks.append(_bars(labelled) if len(attribution.targets) == 1 else _columns(labelled, attribution.targets))
+    blocks.append(_bars(labelled, _places(attribution, by)) if len(attribution.targets) == 1 else _columns(labelled, attribution.targets))
     if labelled.rest is not None and np.any(labelled.rest != 0):
         unit = by or attribution.unit
         blocks.append(Text(f"in no {unit}: " + ", ".join(map(format_score, labelled.rest)), style="dim"))
     if normalization != "none":
         blocks.append(Text(f"scores after {normalization}", style="dim"))
+    if labelled.halves is not None:
+        blocks += interval_note([attribution], ranks=len(attribution.targets) == 1)
     return Group(*blocks, Text(), _facts(attribution), *warnings(attribution))
 
 
@@ -65,6 +70,7 @@ def question(target: Target, model: str) -> Text:
         return Text.assemble("Why ", (repr(answer), "bold"), " and not ", (foil, "bold"), f"?  {facts}")
     rank = "the first choice" if target.rank == 0 else f"choice number {target.rank + 1}"
     quantity = "" if target.quantity == "prob" else f", {target.quantity} {value:.3f}"
+    quantity = f", {DISTANCE_NAMES[target.quantity]} of its distribution" if target.quantity in DISTANCE_NAMES else quantity
     choice = rank if len(target.tokens) == 1 or target.rank == 0 else f"at the least likely step {rank}"
     return Text.assemble("Why ", (repr(answer), "bold"), f"?  p = {_format_prob(target.prob)}{quantity}, {choice} of {visible(model)}")
 
@@ -103,11 +109,20 @@ def warnings(result: Attribution | Comparison) -> list[Text]:
     return lines
 
 
-def score_table(labelled: LabelledScores, chosen: Sequence[int], heads: list[str], scores: np.ndarray, contexts: list[int]) -> Table:
+def score_table(
+    labelled: LabelledScores,
+    chosen: Sequence[int],
+    heads: list[str],
+    scores: np.ndarray,
+    contexts: list[int],
+    halves: Sequence[np.ndarray | None] | None = None,
+) -> Table:
     """The chosen labels as rows, and a column of scores for each head, coloured by the share of the column's largest score.
 
-    `contexts` says how many tokens come before each head's target. Later tokens have no score there.
+    `contexts` says how many tokens come before each head's target. Later tokens have no score there. `halves` are the 95 % intervals of
+    each head's scores, if it has any.
     """
+    halves = halves or [None] * len(heads)
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("")
     for head in heads:
@@ -115,8 +130,11 @@ def score_table(labelled: LabelledScores, chosen: Sequence[int], heads: list[str
     largest = np.maximum(np.abs(scores).max(-1, initial=0.0), 1e-300)
     for index in chosen:
         first_token = labelled.label_of.index(index)
-        columns = zip(scores[:, index], largest, contexts, strict=True)
-        cells = [Text(format_score(value), style(value / top, special=False)) if first_token < n else Text() for value, top, n in columns]
+        columns = zip(scores[:, index], largest, contexts, [each if each is None else each[index] for each in halves], strict=True)
+        cells = [
+            Text(format_interval(value, half), style(value / top, special=False)) if first_token < n else Text()
+            for value, top, n, half in columns
+        ]
         table.add_row(_label(labelled, index), *cells)
     return table
 
@@ -140,18 +158,41 @@ def _label(labelled: LabelledScores, index: int) -> Text:
     return Text(labelled.labels[index], style="dim" if labelled.special[index] else "")
 
 
-def _bars(labelled: LabelledScores) -> RenderableType:
-    """One target: a score, a bar and a label in each row."""
+def _places(attribution: Attribution, by: str | None) -> Sequence[str]:
+    """For each label the places that it may have, if that is more than one: `ranks 1-2`. Empty without standard errors."""
+    unit = by or attribution.unit
+    if attribution.stderr is None:
+        return ()
+    found = attribution.ranks() if unit == "token" else attribution.by(unit).ranks()
+    return [f"ranks {first}-{last}" if last > first else "" for first, last in found.tolist()]
+
+
+def interval_note(attributions: Sequence[Attribution], *, ranks: bool) -> list[Text]:
+    """What \u00b1 and the ranges of ranks mean."""
+    drawn = [each for each in attributions if each.stderr is not None]
+    if not drawn:
+        return []
+    order = "; ranks: the places that it may have, highest score first, all at 95 % together" if ranks else ""
+    return [Text(f"\u00b1: 95 % interval of each score from the method's own random draws{order}", style="dim")]
+
+
+def _bars(labelled: LabelledScores, places: Sequence[str]) -> RenderableType:
+    """One target: a score, a bar and a label in each row; with its interval and the places that it may have."""
     scores = labelled.scores[0]
     largest = float(np.abs(scores).max(initial=0.0)) or 1.0
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right")
     table.add_column(width=BAR_WIDTH)
     table.add_column(overflow="fold")
+    uncertain = labelled.halves is not None and any(places)
+    if uncertain:
+        table.add_column(style="dim")
     chosen = strongest(scores, MAX_BARS)
     for index in chosen:
         share = scores[index] / largest
-        table.add_row(format_score(scores[index]), Text(bar(share), style=Style(color=blend(share))), _label(labelled, index))
+        score = format_interval(scores[index], None if labelled.halves is None else labelled.halves[0, index])
+        place = [places[index] if index < len(places) else ""] if uncertain else []
+        table.add_row(score, Text(bar(share), style=Style(color=blend(share))), _label(labelled, index), *place)
     return Group(table, *_omitted(len(chosen), len(scores)))
 
 

@@ -8,7 +8,16 @@ from rich.text import Text
 from noiser.results.attribution import Comparison
 from noiser.views.escape import visible
 from noiser.views.labels import format_score, labelled_scores, strongest
-from noiser.views.terminal.attribution import MAX_BARS, coloured_prompt, cost_texts, plain_text, question, score_table, warnings
+from noiser.views.terminal.attribution import (
+    MAX_BARS,
+    coloured_prompt,
+    cost_texts,
+    interval_note,
+    plain_text,
+    question,
+    score_table,
+    warnings,
+)
 
 
 def to_text(comparison: Comparison, width: int = 120) -> str:
@@ -26,6 +35,8 @@ def render_comparison(comparison: Comparison, normalization: str = "none", by: s
         blocks += [_scores(comparison, row, by, normalization), Text()]
     if by != "token" and normalization == "none":
         blocks += _rests(comparison, by)
+    if normalization == "none" and (note := interval_note(comparison.attributions, ranks=False)):
+        blocks += [*note, Text()]
     if normalization != "none":
         blocks += [Text(f"scores after {normalization}", style="dim"), Text()]
     failed = [Text(f"! {label} failed: {visible(message)}", style="red") for label, message in comparison.failures.items()]
@@ -46,7 +57,8 @@ def _scores(comparison: Comparison, row: int, by: str, normalization: str) -> Ta
     context = comparison.attributions[0].targets[row].context or len(tables[0].label_of)
     names = [attribution.label for attribution in comparison.attributions]
     chosen = [index for index in strongest(scores, MAX_BARS) if tables[0].label_of.index(index) < context]
-    return score_table(tables[0], chosen, names, scores, [context] * len(names))
+    halves = [None if labelled.halves is None else labelled.halves[row] for labelled in tables]
+    return score_table(tables[0], chosen, names, scores, [context] * len(names), halves)
 
 
 def _rests(comparison: Comparison, by: str) -> list[RenderableType]:

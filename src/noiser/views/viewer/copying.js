@@ -25,7 +25,7 @@ function toMarkdown(view, state) {
   const unit = state.unit.replace(/^./, (letter) => letter.toUpperCase());
   const table = [line([unit, ...rows.map((row) => markdownText(rowName(view, row)))]), line([":---", ...rows.map(() => "---:")])];
   for (let i = 0; i < count; i++) {
-    if (within[i]) table.push(line([markdownText(labels[i]), ...each.map(({ scores }) => number(scores[i]))]));
+    if (within[i]) table.push(line([markdownText(labels[i]), ...each.map(({ scores, halves }) => numberWithin(scores[i], halves?.[i]))]));
   }
   if (each.some(({ rest }) => rest)) table.push(line([`*in no ${state.unit}*`, ...each.map(({ rest }) => number(rest))]));
   const closing = [agreementText(view, state), ...costLines(view, rows)].filter(Boolean).map(markdownText);
@@ -97,11 +97,11 @@ function toJson(view) {
 }
 
 function attributionJson(view, row) {
-  const { method, label, options, seed, unit, scores, notes, cost, curves } = row;
+  const { method, label, options, seed, unit, scores, stderr, dof, notes, cost, curves } = row;
   const targets = view.targets.map(targetJson);
   return {
     schema: 1, model: view.model, revision: view.revision, method, ...(label ? { label } : {}), options, seed, prompt: view.prompt,
-    target: targets[0], targets, unit, scores, notes, cost, ...(curves && curves.length ? { curves } : {}),
+    target: targets[0], targets, unit, scores, ...(stderr ? { stderr } : {}), ...(dof ? { dof } : {}), notes, cost, ...(curves && curves.length ? { curves } : {}),
   };
 }
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from noiser._version import __version__
 from noiser.results.attribution import Attribution, Comparison
+from noiser.results.certainty import critical_value
 from noiser.results.evaluation import Evaluation
+from noiser.results.interactions import Interactions
 from noiser.results.records import Row, Summary
 from noiser.results.scores import spearman
 from noiser.text.prompt import Prompt
@@ -15,6 +17,8 @@ from noiser.views.labels import mark_space, readable_tokens
 from noiser.views.terminal.evaluation import ARROWS, format_number
 
 View = dict[str, Any]
+MAX_PAIRS = 200
+"""Pairs on a page."""
 MAX_TITLE = 60
 """Characters of a prompt in a title."""
 NOTE = "95 % intervals in brackets: jackknife over clusters. Methods that share a letter were not told apart (paired test, 5 %, Holm)."
@@ -22,12 +26,14 @@ SHARED = ("schema", "model", "revision", "prompt", "target", "targets")
 """What is the same for all methods. It stands in the view once."""
 
 
-def view(result: Attribution | Comparison, evaluation: Evaluation | None = None) -> View:
-    """An attribution or a comparison, and optionally an evaluation's tables, as the viewer's script reads them.
+def view(result: Attribution | Comparison | Interactions, evaluation: Evaluation | None = None) -> View:
+    """An attribution or a comparison, and optionally an evaluation's tables; or interactions, as the viewer's script reads them.
 
     The values are strict JSON. They include everything in the command line's JSON, so the page can give it back. docs/viewer.md
     describes the fields.
     """
+    if isinstance(result, Interactions):
+        return _interactions(result)
     attributions = result.attributions if isinstance(result, Comparison) else (result,)
     comparison = result if isinstance(result, Comparison) else Comparison(attributions)
     first = attributions[0].to_dict()
@@ -54,6 +60,25 @@ def title(attribution: Attribution) -> str:
     text = visible(prompt.text if attribution.given in (None, len(prompt)) else prompt.cropped(attribution.given or 0).text).strip()
     short = text if len(text) <= MAX_TITLE else "\u2026" + text[-MAX_TITLE:]
     return f"{short} \u2192 {visible(join_tokens(token for target in attribution.targets for token in target.tokens)).strip()}"
+
+
+def _interactions(result: Interactions) -> View:
+    """The Shapley values as the scores of one method, and beside them the pairs, the strongest first: [first, second, interaction]."""
+    scores = result.units.spread(result.shapley)[None]
+    about = {"model": result.model, "revision": result.revision, "options": result.options, "seed": result.seed, "cost": result.cost}
+    shapley = Attribution(scores, result.prompt, (result.target,), "shapley", **about, unit=result.units.kind)
+    texts = [visible(text.strip() if result.units.kind != "token" else text) for text in result.units.texts]
+    kind, notes = result.units.kind, result.notes
+    how = "exact" if notes.get("approximator") == "exact" else f"estimated by {notes.get('approximator')}"
+    facts = f"Shapley interactions of every two {kind}s: {how}, {notes.get('coalitions', 0):,} sets of {kind}s run"
+    drawn = {
+        "unit": kind,
+        "pairs": [[pair.first, pair.second, pair.value] for pair in result.strongest(MAX_PAIRS)],
+        "facts": visible(facts),
+        "warnings": [visible(warning) for warning in notes.get("warnings", ())],
+    }
+    units = {} if kind == "token" else {kind: {"of": list(result.units.of), "texts": texts}}
+    return view(shapley) | {"units": units, "interactions": drawn}
 
 
 def _agreement(comparison: Comparison) -> View:
@@ -92,7 +117,17 @@ def _target(target: View) -> View:
 
 def _row(attribution: Attribution) -> View:
     row = {name: value for name, value in attribution.to_dict().items() if name not in SHARED}
-    return row | {"curves": row.get("curves", [])}
+    return row | {"curves": row.get("curves", [])} | ({} if attribution.stderr is None else {"critical": _critical(attribution)})
+
+
+def _critical(attribution: Attribution) -> View:
+    """For each target, how many standard errors the 95 % interval of a score reaches to each side: by itself (`each`), and if those of
+    all tokens, or of all units of a kind, have to hold together."""
+    contexts = [target.context or len(attribution.prompt) for target in attribution.targets]
+    dof = attribution.dof or [None] * len(contexts)
+    counts = {kind: [len(cut["texts"])] * len(contexts) for kind, cut in _tokens(attribution.prompt)["units"].items()}
+    together = {"each": [1] * len(contexts), "token": contexts} | counts
+    return {name: [critical_value(d, together=n) for d, n in zip(dof, numbers, strict=True)] for name, numbers in together.items()}
 
 
 def _evaluation(evaluation: Evaluation) -> View:

@@ -50,6 +50,15 @@ function reading(score) {
   return minus(number(score));
 }
 
+// A score and how far its 95 % interval reaches to each side; the score alone if it has none (as in views/labels.py).
+function numberWithin(score, half) {
+  return number(score) + (Number.isFinite(half) ? ` \u00b1 ${number(half).slice(1)}` : "");
+}
+
+function readingWithin(score, half) {
+  return minus(numberWithin(score, half));
+}
+
 function minus(text) {
   return text.replace(/^-/, "\u2212");
 }

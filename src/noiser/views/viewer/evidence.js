@@ -18,6 +18,10 @@ const NOTES = {
   non_monotone: ["Flips and flips back", "How many tokens were seen to flip the prediction at one scale and not at a larger one; "
     + "above 0, search=exact is the safe choice"],
   r2: ["Fit (R\u00b2)", "How much of the variation over the subsets the linear model explains; 1 is all of it"],
+  sampler: ["Sampler", "exact: all sets of units; permutation: pairs of an order and its reverse; leverage: a regression on pairs of sets"],
+  coalitions: ["Sets run", "How many sets of units went through the model"],
+  empty: ["Without any unit", "The explained quantity when every unit is replaced"],
+  efficiency_gap: ["Sum is off by", "By how much the values miss the change from no unit to the whole prompt; 0 is exact"],
   completeness_gap: ["Sum is off by", "Completeness gap: by how much the contributions miss the change from the baseline to the prompt, "
     + "in units of the quantity; 0 is exact"],
   completeness_gaps: ["Each is off by", "Completeness gaps: by how much each token\u2019s contributions miss what occlusion measures; 0 is exact"],
@@ -85,6 +89,7 @@ function curveLines(view, state) {
 function curveSubject(target) {
   const name = quantityName(target).replace(/^./, (letter) => letter.toUpperCase());
   if (String(target.quantity).startsWith("function")) return name;
+  if (Object.hasOwn(DISTANCES, target.quantity)) return `Minus the ${quantityName(target)} from the clean prediction`;
   const foil = target.foil ? ` ${target.quantity === "log_odds" ? "over" : "less that of"} \u201c${trimmedForQuotes(target.foil_text ?? "")}\u201d` : "";
   return `${name} of \u201c${trimmedForQuotes(target.text)}\u201d${foil}`;
 }

@@ -30,7 +30,14 @@ function completeRow(row, view) {
     const own = (row.scores || [])[n] || [];
     return Array.from({ length }, (_, i) => (Number.isFinite(own[i]) ? own[i] : 0));
   });
-  return { method: "method", options: {}, seed: null, unit: "token", notes: {}, cost: null, curves: [], ...row, scores };
+  return { method: "method", options: {}, seed: null, unit: "token", notes: {}, cost: null, curves: [], ...row, scores, ...errorsOf(row) };
+}
+
+// A row's standard errors and critical values, if both are there and are numbers; else null.
+function errorsOf({ stderr, critical }) {
+  const numbers = (lists) => lists.every((list) => Array.isArray(list) && list.every((each) => Number.isFinite(each) && each >= 0));
+  const whole = Array.isArray(stderr) && critical && numbers(stderr) && Array.isArray(critical.each) && numbers(Object.values(critical));
+  return { stderr: whole ? stderr : null, critical: whole ? critical : null };
 }
 
 // The name of a row, unlike every other row's: its label. Older results have no labels: where a method comes twice, its name is followed
@@ -82,7 +89,8 @@ function unitColumns(view, unit) {
 const SCORES = new WeakMap();
 
 // The scores of one row for one target, summed over each unit:
-// {scores, rest: the sum over tokens of no unit, largest: of either sign, place: see ranksOf}. Recent results are kept.
+// {scores, rest: the sum over tokens of no unit, largest: of either sign, place: see ranksOf, halves: how far the 95 % intervals reach,
+// or null, ranges: see rangesOf}. Recent results are kept.
 function scoresOf(view, state, row, target = state.target) {
   if (!SCORES.has(view) || SCORES.get(view).size > 200) SCORES.set(view, new Map());
   const known = SCORES.get(view);
@@ -100,8 +108,47 @@ function unitSums(view, state, row, target) {
     if (of[i] === null) rest += own[i];
     else scores[of[i]] += own[i];
   }
-  const place = ranksOf(scores, inContext(view, state, target));
-  return { scores, rest: unit === "token" ? null : rest, largest: largestOf(scores), place };
+  const within = inContext(view, state, target);
+  const place = ranksOf(scores, within);
+  const errors = unitErrors(view, state, row, target);
+  const { critical } = view.rows[row];
+  const halves = errors && errors.map((error) => error * critical.each[target]);
+  const ranges = errors && critical[unit] ? rangesOf(scores, errors, critical[unit][target], within) : null;
+  return { scores, rest: unit === "token" ? null : rest, largest: largestOf(scores), place, halves, ranges };
+}
+
+// The standard error of each column, summed over its tokens: of a sum over tokens that were perturbed apart, a bound. Null if unknown.
+function unitErrors(view, state, row, target) {
+  const own = (view.rows[row].stderr || [])[target];
+  return own ? columns(view, state.unit).members.map((tokens) => tokens.reduce((sum, i) => sum + (own[i] || 0), 0)) : null;
+}
+
+// The first and the last place that each column may have by the size of its score, all at 95 % together; null outside the context.
+function rangesOf(scores, errors, critical, within) {
+  const inside = scores.map((_, i) => i).filter((i) => within[i]);
+  const size = (i) => Math.abs(scores[i]);
+  const low = (i) => Math.max(0, size(i) - critical * errors[i]);
+  const high = (i) => size(i) + critical * errors[i];
+  const lows = inside.map(low).sort((a, b) => a - b);
+  const highs = inside.map(high).sort((a, b) => a - b);
+  const found = scores.map(() => null);
+  for (const i of inside) {
+    const below = countFirst(highs, (each) => each < low(i));
+    const notAbove = countFirst(lows, (each) => each <= high(i));
+    found[i] = [1 + inside.length - notAbove, inside.length - below];
+  }
+  return found;
+}
+
+// How many of the ascending values, from the first, pass a test that all later ones fail.
+function countFirst(ascending, test) {
+  let [from, to] = [0, ascending.length];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (test(ascending[middle])) from = middle + 1;
+    else to = middle;
+  }
+  return from;
 }
 
 function largestOf(scores) {
@@ -139,6 +186,11 @@ function ranksOf(scores, within) {
   const found = scores.map(() => null);
   order.forEach((i, at) => (found[i] = at > 0 && sizes[order[at - 1]] === sizes[i] ? found[order[at - 1]] : at + 1));
   return found;
+}
+
+// Whether a column may have another place than its own.
+function isUncertain(ranges, column) {
+  return Boolean(ranges && ranges[column] && ranges[column][0] !== ranges[column][1]);
 }
 
 // The rows that are not hidden, in the chosen order: as given, by agreement with the reference (n/a last), or by cost.
@@ -192,9 +244,12 @@ function notesOf(view, row, target) {
   return { notes: rows && rows[target] ? { ...notes, ...rows[target] } : notes, warnings: [warnings].flat().map(visible) };
 }
 
+// Quantities that are minus a distance from the clean run's distribution: their value there is 0.
+const DISTANCES = { hellinger: "Hellinger distance", jsd: "Jensen\u2013Shannon divergence" };
+
 // What the scores are differences of.
 function quantityName(target) {
-  const known = { prob: "probability", log_prob: "log probability", mean_prob: "mean probability", log_odds: "log odds" };
+  const known = { prob: "probability", log_prob: "log probability", mean_prob: "mean probability", log_odds: "log odds", ...DISTANCES };
   return Object.hasOwn(known, target.quantity) ? known[target.quantity] : visible(target.quantity);
 }
 
@@ -217,7 +272,8 @@ function question(view, n, sign = minus) {
   }
   const rank = target.rank === 0 ? "the first choice" : `choice number ${target.rank + 1}`;
   const which = target.tokens.length === 1 || target.rank === 0 ? rank : `at the least likely step ${rank}`;
-  const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${sign(value.toFixed(3))}`;
+  const changed = Object.hasOwn(DISTANCES, target.quantity) ? "of its distribution" : sign(value.toFixed(3));
+  const also = target.quantity === "prob" ? "" : `, ${quantityName(target)} ${changed}`;
   return { lead: "Why", answer: trimmedForQuotes(target.text), between: "", foil: null, facts: `${p}${also}, ${which} of ${model}` };
 }
 

@@ -7,6 +7,7 @@ const NOWHERE = Object.freeze({ column: null, row: null, target: null, anchor: n
 // Options: `fragment` (the address holds the state), `state` (a part of the first state), `onState(state, fragment)` (called at every
 // change), `level` (of the question's heading, 2), `page` (the page takes on the theme).
 function mount(element, given, options = {}) {
+  if (given.interactions) return mountInteractions(element, given, options);
   colourSheet();
   const view = completeView(given);
   const start = { ...fromFragment(options.fragment ? location.hash : "", view), ...(options.state || {}) };

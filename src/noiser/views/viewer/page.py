@@ -13,10 +13,10 @@ from typing import Any
 
 SCRIPTS = (
     "dom.js", "palette.js", "state.js", "labels.js", "tokens.js", "rows.js", "matrix.js", "header.js", "panel.js",
-    "evidence.js", "copying.js", "picture.js", "main.js",
+    "evidence.js", "copying.js", "picture.js", "arcs.js", "main.js",
 )  # fmt: skip
 """The scripts, in this order, share one scope."""
-STYLES = ("viewer.css", "evidence.css")
+STYLES = ("viewer.css", "evidence.css", "arcs.css")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ function detailsPart(viewer) {
     const within = inContext(view, state, target);
     values.forEach((value, each) => {
       items[each].hidden = state.hidden.includes(rowName(view, each));
-      value.textContent = found && within[at.column] ? reading(scoresOf(view, state, each, target).scores[at.column]) : "\u2013";
+      const { scores, halves } = scoresOf(view, state, each, target);
+      value.textContent = found && within[at.column] ? readingWithin(scores[at.column], halves?.[at.column]) : "\u2013";
     });
   };
   return { element, show };
@@ -41,7 +42,7 @@ function detailsPart(viewer) {
 // The details of one column in one row: {label, score, exact, facts}.
 function detailsOf(view, state, column, row, target) {
   const cols = columns(view, state.unit);
-  const { scores, largest, place } = scoresOf(view, state, row, target);
+  const { scores, largest, place, halves, ranges } = scoresOf(view, state, row, target);
   const within = inContext(view, state, target);
   const tokens = cols.members[column] || [];
   const label = clip(cols.labels[column] ?? "", 80);
@@ -54,10 +55,15 @@ function detailsOf(view, state, column, row, target) {
   const answer = view.targets.length > 1 ? `${score === 0 ? " on" : ""} ${view.targets[target].label}` : "";
   return {
     label,
-    score: `${reading(score)}, ${direction(score)}${answer}${by}`,
+    score: `${readingWithin(score, halves?.[column])}, ${direction(score)}${answer}${by}`,
     exact: String(score),
-    facts: `${ordinal(place[column])} strongest of ${count} \u00b7 ${share} \u00b7 ${about}`,
+    facts: `${ordinal(place[column])} strongest of ${count}${rangeText(ranges, column)} \u00b7 ${share} \u00b7 ${about}`,
   };
+}
+
+// The places that a column may have, if there are several.
+function rangeText(ranges, column) {
+  return isUncertain(ranges, column) ? ` (ranks ${ranges[column][0]}\u2013${ranges[column][1]} at 95 %)` : "";
 }
 
 // A share in per cent, finer near the ends. Only zero is 0 %, and only the whole is 100 %.

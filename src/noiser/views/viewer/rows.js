@@ -234,16 +234,20 @@ function barsTable(viewer, row, all) {
   const { view, store } = viewer;
   const state = store.get();
   const cols = columns(view, state.unit);
-  const { scores, largest, place } = scoresOf(view, state, row);
+  const { scores, largest, place, halves, ranges } = scoresOf(view, state, row);
   const within = inContext(view, state);
   if (largest === 0) return null;
+  const half = (i) => halves?.[i] ?? null;
+  const reach = Math.max(largest, ...scores.map((score, i) => Math.abs(score) + half(i)));
   const order = place
     .map((_, i) => i)
     .filter((i) => within[i])
     .sort((a, b) => place[a] - place[b] || a - b);
-  const body = order.slice(0, all ? order.length : BARS).map((i) => barRow(i, place[i], cols, scores[i], scores[i] / largest));
+  const chosen = order.slice(0, all ? order.length : BARS);
+  const body = chosen.map((i) => barRow(i, placeCell(place[i], isUncertain(ranges, i) && ranges[i]), cols, scores[i], half(i), reach));
+  const intervals = halves ? ". Thin lines and \u00b1: 95 % intervals from the method\u2019s own random draws" : "";
   const caption = h("caption", {
-    text: `Strongest ${state.unit}s first; bars to the right support the answer, bars to the left oppose it`,
+    text: `Strongest ${state.unit}s first; bars to the right support the answer, bars to the left oppose it${intervals}`,
   });
   const head = h(
     "thead",
@@ -253,18 +257,32 @@ function barsTable(viewer, row, all) {
   return h("table", { class: "noiser-bars" }, caption, head, h("tbody", null, ...body));
 }
 
-function barRow(column, place, cols, score, share) {
-  const fill = h("i", { class: stepClass(Math.sign(share) * 0.8) });
-  fill.style.width = `${Math.abs(share) * 50}%`;
-  fill.style[share < 0 ? "right" : "left"] = "50%";
-  const bar = h("div", { class: "noiser-bar", "aria-hidden": "true" }, fill);
+// A place, and the places that it may have.
+function placeCell(place, range) {
+  if (!range) return h("td", { text: place });
+  const text = `${range[0]}\u2013${range[1]}`;
+  return h("td", { title: `Place ${place} as measured; at 95 %, for all together, it may be ${range[0]} to ${range[1]}` }, `${place} `,
+    h("small", { text: `(${text})` }));
+}
+
+// `reach` is the largest value that a bar or its interval comes to.
+function barRow(column, place, cols, score, half, reach) {
+  const fill = h("i", { class: stepClass(Math.sign(score) * 0.8) });
+  fill.style.width = `${(Math.abs(score) / reach) * 50}%`;
+  fill.style[score < 0 ? "right" : "left"] = "50%";
+  const whisker = half !== null && h("b", { class: "noiser-whisker" });
+  if (whisker) {
+    whisker.style.left = `${50 + ((score - half) / reach) * 50}%`;
+    whisker.style.width = `${(half / reach) * 100}%`;
+  }
+  const bar = h("div", { class: "noiser-bar", "aria-hidden": "true" }, fill, whisker);
   return h(
     "tr",
     { "data-token": column },
-    h("td", { text: place }),
+    place,
     h("th", { scope: "row", text: cols.labels[column] }),
     h("td", null, bar),
-    h("td", { text: reading(score) }),
+    h("td", { text: readingWithin(score, half) }),
   );
 }
 

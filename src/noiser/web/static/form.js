@@ -9,7 +9,8 @@ class FormProblem extends Error {
 }
 
 const targetForm = (() => {
-  const QUANTITY_NAMES = { prob: "probability", log_prob: "log-probability", mean_prob: "mean probability of its tokens", log_odds: "log-odds" };
+  const QUANTITY_NAMES = { prob: "probability", log_prob: "log-probability", mean_prob: "mean probability of its tokens", log_odds: "log-odds",
+    hellinger: "whole distribution (Hellinger distance)", jsd: "whole distribution (Jensen\u2013Shannon divergence)" };
   const part = (name) => document.getElementById(`app-${name}`);
   const kind = () => document.querySelector('input[name="what"]:checked').value;
   let spaceChosen = false;
@@ -60,8 +61,8 @@ const targetForm = (() => {
 
   function quantities() {
     if ((kind() === "next" || kind() === "target") && part("foil").value) return ["prob", "log_odds"];
-    if (kind() === "next" || kind() === "target") return ["prob", "log_prob", "mean_prob"];
-    return spanned() ? ["log_prob", "mean_prob", "prob"] : ["prob", "log_prob"];
+    if (kind() === "next" || kind() === "target") return ["prob", "log_prob", "mean_prob", "hellinger", "jsd"];
+    return spanned() ? ["log_prob", "mean_prob", "prob"] : ["prob", "log_prob", "hellinger", "jsd"];
   }
 
   const spanned = () => !part("span").disabled && (part("from").value !== "" || part("to").value !== "");
