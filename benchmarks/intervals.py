@@ -67,14 +67,14 @@ def table(path: Path) -> None:
         prompts = [stored[name] for name in stored if name.startswith(f"{case}|")]
         for pairs in (False, True):
             for count in COUNTS:
-                parts = [_trials(each, count, pairs=pairs) for each in prompts]
+                parts = [trials(each, count, pairs=pairs) for each in prompts]
                 holds, normal = (np.concatenate([part[name] for part in parts]) for name in ("t", "normal"))
                 others = [np.mean([part[name] for part in parts]) for name in ("stderr", "wrong", "first")]
                 numbers = [holds.mean(), normal.mean(), holds.min(), *others]
                 print("|", " | ".join([case, str(count), "yes" if pairs else "no", *(f"{number:.3f}" for number in numbers)]), "|")
 
 
-def _trials(each: np.ndarray, count: int, *, pairs: bool) -> dict[str, Any]:
+def trials(each: np.ndarray, count: int, *, pairs: bool) -> dict[str, Any]:
     """How often intervals hold (for each token), the mean stderr as a share of the largest score, how often a range of ranks is wrong,
     and how often one token is the first for certain."""
     values = each.reshape(len(each), -1, 2).mean(-1) if pairs else each[:, ::2]
