@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 import noiser
+from noiser.results.scores import spearman
 
 ROWS = Path(__file__).with_name("noise_rows.json")
 COUNT = 40
@@ -119,13 +119,13 @@ def precision(prompts: Sequence[str]) -> str:
     """The standard error of a score as a share of the largest score, and the rank correlation with REFERENCE draws."""
     found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for prompt in prompts:
-        reference = noiser.attribute(model(), prompt, f"noiser:bound=rms+samples={REFERENCE}", seed=1).scores[0]
+        reference = noiser.attribute(model(), prompt, f"noiser:bound=rms+samples={REFERENCE}", seed=1).scores
         for label in (f"bound=rms+samples={count}{pairs}" for count in DRAWS for pairs in ("", "+pairs=true") if not (count % 2 and pairs)):
             result = noiser.attribute(model(), prompt, f"noiser:{label}")
             assert result.stderr is not None
-            error = np.sqrt(np.mean((result.scores[0] - reference) ** 2)) / np.abs(reference).max()
-            stated = np.sqrt(np.mean(result.stderr[0] ** 2)) / np.abs(reference).max()
-            found[label].append((float(stated), float(error), float(spearmanr(result.scores[0], reference).statistic)))
+            error = np.sqrt(np.mean((result.scores - reference) ** 2)) / np.abs(reference).max()
+            stated = np.sqrt(np.mean(result.stderr**2)) / np.abs(reference).max()
+            found[label].append((float(stated), float(error), spearman(result.scores, reference, [len(result.tokens)]) or 0.0))
     lines = [f"{len(prompts)} rows; the reference has {REFERENCE} draws of another seed", ""]
     lines += ["| draws | stated standard error | root mean square difference to the reference | rank correlation |", "|---|---|---|---|"]
     for label, values in found.items():

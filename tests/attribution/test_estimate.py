@@ -13,9 +13,14 @@ from noiser.lm.target import Question
 from tests.conftest import byte_tokenizer, tiny
 
 PROMPT = tuple(range(40, 60))
-FIXED = ["noiser:bound=none+samples=3", "occlusion", "lime:samples=20", "gradient_shap", "integrated_gradients:steps=8", "input_x_gradient",
-         "attention_rollout", "random"]  # fmt: skip
-SEARCHING = ["noiser:samples=3", "noiser:bound=k_max_per_token+samples=3", "integrated_gradients:tolerance=0.1"]
+FIXED = ["noiser:bound=none+samples=3", "noiser:bound=rms+samples=4+pairs=true", "shapley:samples=80", "occlusion", "lime:samples=20",
+         "gradient_shap", "integrated_gradients:steps=8", "input_x_gradient", "attention_rollout", "random"]  # fmt: skip
+SEARCHING = [
+    "noiser:samples=3",
+    "noiser:bound=rms+samples=auto+tolerance=0.05",
+    "noiser:bound=k_max_per_token+samples=3",
+    "integrated_gradients:tolerance=0.1",
+]
 
 
 @pytest.fixture(scope="module")
