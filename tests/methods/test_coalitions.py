@@ -1,8 +1,8 @@
 """Samplers of Shapley values on games given as tables: closed forms, the definition by orders, and what the standard errors promise.
 
-Mutants caught, each run: a player's weight by the wrong size in `exact`; the reverse order left out; the complements in another order; the kernel
-not divided by the number of draws; the half weight of the middle size left out; the gap not subtracted; draws with replacement; a
-coalition's leverage not counted (`1 - leverage`), or the share of unread pairs (`unread`) left out of the standard error.
+Mutants caught, each run: a player's weight by the wrong size in `exact`; the reverse order left out; the complements in another order;
+the kernel not divided by the number of draws; the half weight of the middle size left out; the gap not subtracted; draws with
+replacement; a pair's leverage not counted (`1 - leverage`), or the share of unread pairs (`unread`) left out of the standard error.
 """
 
 from itertools import permutations
