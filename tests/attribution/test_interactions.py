@@ -1,6 +1,6 @@
 """Interactions of units: a product of two, a game written out, shapiq's estimate, and what is said of it.
 
-Mutants caught: the Shapley values where the interactions belong (`_orders`); `~present` for `present`; the seed left out of the
+Mutants caught, each run: the sign of the interactions turned; `~present` for `present`; the seed left out of the
 generator's key; an estimate where all sets could be run, or no warning with it; a token where a word was to be taken out; a question
 with several targets of which the first is explained.
 """

@@ -1,8 +1,8 @@
 """Samplers of Shapley values on games given as tables: closed forms, the definition by orders, and what the standard errors promise.
 
-Mutants caught: a player's weight by the wrong size in `exact`; the reverse order left out; the complements in another order; the kernel
-not divided by the number of draws; the half weight of the middle size left out; the gap not subtracted; draws with replacement; a
-coalition's leverage not counted (`1 - leverage`), or the share of unread pairs (`unread`) left out of the standard error.
+Mutants caught, each run: a player's weight by the wrong size in `exact`; the reverse order left out; the complements in another order;
+the kernel not divided by the number of draws; the half weight of the middle size left out; the gap not subtracted; draws with
+replacement; a pair's leverage not counted (`1 - leverage`), or the share of unread pairs (`unread`) left out of the standard error.
 """
 
 from itertools import permutations
@@ -115,7 +115,7 @@ def test_players_that_can_change_places_get_the_same():
     assert abs(found[3] - found[0]) > 0.01
 
 
-@pytest.mark.parametrize(("sampler", "pairs"), [(by_permutations, 6), (by_leverage, 45)])
+@pytest.mark.parametrize(("sampler", "pairs"), [(by_permutations, 6), (by_leverage, 20), (by_leverage, 45)])
 def test_draws_are_right_on_average_and_the_standard_error_says_by_how_much_they_differ(sampler, pairs):
     """9 players. A game without any structure but a strong linear part, as a language model's."""
     game = table_game(9, scale=0.3)
@@ -123,7 +123,8 @@ def test_draws_are_right_on_average_and_the_standard_error_says_by_how_much_they
     values, errors = np.stack([e.values for e in estimates]), np.stack([e.stderr for e in estimates])
     truth, spread = play(exact(9), game).values, values.std(0)
     assert np.abs(values.mean(0) - truth).max() < 0.3 * spread.max(), "no bias that matters"
-    assert (errors**2).mean(0) ** 0.5 == pytest.approx(spread, rel=0.2)
+    ratio = (errors**2).mean(0) ** 0.5 / spread
+    assert 0.9 < ratio.min() < ratio.max() < 1.4, "with few pairs it is rather too large than too small"
     covered = (np.abs(values - truth) < t.ppf(0.975, estimates[0].dof) * errors).mean()
     print(f"{sampler.__name__}: {covered:.3f} covered, bias {np.abs(values.mean(0) - truth).max() / spread.max():.2f} of the spread")
     assert 0.91 < covered < 0.985

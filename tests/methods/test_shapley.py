@@ -1,7 +1,7 @@
 """Shapley values of tokens and units: models with a known answer, shapiq on plain forward passes, and the choice of a sampler.
 
-Mutants caught: the value of all units taken from the clean run's logits of another target; `~present` for `present`; a unit's value not
-divided among its tokens; the seed left out of the generator's key; `auto` that ignores `samples`; one pair of orders as the least.
+Mutants caught, each run: `~present` for `present`; a unit's value not divided among its tokens; the seed left out of the generator's key;
+`auto` that ignores `samples`; too few samples not raised; the efficiency gap without the value of no unit.
 """
 
 import numpy as np
@@ -153,7 +153,7 @@ def test_which_sampler_auto_is():
 
 def test_too_few_samples_are_raised_and_that_is_said(llama):
     found = noiser.attribute(llama, PROMPT, "shapley", sampler="permutation", samples=4)
-    assert found.notes["coalitions"] == 2 + 2 * 2 * 5, "two pairs of orders, so that there is a standard error"
+    assert found.notes["coalitions"] == 2 + 2 * 2 * 5, "two pairs of orders: enough for a standard error"
     assert found.stderr is not None
     (warning,) = found.notes["warnings"]
     assert "4 samples are too few" in warning

@@ -93,7 +93,7 @@ def _sampling(sampler: Sampler, samples: int, players: int, rng: np.random.Gener
     pairs = (max(samples, LEAST_PER_UNIT * players) - 2) // 2
     if sampler == "leverage":
         return by_leverage(players, pairs, rng)
-    return by_permutations(players, max(2, pairs // max(1, players - 1)), rng)
+    return by_permutations(players, pairs // max(1, players - 1), rng)
 
 
 def _warnings(samples: int | None, coalitions: int) -> list[str]:

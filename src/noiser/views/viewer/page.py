@@ -13,10 +13,12 @@ from typing import Any
 
 SCRIPTS = (
     "dom.js", "palette.js", "state.js", "labels.js", "tokens.js", "rows.js", "matrix.js", "header.js", "panel.js",
-    "evidence.js", "copying.js", "picture.js", "arcs.js", "main.js",
+    "evidence.js", "copying.js", "picture.js", "main.js",
 )  # fmt: skip
 """The scripts, in this order, share one scope."""
-STYLES = ("viewer.css", "evidence.css", "arcs.css")
+STYLES = ("viewer.css", "evidence.css")
+ARCS = ("arcs.js", "arcs.css")
+"""Only in pages that show interactions."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ class PageParts:
 
 
 @cache
-def page_parts(more_scripts: tuple[str, ...] = ()) -> PageParts:
-    """The viewer's style and script. `more_scripts` join its scope at the end."""
-    js = "\n".join([*map(_read, SCRIPTS), *more_scripts]).replace("</script", r"<\/script")  # cannot end the element
-    return PageParts("\n".join(map(_read, STYLES)), f'(() => {{\n"use strict";\n{js}\n}})();')
+def page_parts(more_scripts: tuple[str, ...] = (), *, arcs: bool = False) -> PageParts:
+    """The viewer's style and script, if wanted with those of interactions. `more_scripts` join its scope at the end."""
+    scripts, styles = ((ARCS[0], *SCRIPTS), (*STYLES, ARCS[1])) if arcs else (SCRIPTS, STYLES)
+    js = "\n".join([*map(_read, scripts), *more_scripts]).replace("</script", r"<\/script")  # cannot end the element
+    return PageParts("\n".join(map(_read, styles)), f'(() => {{\n"use strict";\n{js}\n}})();')
 
 
 def page(views: Sequence[dict[str, Any]], title: str) -> str:
@@ -40,7 +43,7 @@ def page(views: Sequence[dict[str, Any]], title: str) -> str:
 
     Its policy allows only the viewer's own script, named by its hash, and forbids every request.
     """
-    parts = page_parts()
+    parts = page_parts(arcs=any("interactions" in view for view in views))
     fields = {
         "policy": policy(parts),
         "title": escape(title, quote=True),
