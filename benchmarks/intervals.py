@@ -3,7 +3,8 @@
     python -m benchmarks.intervals draws FILE.npz [--draws 600]   # the drops of many draws of the default model
     python -m benchmarks.intervals table FILE.npz                 # coverage and errors, from the stored drops
 
-The draws are pairs: a noise vector and its negative stand next to each other. The first of each pair is an ordinary draw.
+The draws are pairs: a noise vector and its negative stand next to each other. Taken one by one in a random order they are ordinary
+draws, but for the few whose negative is taken too.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def table(path: Path) -> None:
 def trials(each: np.ndarray, count: int, *, pairs: bool) -> dict[str, Any]:
     """How often intervals hold (for each token), the mean stderr as a share of the largest score, how often a range of ranks is wrong,
     and how often one token is the first for certain."""
-    values = each.reshape(len(each), -1, 2).mean(-1) if pairs else each[:, ::2]
+    values = each.reshape(len(each), -1, 2).mean(-1) if pairs else each
     true, size, rng = values.mean(1), count // 2 if pairs else count, np.random.default_rng(0)
     order = len(true) - np.argsort(np.argsort(true))
     holds, normal, errors, wrong, first = [], [], [], [], []

@@ -20,9 +20,9 @@ PROMPTS = ("The capital of France is", "The opposite of hot is")
 @pytest.mark.parametrize(
     ("case", "low", "high"),
     [
-        ("l2", 0.93, 0.97),
+        ("l2", 0.925, 0.97),
         ("rms log_prob", 0.93, 0.97),
-        ("rms", 0.70, 0.85),  # most draws take the whole probability, and ten miss the others: too narrow, and said so
+        ("rms", 0.60, 0.75),  # most draws take the whole probability, and ten miss the others: too narrow, and said so
     ],
 )
 def test_intervals_of_ten_draws_hold_as_often_as_the_page_says(case, low, high):
