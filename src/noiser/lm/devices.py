@@ -117,8 +117,7 @@ def plan_budget(model: Any, placement: Placement, tokens: int | None = None) -> 
     """
     config = model.config.get_text_config()
     element_bytes = next(model.parameters()).element_size()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_token = element_bytes * (12 * config.hidden_size + 4 * inner)
+    per_token = element_bytes * _numbers_per_token(model)
     per_row = config.vocab_size * (element_bytes + 12)
     free = min(_activation_bytes(device, placement.widest, 16, 512 * MIB) for device in placement.devices)
     most, length = (32768, 1024) if all(device.type == "cuda" for device in placement.devices) else (4096, 256)
@@ -133,14 +132,21 @@ def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens
     """
     config = model.config.get_text_config()
     element_bytes = next(model.parameters()).element_size()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_token = element_bytes * (12 * config.hidden_size + 4 * inner) * config.num_hidden_layers
+    per_token = element_bytes * _numbers_per_token(model) * getattr(config, "num_hidden_layers", 1)
     per_row = config.vocab_size * (element_bytes + 20)
     free = {device: _activation_bytes(device, placement.visiting, 8, 2048 * MIB) for device in placement.devices}
     total = max(1, sum(placement.weights.values()))
     most = min(size // 2 * total // max(1, placement.weights[device]) // per_token for device, size in free.items())
     planned = max(1, min(plain.tokens, most))
     return Budget(tokens=tokens or planned, rows=max(1, min(free.values()) // 2 // per_row), length=plain.length)
+
+
+def _numbers_per_token(model: Any) -> int:
+    """About how many numbers the widest layer holds for one token. Some configurations name a size for each layer (Gemma 3n)."""
+    config = model.config.get_text_config()
+    hidden = getattr(config, "hidden_size", None) or model.get_input_embeddings().weight.shape[-1]
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    return 12 * hidden + 4 * (max(inner) if isinstance(inner, list | tuple) else inner)
 
 
 def why_no_gradient(placement: Placement) -> str:

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from noiser.errors import ModelError, ModelFailedError
+from noiser.lm.checkpoint import first_line
 from noiser.lm.devices import unify_memory_errors
 from noiser.lm.forward import call_model
 
 TRIAL_TOKENS = 8
 TOLERANCE = 0.05
-"""The largest difference between two distributions of the next token that should be the same, as a share of the probability."""
+"""The largest difference between two distributions of the next token that should be the same, as a share of the probability. In
+float32 it is far smaller: a model that adds a little of its own to ids (Gemma 3n) is not explained by its embeddings."""
 
 
 def check_signature(model: Any) -> None:
@@ -39,8 +41,8 @@ def check_decoder(model: Any, ids: Tensor) -> None:
         _probs(model, "perturbed embeddings", inputs_embeds=0.9 * embeds)
         changed = torch.cat([ids[:-1], ids[:1]])
         other_end = _probs(model, "token ids", input_ids=changed[None])
-    difference = float((from_ids - from_embeds)[-1].abs().sum() / 2)
-    if difference > TOLERANCE:
+    difference = float((from_ids - from_embeds).abs().sum(-1).max() / 2)
+    if difference > _rounding(model.dtype):
         raise ModelError(
             f"{name} predicts differently from inputs_embeds than from the same input_ids (by {difference:.2g} of the "
             "probability), so perturbing embeddings would not explain it"
@@ -61,5 +63,10 @@ def _probs(model: Any, inputs: str, **tensors: Tensor) -> Tensor:
     try:
         logits = call_model(model, **tensors, use_cache=False).logits[0]
     except ModelFailedError as error:
+        if "input_ids" not in tensors and error.__cause__ is not None:
+            raise ModelFailedError(
+                f"{type(model).__name__} runs from token ids and fails from {inputs}, so no token's embedding can be perturbed: "
+                f"{first_line(error.__cause__)}"
+            ) from error.__cause__
         raise ModelFailedError(f"a trial of this model with {inputs} failed, so it cannot be explained: {error}") from error.__cause__
     return logits.float().softmax(-1).to("cpu")
