@@ -96,10 +96,12 @@ SPECIFIC: dict[str, dict[str, Any]] = {
     "inkling2_text": {**INKLING, "layer_types": ["hybrid_sliding", "hybrid"] * 2},
     "cpmant": {"dim_head": 16, "dim_ff": 96},
     "gemma3n_text": {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 0},
+    "gemma4_text": {"hidden_size_per_layer_input": 0},
     "gemma4": {"image_token_id": 290, "audio_token_id": 291, "video_token_id": 292},
     "gemma4_unified": {"image_token_id": 290, "audio_token_id": 291, "video_token_id": 292},
     "dots3_note_vision_encoder": {"num_hidden_layers": 42, "adapter_in_dim": 64, "adapter_out_dim": 64},
     "dots3_note_audio_encoder": {"adapter_input_size": 64, "adapter_out_dim": 64},
+    "xlstm": {"qk_dim_factor": 1.0},
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "phi4_multimodal_audio": {"num_blocks": 2, "ext_pw_out_channel": 64, "depthwise_separable_out_channel": 64, "nemo_conv_channels": 64},
     "xmod": {"default_language": "en_XX"},
@@ -114,8 +116,20 @@ SPECIFIC: dict[str, dict[str, Any]] = {
 """What a family needs besides, to be built and run at all."""
 
 
+UNBUILT = {
+    "gemma3n": "it needs the package timm for its images; its text decoder is gemma3n_text",
+    "gemma4_assistant": "it drafts tokens for another model, whose keys and values it needs",
+    "gemma4_unified_assistant": "it drafts tokens for another model, whose keys and values it needs",
+    "musicgen": "it reads codes of sound, and AutoModelForCausalLM does not build it from its configuration",
+    "musicgen_melody": "it reads codes of sound, and AutoModelForCausalLM does not build it from its configuration",
+}
+"""Families that are no language models by themselves, and why."""
+
+
 def build(family: str, window: int) -> Any:
     """A random model of the family in which an embedding's noise changes the output. Raises whatever transformers raises."""
+    if family in UNBUILT:
+        raise ValueError(UNBUILT[family])
     config = CONFIG_MAPPING[family](**_options(CONFIG_MAPPING[family], window))
     if config.get_text_config(decoder=True).vocab_size != VOCAB:
         raise ValueError("its configuration does not take our sizes")

@@ -20,7 +20,7 @@ import transformers
 if sys.platform != "win32":
     import resource
 
-from tests.lm.families import WINDOWS, Outcome, compare
+from tests.lm.families import PLACES, WINDOWS, Outcome, compare
 from tests.lm.family_models import FAMILIES, has_window
 
 DAILY = ["gpt_neo", "llama4_text", "gemma3_text", "mistral", "phi3", "gpt2", "opt", "bloom", "mpt", "qwen3_next", "falcon_h1", "mamba",
@@ -122,30 +122,39 @@ def test_every_family_is_equal_or_refused(request, capsys):
     assert len([outcome for outcome in built if outcome.kind == "equal"]) >= 0.95 * len(built)
 
 
+INTRODUCTION = """# Models
+
+`make families` builds every causal family of transformers {version} as a tiny random model of two to six layers. It compares noiser with
+whole forward passes: occlusion and Noiser at a fixed scale, at 5, 12, 40, 100 and 300 tokens, short prompts before long ones and long
+before short, alone and two together, with windows and chunks of 8 and of 128 tokens.
+
+Occlusion explains every token of prompts up to 100 tokens, and Noiser of prompts up to 40. Of a longer prompt, the engine runs the rows
+of {places} tokens, and of every prompt {places} tokens are compared. Equal means within 1e-4 of the largest score. A larger difference is
+measured again in float64: a wrong mask, position or window is as wrong there, and a tie that the last bits decide is gone.
+
+Families: {counts}. Of those that were built, {share:.0%} run.
+
+`packed` rows share one sequence and reuse keys and values, `full` rows are whole prompts: slower, with the same numbers. Gemma 4 is built
+without inputs per layer (`hidden_size_per_layer_input` 0). With them it is refused, as Gemma 3n is: its layers look ids up.
+
+| family | window | result | layout | largest difference, or the reason |
+|---|---|---|---|---|
+"""
+
+
 def page(outcomes: list[Outcome]) -> str:
     """docs/models.md."""
-    counts = {kind: len({o.family for o in outcomes if o.kind == kind}) for kind in ("equal", "refused", "not built", "WRONG")}
+    families = {kind: {o.family for o in outcomes if o.kind == kind} for kind in ("equal", "refused", "WRONG", "not built", "not compared")}
+    built = {o.family for o in outcomes} - families["not built"]
     rows = [
-        f"| {o.family} | {o.window if has_window(o.family) else '-'} | {o.kind} | {o.layouts or '-'} | {o.detail.replace('|', '/')} |"
+        f"| {o.family} | {WINDOWS[o.window] if has_window(o.family) else '-'} | {o.kind} | {o.layouts or '-'} "
+        f"| {' '.join(o.detail.replace('|', '/').split())} |\n"
         for o in outcomes
     ]
-    return "\n".join(
-        [
-            "# Models",
-            "",
-            "`make families` builds every causal family of transformers "
-            f"{transformers.__version__} as a tiny random model and compares noiser with whole forward passes: occlusion at 5, 12, 40, "
-            "100 and 300 tokens and Noiser at a fixed scale up to 40, short prompts before long ones and long before short, alone and "
-            "two together, with windows and chunks of 8 and of 128 tokens. Equal means within 1e-4 of the largest score.",
-            "",
-            f"Families: {counts['equal']} equal, {counts['refused']} refused with the reason, {counts['WRONG']} wrong. "
-            f"{counts['not built']} could not be built from a small configuration, or fail in transformers itself.",
-            "",
-            "`packed` rows share one sequence and reuse keys and values, `full` rows are whole prompts: slower, with the same numbers.",
-            "",
-            "| family | window | result | layout | largest difference, or the reason |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
+    head = INTRODUCTION.format(
+        version=transformers.__version__,
+        places=PLACES,
+        counts=", ".join(f"{len(names)} {kind}" for kind, names in families.items() if names),
+        share=len(families["equal"] - families["WRONG"]) / len(built),
     )
+    return head + "".join(rows)

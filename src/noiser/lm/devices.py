@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from noiser.errors import DeviceMemoryError, ModelError
+from noiser.lm.architecture import keeps_logits
 
 MIB = 1 << 20
 TOO_LARGE = "one row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller dtype"
@@ -112,8 +113,8 @@ def plan_budget(model: Any, placement: Placement, tokens: int | None = None) -> 
     """A budget that fits the free memory.
 
     Activations may take half of a GPU's free memory, or a sixteenth of a CPU's (at most 512 MiB). With several devices the
-    tightest one decides. More than some thousand tokens at once bring no speed, so the budget ends there. `tokens`, if
-    given, replaces the token limit.
+    tightest one decides. More than some thousand tokens at once bring no speed, so the budget ends there. A model that computes
+    the logits of every position has as few tokens as rows. `tokens`, if given, replaces the token limit.
     """
     config = model.config.get_text_config()
     element_bytes = next(model.parameters()).element_size()
@@ -121,8 +122,9 @@ def plan_budget(model: Any, placement: Placement, tokens: int | None = None) -> 
     per_row = config.vocab_size * (element_bytes + 12)
     free = min(_activation_bytes(device, placement.widest, 16, 512 * MIB) for device in placement.devices)
     most, length = (32768, 1024) if all(device.type == "cuda" for device in placement.devices) else (4096, 256)
-    planned = max(1, min(most, free // 2 // per_token))
-    return Budget(tokens=tokens or planned, rows=max(1, free // 2 // per_row), length=length)
+    rows = max(1, free // 2 // per_row)
+    planned = max(1, min(most, free // 2 // per_token, most if keeps_logits(model) else rows))
+    return Budget(tokens=tokens or planned, rows=rows, length=length)
 
 
 def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens: int | None = None) -> Budget:
@@ -137,8 +139,9 @@ def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens
     free = {device: _activation_bytes(device, placement.visiting, 8, 2048 * MIB) for device in placement.devices}
     total = max(1, sum(placement.weights.values()))
     most = min(size // 2 * total // max(1, placement.weights[device]) // per_token for device, size in free.items())
-    planned = max(1, min(plain.tokens, most))
-    return Budget(tokens=tokens or planned, rows=max(1, min(free.values()) // 2 // per_row), length=plain.length)
+    rows = max(1, min(free.values()) // 2 // per_row)
+    planned = max(1, min(plain.tokens, most, plain.tokens if keeps_logits(model) else rows))
+    return Budget(tokens=tokens or planned, rows=rows, length=plain.length)
 
 
 def _numbers_per_token(model: Any) -> int:

@@ -18,13 +18,9 @@ float32 it is far smaller: a model that adds a little of its own to ids (Gemma 3
 
 
 def check_signature(model: Any) -> None:
-    """Raises ModelError, with the model's class, unless the model accepts embeddings and can leave out logits."""
-    name = type(model).__name__
-    parameters = inspect.signature(model.forward).parameters
-    if "inputs_embeds" not in parameters:
-        raise ModelError(f"{name} does not accept inputs_embeds, so no token's embedding can be perturbed")
-    if "logits_to_keep" not in parameters:
-        raise ModelError(f"{name} does not accept logits_to_keep, so it would compute the logits of every position of every row")
+    """Raises ModelError, with the model's class, unless the model accepts embeddings."""
+    if "inputs_embeds" not in inspect.signature(model.forward).parameters:
+        raise ModelError(f"{type(model).__name__} does not accept inputs_embeds, so no token's embedding can be perturbed")
 
 
 def check_decoder(model: Any, ids: Tensor) -> None:
