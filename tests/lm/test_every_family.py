@@ -102,6 +102,19 @@ def in_a_process(family: str, window: str, results: Results) -> Outcome:
     return found
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """Mutants: the versions are not looked at; the outcome of a process that dies is not written."""
+    results, module = Results(tmp_path / "results.jsonl"), sys.modules[__name__]
+    monkeypatch.setattr(module, "compare", lambda family, window: Outcome(family, window, "equal"))
+    assert in_a_process("a", "small", results).kind == "equal"
+    monkeypatch.setattr(module, "compare", lambda family, window: os._exit(7))
+    assert in_a_process("a", "small", results).kind == "equal"
+    assert in_a_process("b", "small", results).kind == in_a_process("b", "small", results).kind == "not compared"
+    monkeypatch.setattr(module, "versions", lambda: "others")
+    assert in_a_process("a", "small", results).kind == "not compared"
+
+
 @pytest.mark.slow
 @pytest.mark.families
 @pytest.mark.timeout(12 * 3600)

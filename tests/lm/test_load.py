@@ -224,14 +224,16 @@ def test_a_model_without_embeddings_is_refused_by_name():
         noiser.load(NoEmbeddings(tiny("llama")), byte_tokenizer())
 
 
-def test_a_model_that_treats_embeddings_and_ids_differently_is_refused_by_name():
+@pytest.mark.parametrize("factor", [3, 1.01])
+def test_a_model_that_treats_embeddings_and_ids_differently_is_refused_by_name(factor):
+    """Mutant: 0.05 of the probability allowed in float32 too."""
     model = tiny("llama")
     model.get_input_embeddings().register_forward_hook(lambda module, args, out: out)
     forward = type(model).forward
 
     class Scaled(type(model)):
         def forward(self, input_ids=None, inputs_embeds=None, logits_to_keep=0, **rest):
-            embeds = inputs_embeds if input_ids is None else 3 * self.get_input_embeddings()(input_ids)
+            embeds = inputs_embeds if input_ids is None else factor * self.get_input_embeddings()(input_ids)
             return forward(self, inputs_embeds=embeds, logits_to_keep=logits_to_keep, **rest)
 
     model.__class__ = Scaled
