@@ -38,8 +38,9 @@ SIZES = {
 }  # fmt: skip
 UNLIKE = re.compile(r"layer_types|interval|period|pattern|layers_block|no_rope|layer_indices|attention_types|mlp_only|dense")
 """Options of families whose layers are not all alike: such a family has four layers, any other two."""
-WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "attention_window_size")
+WINDOW_NAMES = ("sliding_window", "sliding_window_size", "attention_chunk_size", "window_size", "local_attention", "attention_window_size")
 INKLING = {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 16, "rel_extent": 64}
+MIXED = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 SPECIFIC: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "falcon": {"new_decoder_architecture": True},
@@ -102,6 +103,10 @@ SPECIFIC: dict[str, dict[str, Any]] = {
     "dots3_note_vision_encoder": {"num_hidden_layers": 42, "adapter_in_dim": 64, "adapter_out_dim": 64},
     "dots3_note_audio_encoder": {"adapter_input_size": 64, "adapter_out_dim": 64},
     "xlstm": {"qk_dim_factor": 1.0},
+    **dict.fromkeys(("gemma3_text", "laguna", "mellum"), MIXED),
+    "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid_sliding", "hybrid"] * 2},
+    "xlm": {"emb_dim": 64, "n_words": VOCAB, "causal": True},
+    "roc_bert": {"pronunciation_vocab_size": 10, "shape_vocab_size": 10},
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "phi4_multimodal_audio": {"num_blocks": 2, "ext_pw_out_channel": 64, "depthwise_separable_out_channel": 64, "nemo_conv_channels": 64},
     "xmod": {"default_language": "en_XX"},
@@ -130,7 +135,7 @@ def build(family: str, window: int) -> Any:
     """A random model of the family in which an embedding's noise changes the output. Raises whatever transformers raises."""
     if family in UNBUILT:
         raise ValueError(UNBUILT[family])
-    config = CONFIG_MAPPING[family](**_options(CONFIG_MAPPING[family], window))
+    config = CONFIG_MAPPING[family](**options(family, window))
     if config.get_text_config(decoder=True).vocab_size != VOCAB:
         raise ValueError("its configuration does not take our sizes")
     with torch.device("meta"):
@@ -149,6 +154,11 @@ def build(family: str, window: int) -> Any:
     return model
 
 
+def options(family: str, window: int) -> dict[str, Any]:
+    """The configuration of a family's tiny model."""
+    return _options(CONFIG_MAPPING[family], window)
+
+
 def has_window(family: str) -> bool:
     """Whether the family's configuration has a window or chunk."""
     classes = [CONFIG_MAPPING[family], *_parts(CONFIG_MAPPING[family]).values()]
@@ -158,14 +168,15 @@ def has_window(family: str) -> bool:
 def _options(config_class: Any, window: int) -> dict[str, Any]:
     """Small sizes for a configuration, and for each of its parts."""
     known = _names(config_class)
-    options: dict[str, Any] = {name: size for size, names in SIZES.values() for name in names.split() if name in known}
+    sized: dict[str, Any] = {name: size for size, names in SIZES.values() for name in names.split() if name in known}
     if not any(UNLIKE.search(name) for name in known):
-        options |= dict.fromkeys(options.keys() & SIZES["layers"][1].split(), 2)
-    options |= {name: window for name in WINDOW_NAMES if name in known}
+        sized |= dict.fromkeys(sized.keys() & SIZES["layers"][1].split(), 2)
+    sized |= {name: window for name in WINDOW_NAMES if name in known}
     common = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": False, "is_decoder": True}
-    options |= {name: value for name, value in common.items() if name in known}
-    options |= {name: {"model_type": part.model_type, **_options(part, window)} for name, part in _parts(config_class).items()}
-    return options | SPECIFIC.get(config_class.model_type, {})
+    common |= {"use_sliding_window": True, "max_window_layers": 2}
+    sized |= {name: value for name, value in common.items() if name in known}
+    sized |= {name: {"model_type": part.model_type, **_options(part, window)} for name, part in _parts(config_class).items()}
+    return sized | SPECIFIC.get(config_class.model_type, {})
 
 
 def _parts(config_class: Any) -> dict[str, Any]:

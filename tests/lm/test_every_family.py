@@ -2,9 +2,11 @@
 
 `make families` runs the slow test and writes docs/models.md. Mutants caught by the daily sample: `LayoutCheck.capacity` returns
 `wanted` (gpt_neo), `new_cache` always returns a DynamicCache (qwen3_next), no mask for chunks (llama4_text), the
-model gets the clean embeddings themselves (ctrl).
+model gets the clean embeddings themselves (ctrl), one mask for rows that want one each (xglm), no pass without a gradient after
+one that fails (rwkv).
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -20,11 +22,11 @@ import transformers
 if sys.platform != "win32":
     import resource
 
-from tests.lm.families import PLACES, WINDOWS, Outcome, compare
-from tests.lm.family_models import FAMILIES, has_window
+from tests.lm.families import LENGTHS, PLACES, SAMPLES, WHOLE, WINDOWS, Outcome, compare
+from tests.lm.family_models import FAMILIES, UNBUILT, has_window, options
 
 DAILY = ["gpt_neo", "llama4_text", "gemma3_text", "mistral", "phi3", "gpt2", "opt", "bloom", "mpt", "qwen3_next", "falcon_h1", "mamba",
-         "jamba", "ctrl", "recurrent_gemma"]  # fmt: skip
+         "jamba", "ctrl", "recurrent_gemma", "xglm", "rwkv"]  # fmt: skip
 SECONDS = 400
 MEMORY = 6 << 30
 """Seconds of a core and bytes of memory that one family under one window may take."""
@@ -52,26 +54,26 @@ class Results:
     file: Path
 
     def known(self, family: str, window: str) -> Outcome | None:
-        """The outcome under the installed versions. The last one counts."""
+        """The outcome under these settings. The last one counts."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         found = (json.loads(line) for line in reversed(lines))
-        wanted = {"family": family, "window": window, "versions": versions()}
-        return next((Outcome(**entry["outcome"]) for entry in found if entry.items() >= wanted.items()), None)
+        return next((Outcome(**entry["outcome"]) for entry in found if entry.get("settings") == settings(family, window)), None)
 
     def add(self, outcome: Outcome) -> None:
         """Append a line."""
-        entry = {"family": outcome.family, "window": outcome.window, "versions": versions(), "outcome": asdict(outcome)}
         with self.file.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps({"settings": settings(outcome.family, outcome.window), "outcome": asdict(outcome)}) + "\n")
 
     def finish(self) -> None:
         """The next start begins anew: noiser may have changed."""
         self.file.rename(self.file.with_suffix(".done"))
 
 
-def versions() -> str:
-    """What the results belong to, besides noiser's own source."""
-    return f"torch {torch.__version__}, transformers {transformers.__version__}"
+def settings(family: str, window: str) -> str:
+    """What a result belongs to, besides noiser's own source: the versions, what is compared, and the family's configuration."""
+    config = {} if family in UNBUILT else options(family, WINDOWS[window])
+    compared = hashlib.sha256(repr((LENGTHS, PLACES, WHOLE, SAMPLES, config)).encode()).hexdigest()[:16]
+    return f"{family}, {window}, torch {torch.__version__}, transformers {transformers.__version__}, {compared}"
 
 
 def results_file(config: pytest.Config) -> Path:
@@ -104,15 +106,15 @@ def in_a_process(family: str, window: str, results: Results) -> Outcome:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    """Mutants: the versions are not looked at; the outcome of a process that dies is not written."""
+    """Mutants: the settings are not looked at; the outcome of a process that dies is not written."""
     results, module = Results(tmp_path / "results.jsonl"), sys.modules[__name__]
     monkeypatch.setattr(module, "compare", lambda family, window: Outcome(family, window, "equal"))
-    assert in_a_process("a", "small", results).kind == "equal"
+    assert in_a_process("llama", "small", results).kind == "equal"
     monkeypatch.setattr(module, "compare", lambda family, window: os._exit(7))
-    assert in_a_process("a", "small", results).kind == "equal"
-    assert in_a_process("b", "small", results).kind == in_a_process("b", "small", results).kind == "not compared"
-    monkeypatch.setattr(module, "versions", lambda: "others")
-    assert in_a_process("a", "small", results).kind == "not compared"
+    assert in_a_process("llama", "small", results).kind == "equal"
+    assert in_a_process("gpt2", "small", results).kind == in_a_process("gpt2", "small", results).kind == "not compared"
+    monkeypatch.setattr(module, "SAMPLES", 7)
+    assert in_a_process("llama", "small", results).kind == "not compared"
 
 
 @pytest.mark.slow

@@ -258,6 +258,7 @@ def _masks(config: Any, visible: np.ndarray, queries: np.ndarray, keys: np.ndarr
     return dict.fromkeys(types, plain) | masks
 
 
-def _additive(visible: np.ndarray, rows: Tensor) -> Float[Tensor, "1 1 queries keys"]:
+def _additive(visible: np.ndarray, rows: Tensor) -> Float[Tensor, "rows 1 queries keys"]:
+    """One mask for all rows. It is kept once, and some models (XGLM) want it to have as many rows as the batch."""
     mask = torch.zeros(visible.shape, dtype=rows.dtype, device=rows.device)
-    return mask.masked_fill_(torch.from_numpy(~visible).to(rows.device), torch.finfo(rows.dtype).min)[None, None]
+    return mask.masked_fill_(torch.from_numpy(~visible).to(rows.device), torch.finfo(rows.dtype).min).expand(len(rows), 1, -1, -1)

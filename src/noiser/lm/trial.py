@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noiser.errors import ModelError, ModelFailedError
+from noiser.errors import DeviceMemoryError, ModelError, ModelFailedError
 from noiser.lm.checkpoint import first_line
 from noiser.lm.devices import unify_memory_errors
-from noiser.lm.forward import call_model
+from noiser.lm.forward import call_model, run_prompt
 
 TRIAL_TOKENS = 8
 TOLERANCE = 0.05
@@ -49,6 +49,28 @@ def check_decoder(model: Any, ids: Tensor) -> None:
             f"{name} is not a causal decoder: its prediction at one token changes (by {moved:.2g} of the probability) when a later token "
             "changes. noiser explains models that read from left to right"
         )
+
+
+def why_not_differentiable(model: Any, ids: Tensor) -> str:
+    """Why the model has no gradient: it fails with one on these ids [tokens], and not without. Otherwise empty."""
+    error = None if _failure(model, ids, gradient=False) else _failure(model, ids, gradient=True)
+    if error is None or isinstance(error, DeviceMemoryError):
+        return ""
+    cause = first_line(error.__cause__ or error)
+    return f"{type(model).__name__} has no gradient: {cause}. Use a method without gradients (noiser, occlusion)"
+
+
+def _failure(model: Any, ids: Tensor, *, gradient: bool) -> Exception | None:
+    """What the model raises in one pass."""
+    try:
+        with torch.set_grad_enabled(gradient), unify_memory_errors():
+            embeds = model.get_input_embeddings()(ids).detach().requires_grad_(gradient)
+            logits, _ = run_prompt(model, embeds, [len(ids) - 1])
+            if gradient:
+                torch.autograd.grad(logits.sum(), embeds)
+    except Exception as error:  # noqa: BLE001  (whatever a model raises)
+        return error
+    return None
 
 
 def _rounding(dtype: torch.dtype) -> float:
