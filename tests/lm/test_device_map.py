@@ -252,6 +252,18 @@ def test_the_tightest_device_sets_the_budget(monkeypatch):
     assert budgets(monkeypatch, free=dict(zip(GPUS, [*FREE.values()][::-1], strict=True)))[0] == plain
 
 
+@pytest.mark.parametrize("sizes", [{"intermediate_size": [32, 96]}, {"intermediate_size": None, "hidden_size": None}])
+def test_a_configuration_with_a_size_for_each_layer_or_none(monkeypatch, sizes):
+    """As in Gemma 3n and BLT. Without an inner size it is four times the width. Mutant: `4 * inner` of a list."""
+    model = tiny("llama")
+    for name, value in sizes.items():
+        monkeypatch.setitem(vars(model.config), name, value)
+    width = 12 * 64 + 4 * (96 if sizes["intermediate_size"] else 256)
+    placement = Placement(GPUS[0], *(dict.fromkeys(GPUS, number) for number in (50, 0, 0)))
+    monkeypatch.setattr(memory, "free_bytes", FREE.__getitem__)
+    assert plan_budget(model, placement).tokens == 25 * MIB // (4 * width)
+
+
 def test_offloaded_weights_come_out_of_the_budget(monkeypatch):
     plain, gradient, why_not = budgets(monkeypatch, visiting=(0, 40 * MIB), widest=(0, 20 * MIB))
     assert (plain.tokens, gradient.tokens, why_not) == (20 * MIB // 4608, 2 * 15 * MIB // 9216, "")

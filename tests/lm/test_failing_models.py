@@ -7,11 +7,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import noiser
 from noiser import cli
-from noiser.errors import ModelFailedError, Stopped
+from noiser.errors import ModelError, ModelFailedError, Stopped
 from noiser.lm.requests import Generation
 from noiser.lm.scheduler import schedule
 from tests.conftest import byte_tokenizer, tiny
@@ -144,3 +145,27 @@ def test_a_run_goes_on_behind_the_prompt_that_failed(files, tmp_path, lm):
     status = json.loads(run("status", tmp_path / "run", "--format", "json").stdout)
     assert status["statuses"]["ok"] == 4, "a row of scores and a value for each of two prompts"
     assert ended.exit_code == 1
+
+
+def test_a_model_without_a_gradient_has_the_methods_that_need_none(tokenizer):
+    """As Reformer, RWKV and xLSTM. Mutants: `why_not_differentiable` always empty, or asked for a user's function too."""
+    expected = noiser.attribute(noiser.LanguageModel(tiny("llama"), tokenizer), (5, 6, 7), "noiser")
+    model = tiny("llama")
+
+    def refuse(*_):
+        assert not torch.is_grad_enabled(), "for training, call train()"
+
+    model.model.layers[1].register_forward_pre_hook(refuse)
+    lm = noiser.LanguageModel(model, tokenizer)
+    np.testing.assert_allclose(noiser.attribute(lm, (5, 6, 7), "noiser").scores, expected.scores, atol=1e-6)
+    for method in ("input_x_gradient", "integrated_gradients"):
+        with pytest.raises(ModelError, match=r"LlamaForCausalLM has no gradient: AssertionError: for training.*noiser, occlusion"):
+            noiser.attribute(lm, (5, 6, 7), method)
+
+
+def test_a_prompt_on_which_the_model_fails_leaves_the_others_their_gradients():
+    """Mutant: `why_not_differentiable` does not try the pass without a gradient."""
+    lm = noiser.LanguageModel(failing(), byte_tokenizer())
+    results = list(noiser.attribute_many(lm, [LONG, SHORT], "input_x_gradient", errors="return"))
+    assert isinstance(results[0], noiser.Failure)
+    assert isinstance(results[1], noiser.Attribution)

@@ -66,7 +66,7 @@ def test_the_model_keeps_its_frequencies():
 
 def test_a_packing_ends_where_places_count():
     """GPT-Neo's windows count places. Mutant: `capacity` returns `wanted` at once."""
-    from tests.lm.families import build
+    from tests.lm.family_models import build
 
     model = build("gpt_neo", 128)
     lm = noiser.LanguageModel(model, byte_tokenizer())

@@ -190,3 +190,22 @@ def test_nan_of_one_perturbed_row_stays_there(tokenizer):
     together, apart = lm.run_perturbed(perturbed), [lm.run_perturbed([rows])[0] for rows in perturbed]
     assert [readout.fault for readout in together] == ["", "", "nonfinite", "", ""]
     assert [r.value for r in together if not r.fault] == pytest.approx([r.value for r in apart if not r.fault], abs=1e-6)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_model_that_computes_the_logits_of_all_positions(tokenizer, prefix):
+    """Mutants: the first positions kept instead of the last; the budget as if only some were computed."""
+
+    class AllLogits(type(tiny("llama"))):
+        def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None, use_cache=None):
+            return super().forward(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache)
+
+    model = tiny("llama")
+    expected = noiser.attribute(noiser.LanguageModel(model, tokenizer, prefix=prefix), PROMPTS[0], "occlusion", generate=3)
+    model.__class__ = AllLogits
+    lm = noiser.LanguageModel(model, tokenizer, prefix=prefix)
+    found = noiser.attribute(lm, PROMPTS[0], "occlusion", generate=3)
+    assert [target.token_ids for target in found.targets] == [target.token_ids for target in expected.targets]
+    assert found.notes["layout"] == expected.notes["layout"]
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    assert lm.budget.tokens <= lm.budget.rows

@@ -1,5 +1,6 @@
 """Which model a checkpoint holds, by its configuration: noiser explains decoders with a language-model head."""
 
+import inspect
 import re
 from typing import Any
 
@@ -38,6 +39,11 @@ def check_architecture(config: Any, name: str, *, own_code: bool = False) -> Non
                 f"{name} holds a {architecture}, which {use} and has no head for the next token. {WANTED}. If the checkpoint has "
                 'such a head, name its class in config.json, under "architectures"'
             )
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model can compute the logits of some positions only. Any other computes those of all."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def _is_encoder_decoder(config: Any) -> bool:

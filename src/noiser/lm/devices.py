@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from noiser.errors import DeviceMemoryError, ModelError
+from noiser.lm.architecture import keeps_logits
 
 MIB = 1 << 20
 TOO_LARGE = "one row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller dtype"
@@ -112,18 +113,18 @@ def plan_budget(model: Any, placement: Placement, tokens: int | None = None) -> 
     """A budget that fits the free memory.
 
     Activations may take half of a GPU's free memory, or a sixteenth of a CPU's (at most 512 MiB). With several devices the
-    tightest one decides. More than some thousand tokens at once bring no speed, so the budget ends there. `tokens`, if
-    given, replaces the token limit.
+    tightest one decides. More than some thousand tokens at once bring no speed, so the budget ends there. A model that computes
+    the logits of every position has as few tokens as rows. `tokens`, if given, replaces the token limit.
     """
     config = model.config.get_text_config()
     element_bytes = next(model.parameters()).element_size()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_token = element_bytes * (12 * config.hidden_size + 4 * inner)
+    per_token = element_bytes * _numbers_per_token(model)
     per_row = config.vocab_size * (element_bytes + 12)
     free = min(_activation_bytes(device, placement.widest, 16, 512 * MIB) for device in placement.devices)
     most, length = (32768, 1024) if all(device.type == "cuda" for device in placement.devices) else (4096, 256)
-    planned = max(1, min(most, free // 2 // per_token))
-    return Budget(tokens=tokens or planned, rows=max(1, free // 2 // per_row), length=length)
+    rows = max(1, free // 2 // per_row)
+    planned = max(1, min(most, free // 2 // per_token, most if keeps_logits(model) else rows))
+    return Budget(tokens=tokens or planned, rows=rows, length=length)
 
 
 def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens: int | None = None) -> Budget:
@@ -133,14 +134,22 @@ def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens
     """
     config = model.config.get_text_config()
     element_bytes = next(model.parameters()).element_size()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_token = element_bytes * (12 * config.hidden_size + 4 * inner) * config.num_hidden_layers
+    per_token = element_bytes * _numbers_per_token(model) * getattr(config, "num_hidden_layers", 1)
     per_row = config.vocab_size * (element_bytes + 20)
     free = {device: _activation_bytes(device, placement.visiting, 8, 2048 * MIB) for device in placement.devices}
     total = max(1, sum(placement.weights.values()))
     most = min(size // 2 * total // max(1, placement.weights[device]) // per_token for device, size in free.items())
-    planned = max(1, min(plain.tokens, most))
-    return Budget(tokens=tokens or planned, rows=max(1, min(free.values()) // 2 // per_row), length=plain.length)
+    rows = max(1, min(free.values()) // 2 // per_row)
+    planned = max(1, min(plain.tokens, most, plain.tokens if keeps_logits(model) else rows))
+    return Budget(tokens=tokens or planned, rows=rows, length=plain.length)
+
+
+def _numbers_per_token(model: Any) -> int:
+    """About how many numbers the widest layer holds for one token. Some configurations name a size for each layer (Gemma 3n)."""
+    config = model.config.get_text_config()
+    hidden = getattr(config, "hidden_size", None) or model.get_input_embeddings().weight.shape[-1]
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    return 12 * hidden + 4 * (max(inner) if isinstance(inner, list | tuple) else inner)
 
 
 def why_no_gradient(placement: Placement) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from noiser.errors import ModelFailedError, NoiserError, Stopped
+from noiser.lm.architecture import keeps_logits
 from noiser.lm.checkpoint import first_line
 from noiser.lm.devices import has_accelerate_hook, is_out_of_memory
 from noiser.lm.kv_cache import CleanRun, LayoutName, new_cache, prefix_cache
@@ -24,9 +25,16 @@ from noiser.lm.perturbation import Batch, PerturbedRows
 
 
 def call_model(model: Any, **inputs: Any) -> Any:
-    """The model's output. Raises ModelFailedError for whatever the model raises. Memory errors and Stopped pass through."""
+    """The model's output. Raises ModelFailedError for whatever the model raises. Memory errors and Stopped pass through.
+
+    `logits_to_keep`: the logits of the last so many positions, or of these. A model that does not take it computes them all.
+    """
+    kept = None if keeps_logits(model) else inputs.pop("logits_to_keep", None)
     try:
-        return model(**inputs)
+        output = model(**inputs)
+        if kept is not None:
+            output.logits = output.logits[:, slice(-kept, None) if isinstance(kept, int) else kept]
+        return output  # noqa: TRY300  (choosing the logits may be out of memory too)
     except (NoiserError, Stopped, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -250,6 +258,7 @@ def _masks(config: Any, visible: np.ndarray, queries: np.ndarray, keys: np.ndarr
     return dict.fromkeys(types, plain) | masks
 
 
-def _additive(visible: np.ndarray, rows: Tensor) -> Float[Tensor, "1 1 queries keys"]:
+def _additive(visible: np.ndarray, rows: Tensor) -> Float[Tensor, "rows 1 queries keys"]:
+    """One mask for all rows. It is kept once, and some models (XGLM) want it to have as many rows as the batch."""
     mask = torch.zeros(visible.shape, dtype=rows.dtype, device=rows.device)
-    return mask.masked_fill_(torch.from_numpy(~visible).to(rows.device), torch.finfo(rows.dtype).min)[None, None]
+    return mask.masked_fill_(torch.from_numpy(~visible).to(rows.device), torch.finfo(rows.dtype).min).expand(len(rows), 1, -1, -1)

@@ -31,7 +31,7 @@ from noiser.lm.rotary import length_class
 from noiser.storage import cache_folder, write_file
 from noiser.text.prompt import Prompt
 
-FORMAT = 1
+FORMAT = 2
 """Part of the name of what is remembered in the cache. It changes when the check changes."""
 ROWS = 2
 """Draws of noise in each trial. Their difference is the effect that a layout's error is compared with."""
@@ -202,15 +202,15 @@ def _difference(
     trials = [trial for trials in zip(*(_trials(model, clean, budget) for clean in cleans), strict=True) for trial in trials]
     effect = max(float((trial.whole[0] - trial.whole[1]).norm(dim=-1).max()) for trial in trials)
     packing = _fill(trials, keys, budget)
-    packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], 1)
-    difference = float((torch.stack([trial.whole[:1] for trial in packing], dim=1) - packed).norm(dim=-1).max())
+    packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], ROWS)
+    difference = float((torch.stack([trial.whole for trial in packing], dim=1) - packed).norm(dim=-1).max())
     together = (0, 1, 0)
     with suppress(DeviceMemoryError), unify_memory_errors():  # prompts that do not fit together never run together
         at_ends, _ = run_packed_prompts(model, [embeds[number] for number in together], [[lengths[number] - 1] for number in together])
         alone = torch.stack([cleans[number].logits for number in together])
         difference = max(difference, float((alone - at_ends.float()).norm(dim=-1).max()))
     whole_rows = ROWS * sum(len(trial.rows.clean.prompt) for trial in trials)
-    tokens = sum(lengths) + whole_rows + sum(trial.suffix for trial in packing) + sum(lengths[number] for number in together)
+    tokens = sum(lengths) + whole_rows + ROWS * sum(trial.suffix for trial in packing) + sum(lengths[number] for number in together)
     return difference / effect, tokens
 
 

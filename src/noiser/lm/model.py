@@ -26,7 +26,7 @@ from noiser.lm.quantized import check_quantized, stored_weights
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class, most_tokens
 from noiser.lm.tokenizer import Source, Tokens
-from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature
+from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature, why_not_differentiable
 from noiser.lm.wrappers import model_name, model_revision, unwrap
 from noiser.text.prompt import Prompt
 
@@ -260,10 +260,17 @@ class LanguageModel:
 
     def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
         """The group in one pass. One by one if memory is short or one prompt's NaN spread; without gradient if need be."""
-        with suppress(DeviceMemoryError), unify_memory_errors():
-            results = self._forward(group, gradient)
-            if len(group) == 1 or all(result.logits.isfinite().all() for result in results):
-                return results
+        try:
+            with suppress(DeviceMemoryError), unify_memory_errors():
+                results = self._forward(group, gradient)
+                if len(group) == 1 or all(result.logits.isfinite().all() for result in results):
+                    return results
+        except Exception:  # reformers assert, other models change what a gradient needs in place
+            ids = torch.tensor(self._synthetic_ids(len(group[0].prompt), 0), device=self.device)
+            self._no_gradient = why_not_differentiable(self.model, ids) if gradient else ""
+            if not self._no_gradient:
+                raise
+            return self._forward_that_fits(group, gradient=False)
         if len(group) > 1:
             return [result for request in group for result in self._forward_that_fits([request], gradient)]
         with unify_memory_errors():
