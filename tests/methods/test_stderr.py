@@ -12,9 +12,13 @@ import pytest
 import torch
 
 import noiser
+from noiser.lm.target import Objective
 from noiser.methods.jackknife import ridge_stderr
 from noiser.methods.lime import kernel, ridge
+from noiser.methods.noiser.evaluations import Drops
+from noiser.methods.noiser.notes import saturation_warnings
 from noiser.registry import METHODS
+from noiser.results.attribution import Target
 from tests.conftest import tiny
 from tests.toys import LinearLM, PairLM, ToyLM
 
@@ -150,3 +154,21 @@ def test_intervals_hold_as_often_as_they_say(tokenizer):
 def test_a_flip_at_the_floor_has_no_error(tokenizer):
     floor = noiser.attribute(noiser.LanguageModel(ToyLM([1.0, 5000.0]), tokenizer), (0, 1))
     assert floor.stderr is None
+
+
+@pytest.mark.parametrize(
+    ("quantity", "left", "warns"),
+    [
+        ("prob", [0.0, 0.001, 0.0, 0.6], "Of 1 tokens"),
+        ("prob", [0.5, 0.6, 0.55, 0.6], None),  # noise takes a little from every draw
+        ("prob", [0.0, 0.6, 0.0, 0.6], None),
+        ("log_prob", [0.0, 0.001, 0.0, 0.6], None),
+    ],
+)
+def test_draws_that_take_everything_are_said_to_have_too_narrow_intervals(quantity, left, warns):
+    """Mutant caught: `each` for `objective.value - each`, which warns of the second kind and not of the first."""
+    target = Target((5,), ("x",), 0.7, 0, quantity, 0.7)
+    drops = Drops(np.zeros(2), np.stack([0.7 - np.array(left), np.full(4, 0.1)]))
+    warnings = saturation_warnings(Objective(target, ()), drops)
+    assert len(warnings) == (warns is not None)
+    assert not warns or warnings[0].startswith(warns)

@@ -12,7 +12,7 @@ from noiser.lm.target import Objective
 from noiser.methods.base import MethodOutput, Steps, Unit, units_to_perturb
 from noiser.methods.noiser.evaluations import Drops, NoiseEvaluations
 from noiser.methods.noiser.noise import Noise, Norm, official_noise, paired, paper_noise
-from noiser.methods.noiser.notes import noise_notes
+from noiser.methods.noiser.notes import noise_notes, saturation_warnings
 from noiser.methods.noiser.sampling import draw_until
 from noiser.methods.noiser.scale import SEARCHED, Bound, fixed_scale, search_scales
 from noiser.methods.uncertainty import stderr_of_mean
@@ -154,6 +154,7 @@ def noiser(
             scales, status = yield from search_scales(evaluations, steps, bound, bracket, search, official)
         drops = yield from evaluations.drops(scales)
     notes = noise_notes(lm, evaluations, scales, status, bound, search) | {"samples": drops.each.shape[1]}
+    notes["warnings"] += saturation_warnings(objective, drops)
     return _output(units, drops, notes, official=official, pairs=pairs, measured=any(k > 0 for k in scales))
 
 

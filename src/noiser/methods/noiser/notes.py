@@ -3,8 +3,12 @@
 from typing import Any
 
 from noiser.lm.model import LanguageModel
-from noiser.methods.noiser.evaluations import NoiseEvaluations
+from noiser.lm.target import Objective
+from noiser.methods.noiser.evaluations import Drops, NoiseEvaluations
 from noiser.methods.noiser.scale import Bound
+
+NOTHING_LEFT, MOST_DRAWS = 0.02, 0.7
+"""A draw leaves nothing of a probability below this share of it. The share of a token's draws from which on rare draws decide."""
 
 
 def noise_notes(
@@ -48,4 +52,19 @@ def _warnings(notes: dict[str, Any], bound: Bound, search: str) -> list[tuple[st
             "search=exact finds k without assuming otherwise.",
             notes["non_monotone"] > 0 and search == "fast" and notes["k_status"] != "fixed",
         ),
+    ]
+
+
+def saturation_warnings(objective: Objective, drops: Drops) -> list[str]:
+    """A warning if most draws take the whole probability, so that the spread of a few draws says too little."""
+    target = objective.target
+    if target.quantity not in ("prob", "mean_prob") or target.foil is not None or objective.value <= 0 or drops.each.shape[1] < 2:
+        return []
+    nothing_left = objective.value - drops.each < NOTHING_LEFT * objective.value
+    tokens = int((nothing_left.mean(axis=1) >= MOST_DRAWS).sum())
+    if not tokens:
+        return []
+    return [
+        f"Of {tokens} tokens most draws take nearly all of the target's probability. Rare draws decide how much is left, and few draws "
+        "miss them: these 95 % intervals are too narrow. Those of quantity=log_prob hold."
     ]
