@@ -161,6 +161,8 @@ def options(family: str, window: int) -> dict[str, Any]:
 
 def has_window(family: str) -> bool:
     """Whether the family's configuration has a window or chunk."""
+    if family in UNBUILT:
+        return False
     classes = [CONFIG_MAPPING[family], *_parts(CONFIG_MAPPING[family]).values()]
     return any(name in _names(config_class) for config_class in classes for name in WINDOW_NAMES)
 

@@ -202,15 +202,17 @@ def _difference(
     trials = [trial for trials in zip(*(_trials(model, clean, budget) for clean in cleans), strict=True) for trial in trials]
     effect = max(float((trial.whole[0] - trial.whole[1]).norm(dim=-1).max()) for trial in trials)
     packing = _fill(trials, keys, budget)
-    packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], ROWS)
-    difference = float((torch.stack([trial.whole for trial in packing], dim=1) - packed).norm(dim=-1).max())
+    suffixes = sum(trial.suffix for trial in packing)
+    rows = ROWS if ROWS * suffixes <= budget.tokens and ROWS * len(packing) <= budget.rows else 1
+    packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], rows)
+    difference = float((torch.stack([trial.whole[:rows] for trial in packing], dim=1) - packed).norm(dim=-1).max())
     together = (0, 1, 0)
     with suppress(DeviceMemoryError), unify_memory_errors():  # prompts that do not fit together never run together
         at_ends, _ = run_packed_prompts(model, [embeds[number] for number in together], [[lengths[number] - 1] for number in together])
         alone = torch.stack([cleans[number].logits for number in together])
         difference = max(difference, float((alone - at_ends.float()).norm(dim=-1).max()))
     whole_rows = ROWS * sum(len(trial.rows.clean.prompt) for trial in trials)
-    tokens = sum(lengths) + whole_rows + ROWS * sum(trial.suffix for trial in packing) + sum(lengths[number] for number in together)
+    tokens = sum(lengths) + whole_rows + rows * suffixes + sum(lengths[number] for number in together)
     return difference / effect, tokens
 
 
