@@ -21,7 +21,7 @@ from noiser.methods.noiser.evaluations import NoiseEvaluations
 from noiser.methods.noiser.noise import Noise, paired, paper_noise
 from noiser.methods.noiser.scale import fixed_scale
 from noiser.methods.uncertainty import stderr_of_mean
-from noiser.registry import method
+from noiser.registry import Method, MethodSpec
 from noiser.results.certainty import critical_value, rank_ranges
 
 PROMPTS = ("The capital of France is", "The opposite of hot is", "Two plus two equals", "Water freezes at zero degrees")
@@ -31,7 +31,6 @@ COUNTS = (4, 6, 10, 20, 40, 100)
 TRIALS = 2000
 
 
-@method("drops", family="perturbation", source="a benchmark", cost="as noiser")
 def drops(lm: Any, clean: Any, objective: Any, *, bound: str = "rms", samples: int = 600, seed: int = 0) -> Any:
     """The drop with each draw, in the notes."""
     units = [(token,) for token in range(len(clean.prompt))]
@@ -44,13 +43,18 @@ def drops(lm: Any, clean: Any, objective: Any, *, bound: str = "rms", samples: i
     return MethodOutput(found.means, {"each": found.each})
 
 
+DROPS = Method(name="drops", family="perturbation", source="a benchmark", function=drops)
+"""Not registered: it is no method for users."""
+
+
 def measure(path: Path, draws: int, cases: Sequence[str], prompts: Sequence[str]) -> None:
     """Add the drops of every prompt and case to the file."""
     lm, tables = noiser.load(), dict(np.load(path)) if path.exists() else {}
     for prompt in prompts:
         for case in cases:
             bound, quantity = CASES[case]
-            found = attribute(lm, prompt, "drops", quantity=quantity, bound=bound, samples=draws)
+            spec = MethodSpec("drops", DROPS, DROPS.resolve({"bound": bound, "samples": draws}))
+            found = attribute(lm, prompt, spec, quantity=quantity)
             tables[f"{case}|{prompt}"] = np.asarray(found.notes["each"])
             np.savez(path, **tables)  # pyright: ignore[reportArgumentType]
             print(case, prompt, f"{found.cost.seconds:.0f} s", flush=True)

@@ -299,13 +299,13 @@ def test_a_method_is_compared_with_itself(visit: Visit):
     page = visit.page
     choose(page, "noiser")
     first = options_of(page, "noiser")
-    first.get_by_label("samples").fill("3")
+    first.get_by_label("samples, as a number").fill("3")
     first.get_by_role("button", name="Compare with other options").click()
     second = page.locator("#app-options > li").nth(1)
     ask(page)
     page.wait_for_selector(DONE)
     assert len(texts(page)) == 2, "defaults are options as well"
-    second.get_by_label("samples").fill("4")
+    second.get_by_label("samples, as a number").fill("4")
     second.get_by_label("bound").select_option(label="none")
     ask(page, "another prompt")
     page.locator(".app-again").nth(1).wait_for()
@@ -313,13 +313,13 @@ def test_a_method_is_compared_with_itself(visit: Visit):
     assert names == ["noiser:samples=3", "noiser:samples=4+bound=none"]
     page.locator(".app-again").nth(1).click()
     page.locator(".app-again").nth(0).click()
-    assert [box.input_value() for box in page.locator("#app-options").get_by_label("samples").all()] == ["3", "4"]
+    assert [box.input_value() for box in page.locator("#app-options").get_by_label("samples, as a number").all()] == ["3", "4"]
     assert page.locator("#app-options > li").nth(1).get_by_label("bound").evaluate("box => box.selectedOptions[0].text") == "none"
     second = page.locator("#app-options > li").nth(1)
     second.get_by_role("button", name="Remove this row").click()
     assert page.locator("#app-options > li").count() == 1
     first.get_by_role("button", name="Compare with other options").click()
-    page.locator("#app-options").get_by_label("samples").nth(1).fill("3")
+    page.locator("#app-options").get_by_label("samples, as a number").nth(1).fill("3")
     page.locator("#app-options > li").nth(0).get_by_role("button", name="Reset").click()
     page.locator("#app-options > li").nth(1).get_by_role("button", name="Reset").click()
     ask(page)
