@@ -4,9 +4,9 @@ python -m benchmarks.noise KNOWN.json --store FOLDER tune        # 40 rows to ch
 python -m benchmarks.noise KNOWN.json --store FOLDER apart       # 40 others: only what was chosen runs on them
 python -m benchmarks.noise KNOWN.json --store FOLDER draws       # how precise 3 to 20 draws are, with pairs and without
 
-The rows are drawn with a seed among those that the model answers; their `known_id`s are in benchmarks/noise_rows.json. Records are kept
-in FOLDER, and an interrupted run goes on. A difference is the mean over rows of one method's value minus the other's, with the standard
-error of that mean.
+The rows are drawn with a seed among those that the model answers; their `known_id`s are in benchmarks/noise_rows/ids.json, beside the
+records so far. Records are kept in FOLDER, and an interrupted run goes on. A difference is the mean over rows of one method's value
+minus the other's, with the standard error of that mean.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 import noiser
 from noiser.results.scores import spearman
 
-ROWS = Path(__file__).with_name("noise_rows.json")
+ROWS = Path(__file__).with_name("noise_rows") / "ids.json"
 COUNT = 40
 SEED = 17
 METRICS = ["soft_ns:masks=16", "soft_nc:masks=16"]
