@@ -1,8 +1,8 @@
 """Standard errors of every method that draws at random: against brute force, and how often their intervals hold.
 
 Mutants caught, each run: a jackknife that leaves out single rows of pairs, or the whole prompt; its leverage left out; `draws - 1` for its
-degrees of freedom; gradients of single rows not multiplied by the number of samples; the second part of split rows lost; the length's
-change taken along the token instead of the mean; stderr of a method that draws nothing.
+degrees of freedom. Meant to be caught, not run yet: gradients of single rows not multiplied by the number of samples; the second part of
+split rows lost; the length's change taken along the token instead of the mean; stderr of a method that draws nothing.
 """
 
 from dataclasses import replace
