@@ -1,7 +1,8 @@
 """`noiser attribute --dry-run`: the cost in words and in JSON, for one prompt and for a file; nothing is explained.
 
 Mutants caught: `scale` left out, so that a long file costs what 20 prompts cost; `dry_run` called after the explanation; the format
-not checked before the model is loaded; exit status 0 although a row cannot be read.
+not checked before the model is loaded; exit status 0 although a row cannot be read; `lm.forward` instead of the scheduler,
+so that whatever a model raises on one prompt ends the command.
 """
 
 import json
@@ -54,6 +55,34 @@ def test_a_row_that_cannot_be_read_is_said(command_line, tmp_path):
     code, out, err = command_line("attribute", "--file", file, "--dry-run", "--method", "occlusion")
     assert (code, json.loads(out)["prompts"]) == (1, 1)
     assert "1 of 2 rows cannot be read" in err
+
+
+def test_a_prompt_that_fails_costs_itself_only(command_line, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("abcd\n" + "x" * 70 + "\nabcd\n")  # the model takes 64 tokens
+    code, out, _ = command_line("attribute", "--file", file, "--dry-run", "--method", "occlusion")
+    assert (code, json.loads(out)["prompts"], json.loads(out)["rows"]) == (1, 2, 8)
+    code, out, err = command_line("attribute", "x" * 70, "--dry-run", "--method", "occlusion")
+    assert (code, out) == (1, "")
+    assert "the model takes 64" in err
+
+
+def test_a_model_that_fails_on_one_prompt_costs_that_prompt_only(command_line, tmp_path, monkeypatch):
+    from noiser.lm.model import LanguageModel
+
+    forward = LanguageModel.forward
+
+    def fails(self, requests):
+        if any(len(request.prompt) == 5 for request in requests):
+            raise IndexError("five")
+        return forward(self, requests)
+
+    monkeypatch.setattr(LanguageModel, "forward", fails)
+    file = tmp_path / "prompts.txt"
+    file.write_text("abcd\nabcde\nabcd\n")
+    code, out, err = command_line("attribute", "--file", file, "--dry-run", "--method", "occlusion")
+    assert (code, json.loads(out)["prompts"], json.loads(out)["rows"]) == (1, 2, 8)
+    assert "left out of the estimate: " in err and "five" in err
 
 
 def test_an_estimate_is_no_picture(command_line, loads):

@@ -13,14 +13,17 @@ import noiser.methods
 from noiser.attribution.attribute import as_question
 from noiser.errors import NoiserError, OptionError
 from noiser.lm.batching import run_batch
+from noiser.lm.devices import unify_memory_errors
 from noiser.lm.following import TokensLike
 from noiser.lm.forward import layout_of
 from noiser.lm.model import LanguageModel, check_language_model, evaluation_mode
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
-from noiser.lm.requests import Ended, ExternalRequest, ForwardRequest, Generation, next_request
+from noiser.lm.requests import Ended, Request, Steps, ask, next_request
+from noiser.lm.scheduler import isolate_errors, model_errors, run_one
 from noiser.lm.target import Objective, Question, ResolvedTarget, check_token_ids, resolve_target
 from noiser.lm.tokenizer import Source
 from noiser.registry import MethodSpec
+from noiser.results.attribution import Cost
 from noiser.rng import generator
 
 SAMPLE_TOKENS = 1024
@@ -74,17 +77,15 @@ def estimate(
     spec = noiser.methods.parse(method, options)
     question = as_question(target, foil, continuation, generate, span, quantity)
     check_token_ids(lm.tokens, question)
-    tokens, begin = lm.token_counter.forward_tokens, time.perf_counter()
-    resolved, gradients = _resolve(lm, prompt, spec, question)
-    clean_seconds, clean_tokens = time.perf_counter() - begin, lm.token_counter.forward_tokens - tokens
+    resolved, clean = _resolve(lm, prompt, spec, question)
     counts, varied = (_count(lm, spec, resolved, vary=vary) for vary in (False, True))
     return CostEstimate(
         tokens=len(resolved[-1][0].prompt),
         rows=counts.rows,
-        forward_tokens=clean_tokens + counts.forward_tokens,
-        backward_tokens=gradients + counts.backward_tokens,
+        forward_tokens=clean.forward_tokens + counts.forward_tokens,
+        backward_tokens=clean.backward_tokens + counts.backward_tokens,
         exact=(counts.rows, counts.forward_tokens) == (varied.rows, varied.forward_tokens),
-        seconds=clean_seconds + (counts.forward_tokens + counts.backward_tokens) * _seconds_per_token(lm, counts.first),
+        seconds=clean.seconds + (counts.forward_tokens + counts.backward_tokens) * _seconds_per_token(lm, counts.first),
     )
 
 
@@ -96,26 +97,9 @@ def count_tokens(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: 
     return _count(lm, spec, resolved, vary=False).forward_tokens
 
 
-def _resolve(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> tuple[list[ResolvedTarget], int]:
-    """The clean runs that the question needs, and the tokens of their backward passes."""
-    steps = resolve_target(lm.tokens, lm.prompt(prompt), question, spec.method.requires)
-    request, backward = next_request(steps), 0
-    while not isinstance(request, Ended):
-        answer = _answer(lm, request)
-        if isinstance(request, ForwardRequest):
-            backward += len(request.prompt) * sum(clean.gradient is not None for clean in answer)
-        request = next_request(steps, answer)
-    return request.result, backward
-
-
-def _answer(lm: LanguageModel, request: Any) -> Any:
-    if isinstance(request, ForwardRequest):
-        return lm.forward([request])[0]
-    if isinstance(request, Generation):
-        return lm.generate(request.prompt, request.count)
-    if isinstance(request, ExternalRequest):
-        return request.resolve()
-    raise OptionError(f"a request to the engine is a list of PerturbedRows; got {type(request).__name__}")
+def _resolve(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> tuple[list[ResolvedTarget], Cost]:
+    """The clean runs that the question needs, and their cost."""
+    return run_one(lm, resolve_target(lm.tokens, lm.prompt(prompt), question, spec.method.requires))
 
 
 @dataclass
@@ -143,7 +127,7 @@ def _count(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], 
         if not isgeneratorfunction(unwrap(spec.method.function)):
             continue  # it reads its scores off the clean run
         readouts = _varied(random) if vary else _constant(objective)
-        steps = spec.method.function(lm, clean, objective, **spec.options)
+        steps = isolate_errors(spec.method.function)(lm, clean, objective, **spec.options)
         with suppress(NoiserError):  # made-up scores may have no sum, for example
             request = next_request(steps)
             while not isinstance(request, Ended):
@@ -151,26 +135,33 @@ def _count(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], 
                     counts.add(request)
                     request = next_request(steps, [readouts(rows) for rows in request])
                 else:
-                    request = next_request(steps, _answer(lm, request))
+                    request = next_request(steps, run_one(lm, _request(request))[0])
     return counts
+
+
+def _request(request: Request) -> Steps[Any]:
+    return (yield request)
 
 
 def _constant(objective: Objective) -> Callable[[PerturbedRows], Readout]:
     """Readouts as if no perturbation changed anything."""
     value = objective.value
-    return lambda rows: Readout((value,) * rows.draws, value, base=1.0, rival=0.0, gradient=_no_gradient(rows))
+    return lambda rows: Readout((value,) * rows.draws, value, base=1.0, rival=0.0, **_no_gradients(rows))
 
 
 def _varied(random: Any) -> Callable[[PerturbedRows], Readout]:
     def readout(rows: PerturbedRows) -> Readout:
         values = tuple(random.random(rows.draws).tolist())
-        return Readout(values, float(random.random()), base=0.0, rival=1.0, gradient=_no_gradient(rows))
+        return Readout(values, float(random.random()), base=0.0, rival=1.0, **_no_gradients(rows))
 
     return readout
 
 
-def _no_gradient(rows: PerturbedRows) -> torch.Tensor | None:
-    return None if rows.weights is None else torch.zeros(rows.perturbation.span, rows.clean.embeds.shape[1])
+def _no_gradients(rows: PerturbedRows) -> dict[str, Any]:
+    if rows.weights is None:
+        return {}
+    zeros = torch.zeros(rows.rows, rows.perturbation.span, rows.clean.embeds.shape[1])
+    return {"gradient": zeros[0], **({"row_gradients": zeros} if rows.row_gradients else {})}
 
 
 def _seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> float:
@@ -178,15 +169,13 @@ def _seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> flo
     if not requested:
         return 0.0
     tokens = sum(layout_of(rows).tokens(rows) * rows.rows for rows in requested)
-    begin = time.perf_counter()
     if len(requested) > 1:
         step = max(1, round(tokens / SAMPLE_TOKENS))
-        readouts = lm.run_perturbed(requested[min(step // 2, len(requested) - 1) :: step])
-        run = sum(readout.forward_tokens + readout.backward_tokens for readout in readouts)
-    else:
-        rows = requested[0].rows
-        part = rows if requested[0].model_context else max(1, min(rows, rows * SAMPLE_TOKENS // tokens))
-        with evaluation_mode(lm.model):
-            sums = run_batch(lm.model, Batch((requested[0],), (0,), range(part)))
-        run = sum(sums.forward) + sum(sums.backward)
-    return (time.perf_counter() - begin) / run
+        cost = run_one(lm, ask(requested[min(step // 2, len(requested) - 1) :: step]))[1]
+        return cost.seconds / (cost.forward_tokens + cost.backward_tokens)
+    (rows,) = requested
+    part = rows.rows if rows.model_context else max(1, min(rows.rows, rows.rows * SAMPLE_TOKENS // tokens))
+    begin = time.perf_counter()
+    with evaluation_mode(lm.model), unify_memory_errors(), model_errors(lm, "on perturbed rows"):
+        sums = run_batch(lm.model, Batch((rows,), (0,), range(part)))
+    return (time.perf_counter() - begin) / (sum(sums.forward) + sum(sums.backward))

@@ -1,7 +1,7 @@
 """Which units of a prompt work together? Shapley interactions of every two, computed by shapiq on the engine's rows."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from noiser.errors import OptionError, require_extra
 from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.requests import Steps
-from noiser.lm.scheduler import schedule
+from noiser.lm.scheduler import run_one
 from noiser.lm.target import Question, ResolvedTarget, check_token_ids, measure, resolve_target, target_warnings
 from noiser.lm.tokenizer import Source
 from noiser.methods.base import Baseline, Unit, baseline_embeds, keep_units, units_to_perturb
@@ -26,7 +26,6 @@ SAMPLES_PER_UNIT = 60
 """Sets of units for each unit by default, if not all are run."""
 MIN_SAMPLES = 4
 """The sets of two units."""
-R = TypeVar("R")
 Found = tuple[Float[np.ndarray, " units"], Float[np.ndarray, "units units"]]
 """The Shapley values and the interactions."""
 
@@ -99,17 +98,10 @@ def check_interaction_options(unit: str, baseline: str, samples: int | None) -> 
 
 def _resolve(lm: LanguageModel, prompt: Prompt, question: Question) -> ResolvedTarget:
     """What is explained. Raises OptionError for several targets."""
-    resolved = _run(lm, resolve_target(lm.tokens, prompt, question, None))[0]
+    resolved = run_one(lm, resolve_target(lm.tokens, prompt, question, None))[0]
     if len(resolved) > 1:
         raise OptionError(f"interactions explain one target; this question has {len(resolved)}: give a span of the continuation")
     return resolved[0]
-
-
-def _run(lm: LanguageModel, steps: Steps[R]) -> tuple[R, Cost]:
-    (job,) = schedule(lm, [steps])
-    if job.result is None:
-        raise job.error or AssertionError("a job ended with neither result nor error")
-    return job.result, job.cost
 
 
 class _Game:
@@ -131,7 +123,7 @@ class _Game:
     def __call__(self, coalitions: np.ndarray) -> Float[np.ndarray, " sets"]:
         """All sets of one call share batches."""
         present = np.atleast_2d(coalitions).astype(bool)
-        values, cost = _run(self.lm, self._values(present))
+        values, cost = run_one(self.lm, self._values(present))
         self.cost += cost
         self.coalitions += len(present)
         for value in values[~present.any(-1)][:1]:

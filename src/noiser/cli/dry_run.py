@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from noiser.cli.inputs import say_notes
 from noiser.cli.outputs import Output, console
 from noiser.errors import NoiserError, OptionError
 
@@ -26,19 +27,27 @@ def check_format(output: Output) -> None:
 
 
 def dry_run(lm: "LanguageModel", tasks: "Sequence[tuple[Source, Question] | NoiserError]", method: "MethodSpec", output: Output) -> int:
-    """Estimate and write. The exit status is 1 if a prompt of the file cannot be explained."""
+    """Estimate and write. The exit status is 1 if a prompt cannot be explained. Raises the last error if no prompt can be."""
     from noiser.attribution.estimate import estimate
 
     valid = [task for task in tasks if isinstance(task, tuple)]
-    chosen = valid[:: -(-len(valid) // MAX_ESTIMATED) or 1]
-    estimates = [estimate(lm, prompt, method, question) for prompt, question in chosen]
-    record = _summary(estimates, len(valid), method)
+    estimates: list[CostEstimate] = []
+    failed: list[NoiserError] = []
+    for prompt, question in valid[:: -(-len(valid) // MAX_ESTIMATED) or 1]:
+        try:
+            estimates.append(estimate(lm, prompt, method, question))
+        except NoiserError as error:
+            failed.append(error)
+    if failed and not estimates:
+        raise failed[-1]
+    say_notes(f"left out of the estimate: {error}" for error in failed)
+    record = _summary(estimates, len(valid) - len(failed), method)
     with output.open() as sink:
         if output.format == "heatmap":
             console(sink).print(_sentences(record), markup=False, highlight=False, soft_wrap=True)
         else:
             output.write_json(record, sink)
-    return 1 if len(valid) < len(tasks) else 0
+    return 1 if failed or len(valid) < len(tasks) else 0
 
 
 def _summary(estimates: "Sequence[CostEstimate]", prompts: int, method: "MethodSpec") -> dict[str, Any]:

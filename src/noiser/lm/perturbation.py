@@ -15,14 +15,13 @@ from noiser.lm.quantity import LogitFn
 
 
 @dataclass(frozen=True, eq=False)
-class AddNoise:
-    """Replace the embeddings x by `x + scale * noise[j]`, one row for each j."""
+class _Noise:
+    """One row for each noise vector."""
 
     start: int
     """The first position that changes."""
     noise: Float[Tensor, "rows span dim"]
-    """The sum is computed in this dtype (float64 in the official variant) and then cast to the model's dtype."""
-    scale: float
+    """The computation is in this dtype (float64 in the official variant). Its result is cast to the model's dtype."""
 
     @property
     def rows(self) -> int:
@@ -33,6 +32,13 @@ class AddNoise:
     def span(self) -> int:
         """The number of positions that may change."""
         return self.noise.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class AddNoise(_Noise):
+    """Replace the embeddings x by `x + scale * noise[j]`, one row for each j."""
+
+    scale: float
 
     def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
         """The perturbed embeddings of these rows."""
@@ -41,25 +47,12 @@ class AddNoise:
 
 
 @dataclass(frozen=True, eq=False)
-class ReplaceByNoise:
+class ReplaceByNoise(_Noise):
     """Replace the chosen embeddings x by `scale * RMS(x) * noise[j]`: nothing is left of x but its size. One row for each j."""
 
-    start: int
-    """The first position that changes."""
-    noise: Float[Tensor, "rows span dim"]
     chosen: Bool[Tensor, " span"]
     """The positions that are replaced. The others keep their embeddings."""
     scale: float = 1.0
-
-    @property
-    def rows(self) -> int:
-        """The number of perturbed versions of the prompt."""
-        return len(self.noise)
-
-    @property
-    def span(self) -> int:
-        """The number of positions that may change."""
-        return self.noise.shape[1]
 
     def apply(self, embeds: Float[Tensor, "span dim"], rows: range) -> Float[Tensor, "_ span dim"]:
         """The perturbed embeddings of these rows."""

@@ -91,8 +91,16 @@ def schedule(lm: LanguageModel, work: Iterable[Steps[R]], at_once: int = MAX_CON
         _answer_external(lm, [job for job in jobs if isinstance(job.request, ExternalRequest)])
 
 
+def run_one(lm: LanguageModel, steps: Steps[R]) -> tuple[R, Cost]:
+    """Run one generator to its end: its result and its cost. Raises the NoiserError that it ended with."""
+    (job,) = schedule(lm, [steps])
+    if job.error is not None:
+        raise job.error
+    return cast(R, job.result), job.cost
+
+
 @contextmanager
-def _model_errors(lm: LanguageModel, step: str) -> Iterator[None]:
+def model_errors(lm: LanguageModel, step: str) -> Iterator[None]:
     """Turn whatever the model raises inside the block into a ModelFailedError, so that one prompt does not cost the others."""
     try:
         yield
@@ -124,7 +132,7 @@ def _answer_generation(lm: LanguageModel, job: Job) -> None:
     begin, tokens = time.perf_counter(), lm.token_counter.forward_tokens
     answer: Answer | NoiserError
     try:
-        with _model_errors(lm, "while it generates a continuation"):
+        with model_errors(lm, "while it generates a continuation"):
             answer = lm.generate(job.request.prompt, job.request.count)
     except NoiserError as error:
         answer = error
@@ -140,7 +148,7 @@ def _answer_forward(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     requests = [job.request for job in jobs if isinstance(job.request, ForwardRequest)]
     begin = time.perf_counter()
     try:
-        with _model_errors(lm, f"on a prompt of {max(len(request.prompt) for request in requests)} tokens"):
+        with model_errors(lm, f"on a prompt of {max(len(request.prompt) for request in requests)} tokens"):
             answers = lm.forward(requests)
     except NoiserError as error:
         if len(jobs) == 1:
@@ -165,7 +173,7 @@ def _answer_perturbed(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     begin = time.perf_counter()
     longest = max((len(rows.clean.prompt) for rows in perturbed), default=0)
     try:
-        with _model_errors(lm, f"on perturbed rows of a prompt of {longest} tokens"):
+        with model_errors(lm, f"on perturbed rows of a prompt of {longest} tokens"):
             readouts = lm.run_perturbed(perturbed)
     except NoiserError as error:  # the model, or a user's function, fails for one prompt
         if len(jobs) == 1:
