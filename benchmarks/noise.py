@@ -2,6 +2,7 @@
 
 python -m benchmarks.noise KNOWN.json --store FOLDER tune        # 40 rows to choose with
 python -m benchmarks.noise KNOWN.json --store FOLDER apart       # 40 others: only what was chosen runs on them
+python -m benchmarks.noise KNOWN.json --store FOLDER more        # after `tune`, on its rows: the ideas of benchmarks/noise_contexts.py
 python -m benchmarks.noise KNOWN.json --store FOLDER draws       # how precise 3 to 20 draws are, with pairs and without
 
 The rows are drawn with a seed among those that the model answers; their `known_id`s are in benchmarks/noise_rows/ids.json, beside the
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import noiser
+from benchmarks.noise_contexts import register
 from noiser.results.scores import spearman
 
 ROWS = Path(__file__).with_name("noise_rows") / "ids.json"
@@ -42,7 +44,7 @@ def main() -> None:
     """Run one part, and print its table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("part", choices=("tune", "apart", "draws"))
+    parser.add_argument("part", choices=("tune", "apart", "more", "draws"))
     parser.add_argument("--store", type=Path, required=True)
     options = parser.parse_args()
     options.store.mkdir(parents=True, exist_ok=True)
@@ -55,8 +57,11 @@ def main() -> None:
         print(precision(list(prompts.values())[:10]))
     else:
         file = options.store / f"{options.part}.jsonl"
-        judge(prompts, APART if options.part == "apart" else METHODS, file)
-        print(table(list(map(json.loads, file.read_text().splitlines()))))
+        judge(prompts, {"apart": APART, "tune": METHODS}.get(options.part) or register(), file)
+        records = _records(file)
+        if options.part == "more":
+            records = _joined(_records(options.store / "tune.jsonl"), records)
+        print(table(records))
 
 
 @cache
@@ -80,7 +85,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
 
 def judge(prompts: dict[int, str], methods: Sequence[str], file: Path) -> None:
     """Add the values, tokens and seconds of every row that has none yet."""
-    done = {json.loads(line)["row"] for line in file.read_text().splitlines()} if file.exists() else set()
+    done = {record["row"] for record in _records(file)} if file.exists() else set()
     for number, prompt in prompts.items():
         if number in done:
             continue
@@ -92,6 +97,17 @@ def judge(prompts: dict[int, str], methods: Sequence[str], file: Path) -> None:
         costs = {label: [a.cost.forward_tokens + a.cost.backward_tokens, a.cost.seconds] for label, a in made.items()}
         with file.open("a") as sink:
             sink.write(json.dumps({"row": number, "values": values, "costs": costs}) + "\n")
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    return list(map(json.loads, file.read_text().splitlines()))
+
+
+def _joined(records: Sequence[dict[str, Any]], more: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that are in both, with the values of both. All methods meet the same masks of the metrics."""
+    by_row = {record["row"]: record for record in more}
+    both = [(record, by_row[record["row"]]) for record in records if record["row"] in by_row]
+    return [{part: first[part] | second[part] for part in ("values", "costs")} for first, second in both]
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
