@@ -22,7 +22,7 @@ from noiser.methods.noiser.noise import Noise, paired, paper_noise
 from noiser.methods.noiser.scale import fixed_scale
 from noiser.methods.uncertainty import stderr_of_mean
 from noiser.registry import Method, MethodSpec
-from noiser.results.certainty import critical_value, rank_ranges
+from noiser.results.scores import critical_value, rank_ranges
 
 PROMPTS = ("The capital of France is", "The opposite of hot is", "Two plus two equals", "Water freezes at zero degrees")
 CASES = {"rms": ("rms", "prob"), "linf": ("linf", "prob"), "l2": ("l2", "prob"), "rms log_prob": ("rms", "log_prob")}

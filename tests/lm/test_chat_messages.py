@@ -11,7 +11,7 @@ from noiser.errors import OptionError, PromptError
 from noiser.experiments.folder import RunFolder
 from noiser.lm.chat import _first_that_renders
 from noiser.lm.tokenizer import Tokens
-from noiser.text.template_args import parse_template_args, read_template_args
+from noiser.text.prompt import parse_template_args, read_template_args
 from noiser.text.units import units
 from tests.conftest import byte_tokenizer, tiny
 

@@ -11,7 +11,7 @@ import pytest
 import noiser
 from noiser.errors import ModelError
 from noiser.lm import gguf
-from noiser.lm.gguf_header import read_header
+from noiser.lm.gguf import read_header
 from tests.gguf_built_here import BLOCKS, HIDDEN, TOKENS, write_gguf
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 import noiser
 from noiser.errors import OptionError
-from noiser.lm.prompt_warnings import prompt_warnings
+from noiser.lm.tokenizer import prompt_warnings
 from tests.conftest import byte_tokenizer, tiny
 from tests.tokenizers_built_here import SPECIAL, Characters, byte_level, metaspace, tokens, word_piece
 

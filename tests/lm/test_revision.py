@@ -12,10 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from noiser.lm import revision
-from noiser.lm.checkpoint import INDEX
+from noiser.lm import checkpoint as revision
+from noiser.lm.checkpoint import INDEX, file_digest, folder_revision
 from noiser.lm.load import DEFAULT, locate
-from noiser.lm.revision import file_digest, folder_revision
 from tests.conftest import byte_tokenizer, tiny
 
 

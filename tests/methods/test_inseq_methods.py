@@ -22,7 +22,7 @@ import noiser
 from noiser.errors import DeviceMemoryError, NoiserError, OptionError
 from noiser.lm.restore import drawing_from, restore_after
 from noiser.methods import find
-from noiser.methods.inseq.methods import inseq_scores
+from noiser.methods.inseq import inseq_scores
 from tests.conftest import byte_tokenizer, tiny
 from tests.lm.test_restore import PROMPT, raise_at, same, state
 
@@ -41,7 +41,7 @@ def test_without_inseq_the_error_says_how_to_get_it(monkeypatch):
 
 
 def test_inseq_is_imported_only_when_asked_for():
-    code = "import sys, noiser.attribution.attribute, noiser.methods.inseq.methods; assert 'inseq' not in sys.modules"
+    code = "import sys, noiser.attribution.attribute, noiser.methods.inseq; assert 'inseq' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

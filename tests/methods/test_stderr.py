@@ -13,10 +13,10 @@ import torch
 
 import noiser
 from noiser.lm.target import Objective
-from noiser.methods.jackknife import ridge_stderr
 from noiser.methods.lime import kernel, ridge
 from noiser.methods.noiser.evaluations import Drops
 from noiser.methods.noiser.notes import saturation_warnings
+from noiser.methods.uncertainty import ridge_stderr
 from noiser.registry import METHODS
 from noiser.results.attribution import Target
 from tests.conftest import tiny

@@ -22,8 +22,8 @@ from noiser.lm.requests import deduplicate, gather
 from noiser.lm.scheduler import schedule
 from noiser.lm.target import Question, resolve_target
 from noiser.metrics import METRICS
-from noiser.metrics.protocols import keep_probabilities, matched, proportional, shares
 from noiser.metrics.sample import MetricContext, ScoresToEvaluate
+from noiser.metrics.soft import keep_probabilities, matched, proportional, shares
 from noiser.rng import generator
 from tests.conftest import byte_tokenizer, tiny
 from tests.toys import LinearLM

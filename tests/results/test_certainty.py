@@ -12,7 +12,7 @@ from scipy import stats
 
 from noiser.errors import OptionError
 from noiser.results.attribution import Attribution, Cost, Target
-from noiser.results.certainty import critical_value, half_widths, rank_ranges
+from noiser.results.scores import critical_value, half_widths, rank_ranges
 from noiser.text.prompt import Prompt
 
 

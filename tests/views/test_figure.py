@@ -19,10 +19,9 @@ from PIL import Image
 from noiser.errors import OptionError
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
 from noiser.text.prompt import Prompt, Turn
-from noiser.views.figure import fonts as figure_fonts
-from noiser.views.figure.canvas import MAX_PIXELS, Rectangle, render
+from noiser.views.figure import canvas as figure_fonts
+from noiser.views.figure.canvas import MAX_PIXELS, Rectangle, Typeface, render
 from noiser.views.figure.figure import BOX_HEIGHT, GREY, MIN_WIDTH, colour, figure, rule
-from noiser.views.figure.fonts import Typeface
 from noiser.views.figure.layout import EDGE, INK, Piece, TextStyle, boxes, lay_out
 
 TARGET = Target((5,), (" Paris",), 0.5, 0)

@@ -22,8 +22,8 @@ from scipy.stats import t
 from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Target
 from noiser.text.prompt import Prompt, Turn
 from noiser.views.viewer.data import view
-from noiser.views.viewer.frames import to_frame
 from noiser.views.viewer.page import page as page_of
+from noiser.views.viewer.page import to_frame
 from tests.browser import browser, leaves, needs_chromium
 
 __all__ = ["browser"]

@@ -22,7 +22,7 @@ from noiser.results.attribution import Attribution, Comparison, Cost, Target
 from noiser.results.scores import NORMALIZATIONS, normalize
 from noiser.rng import generator
 from noiser.text.prompt import Prompt
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.views.palette import BAR_WIDTH
 from noiser.views.terminal.attribution import heatmap, plain_text, to_text
 

@@ -20,9 +20,8 @@ from noiser.errors import ModelError
 from noiser.methods import METHODS
 from noiser.registry import Method
 from noiser.web.errors import HttpError
-from noiser.web.eta import CostEstimates
 from noiser.web.page import EXAMPLES
-from noiser.web.queue import AnswerCache, JobQueue
+from noiser.web.queue import AnswerCache, CostEstimates, JobQueue
 from noiser.web.requests import Limits
 from tests.web_server import Gate, head, serving, small, until
 

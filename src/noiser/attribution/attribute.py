@@ -13,11 +13,10 @@ from noiser.errors import ForeignError, NoiserError, OptionError
 from noiser.lm.chat import is_chat
 from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel, check_language_model
-from noiser.lm.prompt_warnings import unknown_id_warnings
 from noiser.lm.requests import CleanRunCache, Steps, cached, gather
 from noiser.lm.scheduler import Job, isolate_errors, schedule
 from noiser.lm.target import Question, ResolvedTarget, check_token_ids, resolve_target, target_warnings
-from noiser.lm.tokenizer import Source
+from noiser.lm.tokenizer import Source, unknown_id_warnings
 from noiser.methods.base import MethodOutput
 from noiser.registry import MethodSpec
 from noiser.results.attribution import Attribution, Target

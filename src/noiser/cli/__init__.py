@@ -28,7 +28,7 @@ def main() -> None:
     try:
         app()
     except NoiserError as error:
-        from noiser.views.escape import visible
+        from noiser.views.labels import visible
 
         sys.stderr.write(f"Error: {visible(str(error))}\n")
         sys.exit(2 if isinstance(error, OptionError) else 1)

@@ -276,7 +276,7 @@ def _write_page(results: Iterable[tuple[Place, "Attribution | Failure"]], argume
     If every row failed, an old file is left alone.
     """
     from noiser.attribution.attribute import Failure
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     views, failed = [], 0
     for place, result in results:
@@ -314,7 +314,7 @@ def _write_heatmap(result: "Attribution | Failure", place: Place | None, display
     from rich.text import Text
 
     from noiser.attribution.attribute import Failure
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
     from noiser.views.terminal.attribution import heatmap
 
     screen = console(sink)

@@ -170,7 +170,7 @@ def _stats_table(model: str, counts: Sequence[Mapping[str, Any]]) -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     table = Table(title=Text(f"Rows that {visible(model)} answers"), box=None, title_justify="left")
     for heading in ("data", "group", "rows", "answered", "share", "95 % interval"):
@@ -188,14 +188,14 @@ def _stats_table(model: str, counts: Sequence[Mapping[str, Any]]) -> "Group":
 def _cells(count: Mapping[str, Any]) -> tuple[Any, ...]:
     from rich.text import Text
 
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     interval = f"{count['low']:.1%} to {count['high']:.1%}"
     return Text(visible(count["group"])), f"{count['rows']:,}", f"{count['answered']:,}", f"{count['share']:.1%}", interval
 
 
 def _remark(count: Mapping[str, Any]) -> str:
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in count["reasons"].items()) or "none"
     return f"{visible(count['name'])} ({visible(count['source'])}): match={count['match']}; not answered: {reasons}"

@@ -180,7 +180,7 @@ def read_input(file: str) -> bytes:
 
 def say_notes(notes: Iterable[str]) -> None:
     """Write lines to standard error, with control characters made visible."""
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     for note in notes:
         sys.stderr.write(f"{visible(note)}\n")

@@ -117,7 +117,7 @@ def _write_page(found: "Sequence[Saved]", output: Output) -> None:
     """One page for all results. Prompts that failed have no scores: they are named on standard error."""
     from noiser.cli.inputs import say_notes
     from noiser.results.saved import FailedPrompt
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
     from noiser.views.viewer.data import view
 
     say_notes(f"{saved.name}: {saved.result.message}" for saved in found if isinstance(saved.result, FailedPrompt))
@@ -154,7 +154,7 @@ def _write_one(saved: "Saved", display: ScaleOptions, output: Output, sink: IO[s
     if saved.name:
         from rich.text import Text
 
-        from noiser.views.escape import visible
+        from noiser.views.labels import visible
 
         screen.rule(Text(visible(saved.name)), style="dim")
     screen.print(_rendered(result, display))
@@ -168,7 +168,7 @@ def _rendered(result: "Result", display: ScaleOptions) -> "RenderableType":
     from noiser.results.evaluation import Evaluation
     from noiser.results.interactions import Interactions
     from noiser.results.sanity import Checkup
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
     from noiser.views.terminal.attribution import heatmap
     from noiser.views.terminal.comparison import render_comparison
     from noiser.views.terminal.evaluation import render_evaluation

@@ -222,7 +222,7 @@ class ModelOptions(ModelChoiceOptions):
 
     def read_template_args(self) -> dict[str, Any] | None:
         """What the chat template reads besides the messages. Raises OptionError."""
-        from noiser.text.template_args import parse_template_args
+        from noiser.text.prompt import parse_template_args
 
         return None if self.template_args is None else parse_template_args(self.template_args)
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from noiser.cli.options import ModelOptions
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 
 if TYPE_CHECKING:
     from noiser.lm.model import LanguageModel

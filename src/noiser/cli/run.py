@@ -328,7 +328,7 @@ def estimate_run(plan: "Plan", out: Path | None, config: "ExecutionConfig", outp
 
 def _estimate_lines(cost: "Estimate") -> Sequence[str]:
     from noiser.cli.progress import duration
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     lines = [
         f"{visible(cell.model)} on {visible(cell.data)}: {cell.samples:,} samples of {cell.rows:,} rows, {cell.trials:,} trials; "

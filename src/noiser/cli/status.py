@@ -68,7 +68,7 @@ def summary(outcome: "RunStatus", out: Path) -> "Text":
     """How a run stands, in a few lines."""
     from rich.text import Text
 
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     counts = sorted(outcome.statuses.items(), key=lambda item: -item[1])
     trials = " + ".join(f"{count:,} {visible(status)}" for status, count in counts)
@@ -91,7 +91,7 @@ def _table(cells: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from noiser.views.escape import visible
+    from noiser.views.labels import visible
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("model", "data", "rows", "kept", "done", "trials"):

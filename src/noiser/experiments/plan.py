@@ -23,7 +23,7 @@ from noiser.evaluation.spec import (
 )
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
 from noiser.registry import check_distinct, read_label
-from noiser.text.template_args import parse_template_args, read_template_args
+from noiser.text.prompt import parse_template_args, read_template_args
 
 IDENTITY, TRANSPORT = "identity", "transport"
 """The two roles of a setting: it changes numbers, or it only says how and where they are computed."""

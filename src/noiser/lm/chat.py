@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from noiser.errors import PromptError
 from noiser.lm.bounded import BoundedError, run_bounded
 from noiser.lm.token_text import check_unicode
-from noiser.text.prompt import Prompt, Turn
-from noiser.text.template_args import TOOLS
+from noiser.text.prompt import TOOLS, Prompt, Turn
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]

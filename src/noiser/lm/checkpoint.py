@@ -1,15 +1,21 @@
-"""What is checked in a model's folder before anything in it is opened."""
+"""A checkpoint before it is loaded: its files, its revision, and whether its configuration is that of a decoder."""
 
+import hashlib
+import inspect
 import json
+import re
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
-from noiser.errors import ModelError, NoiserError
+from noiser.errors import ModelError, NoiserError, RunError
+from noiser.storage import cache_folder, create_once, read_created
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*vocab*", "*merges*", "*.codes", *PICKLED)
@@ -198,3 +204,119 @@ def _refuse(folder: Path) -> None:
     if pickled:
         raise ModelError(f"{folder} has its weights pickled ({pickled[0]}). {_CONVERT}")
     raise ModelError(f"{folder} has no weights: it holds neither model.safetensors nor {INDEX}")
+
+
+REMEMBER = 8 << 20
+"""Files of this many bytes or more are hashed once and then remembered. Smaller ones are hashed as fast as they are looked up."""
+SETTLED = 2.0
+"""Seconds since a file's last change, after which any further change gets another time stamp."""
+
+
+def folder_revision(folder: Path, *, code: bool = False) -> str:
+    """A hash of names and contents of all files in the folder that change numbers. Other files and the folder's path do not count.
+
+    With `code` it covers the Python files too. Raises ModelError as `model_files` does.
+    """
+    digest = hashlib.sha256()
+    for file in model_files(folder, code=code):
+        digest.update(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a whole file. That of a large file is remembered in the user's cache, by device, inode, size and times."""
+    try:
+        before = _key(file)
+        if before[0] < REMEMBER:
+            return _sha256(file)
+        record = cache_folder() / "digests" / hashlib.sha256(repr(before).encode()).hexdigest()[:32]
+        return _remembered(record) or _hash_and_remember(file, before, record)
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _key(file: Path) -> tuple[int, ...]:
+    """Size, times in nanoseconds, inode and device. The change time also tells apart contents whose modification time was reset."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def _remembered(record: Path) -> str | None:
+    """The hash in a record. None if there is no record, or if it is damaged."""
+    try:
+        return str(read_created(record)["sha256"]) if record.exists() else None
+    except (RunError, KeyError, OSError):
+        return None
+
+
+def _hash_and_remember(file: Path, before: tuple[int, ...], record: Path) -> str:
+    digest = _sha256(file)
+    settled = time.time() - max(before[1:3]) / 1e9 > SETTLED
+    if settled and before == _key(file):
+        with suppress(RunError, OSError):  # a cache that cannot be written costs time only
+            create_once(record, {"sha256": digest})
+    return digest
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+LANGUAGE_MODEL = re.compile(r"(CausalLM|LMHeadModel|LMHead|ForConditionalGeneration|ForPreTraining)$")
+"""Architectures whose head predicts the next token."""
+OTHER_HEADS = {
+    re.compile(r"ForSequenceClassification$|RewardModel$"): "classifies whole texts",
+    re.compile(r"ForTokenClassification$"): "classifies tokens",
+    re.compile(r"ForQuestionAnswering$"): "marks answers in a text",
+    re.compile(r"ForMultipleChoice$|ForNextSentencePrediction$"): "scores sentences",
+    re.compile(r"ForMaskedLM$"): "fills gaps and sees the tokens behind them",
+    re.compile(r"Model$"): "gives hidden states",
+}
+"""Architectures that are no language models, and what they do instead."""
+WANTED = "noiser explains decoders, which predict the next token from the tokens before it"
+
+
+def check_architecture(config: Any, name: str, *, own_code: bool = False) -> None:
+    """Raises ModelError, with the model's name, if the checkpoint's configuration is not that of a decoder.
+
+    A class that comes with the model (`own_code`) may end in `Model`, as some language models of their own do.
+    """
+    if _is_encoder_decoder(config):
+        raise ModelError(
+            f"{name} is an encoder-decoder (model type {getattr(config, 'model_type', '?')}): its decoder continues what an encoder has "
+            f"read, and alone it would give other numbers. {WANTED}: choose a model of that kind"
+        )
+    for architecture in _architectures(config):
+        use = _other_use(architecture, own_code=own_code)
+        if use:
+            raise ModelError(
+                f"{name} holds a {architecture}, which {use} and has no head for the next token. {WANTED}. If the checkpoint has "
+                'such a head, name its class in config.json, under "architectures"'
+            )
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model can compute the logits of some positions only. Any other computes those of all."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def _is_encoder_decoder(config: Any) -> bool:
+    """Whether the checkpoint has an encoder too. Where its decoder was taken alone, its configuration no longer says so."""
+    both = any(getattr(config, name, None) for name in ("encoder_layers", "num_decoder_layers"))
+    family = both or getattr(config, "model_type", "") in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    whole = any(not name.endswith("ForCausalLM") for name in _architectures(config))
+    return bool(getattr(config, "is_encoder_decoder", False)) or (family and whole)
+
+
+def _architectures(config: Any) -> list[str]:
+    """The classes that the checkpoint was saved from. Empty if the configuration names none."""
+    names = getattr(config, "architectures", None)
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list | tuple) else []
+
+
+def _other_use(architecture: str, *, own_code: bool) -> str:
+    """What a model of this class does if it does not predict the next token. Empty if it does, or if that is not known."""
+    if LANGUAGE_MODEL.search(architecture) or (own_code and architecture.endswith("Model")):
+        return ""
+    return next((use for pattern, use in OTHER_HEADS.items() if pattern.search(architecture)), "")

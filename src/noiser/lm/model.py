@@ -12,22 +12,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError
-from noiser.lm.architecture import check_architecture
+from noiser.lm.adapter import model_name, model_revision, unwrap
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
+from noiser.lm.checkpoint import check_architecture
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
 from noiser.lm.forward import LAYOUTS, Layout, call_model, layout_of, run_packed_prompts, run_prompt
 from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
-from noiser.lm.prompt_warnings import prompt_warnings
 from noiser.lm.quantity import check_differentiable
 from noiser.lm.quantized import check_quantized, stored_weights
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.rotary import fresh_frequencies, length_class, most_tokens
-from noiser.lm.tokenizer import Source, Tokens
+from noiser.lm.tokenizer import Source, Tokens, prompt_warnings
 from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature, why_not_differentiable
-from noiser.lm.wrappers import model_name, model_revision, unwrap
 from noiser.text.prompt import Prompt
 
 

@@ -30,7 +30,7 @@ def find(name: str) -> Method:
     if not isinstance(name, str):
         raise OptionError(f"a method must be given by its name; got {name!r}")
     if name.startswith("inseq:"):
-        from noiser.methods.inseq.methods import find_inseq
+        from noiser.methods.inseq import find_inseq
 
         return find_inseq(name)
     return find_method(name)

@@ -11,7 +11,7 @@ from noiser.lm.model import LanguageModel
 from noiser.lm.target import Objective
 from noiser.methods.base import Baseline, MethodOutput, Steps, Unit, baseline_embeds, keep_units, measure, units_to_perturb
 from noiser.methods.coalitions import paired_coalitions
-from noiser.methods.jackknife import ridge_stderr
+from noiser.methods.uncertainty import ridge_stderr
 from noiser.registry import Range, method
 from noiser.rng import generator
 

@@ -13,8 +13,8 @@ from noiser.judges.consultation import consult, unwrap
 from noiser.judges.parsing import is_correct, normalize_word
 from noiser.judges.protocol import Judge, JudgePrompt, Reply, Variant
 from noiser.lm.requests import Steps
-from noiser.metrics.protocols import paper_normalized
 from noiser.metrics.sample import MetricContext, ScoresToEvaluate, Value
+from noiser.metrics.soft import paper_normalized
 from noiser.registry import Range, metric
 from noiser.results.answerability import FORMS, Form
 from noiser.results.scores import normalize

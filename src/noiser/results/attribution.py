@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from noiser.errors import OptionError
-from noiser.results.certainty import LEVEL, half_widths, rank_ranges
 from noiser.results.display import Showable, view
-from noiser.results.scores import normalize, spearman, top_overlap
+from noiser.results.scores import LEVEL, half_widths, normalize, rank_ranges, spearman, top_overlap
 from noiser.text.prompt import Prompt
 from noiser.text.units import Units, units
 
@@ -159,7 +158,7 @@ class Attribution(Showable):
         """The first and the last place that each token before a target may have in the order of scores, 1 for the highest.
 
         All ranges of the target hold together with probability `level`, however the errors of its tokens depend on each other, see
-        `noiser.results.certainty.rank_ranges`. Tokens of one perturbed unit share their places. Without random draws only equal
+        `noiser.results.scores.rank_ranges`. Tokens of one perturbed unit share their places. Without random draws only equal
         scores do. Raises OptionError if the method drew at random and its scores have no standard errors.
         """
         if self.stderr is None and self.seed is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.views.viewer.page import digest, in_script, page_parts
 
 Form = Literal["svg", "png"]

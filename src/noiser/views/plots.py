@@ -10,7 +10,7 @@ from noiser.errors import require_extra
 from noiser.results.answer_comparison import Correlation, MinimalWordsSummary, Point
 from noiser.results.records import Number, Row, Summary
 from noiser.storage import slug, write_file
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.views.palette import OPPOSES, SUPPORTS
 
 METHOD_COLOUR, CONTROL_COLOUR = (tuple(channel / 255 for channel in colour) for colour in (SUPPORTS, OPPOSES))

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from noiser.errors import DeviceMemoryError, ForeignError, NoiserError
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 
 logger = logging.getLogger("noiser.web")
 MAX_MESSAGE = 500

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noiser.errors import OptionError
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.web.errors import HttpError, to_http_error
 
 logger = logging.getLogger("noiser.web")

@@ -40,7 +40,7 @@ class Session:
 
     def _load(self) -> None:
         try:
-            from noiser.web.eta import CostEstimates
+            from noiser.web.queue import CostEstimates
         finally:
             self._imported.set()
         begin = time.perf_counter()

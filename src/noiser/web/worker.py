@@ -18,8 +18,7 @@ from noiser.lm.model import LanguageModel
 from noiser.registry import MethodSpec
 from noiser.results.attribution import Attribution, Comparison
 from noiser.views.viewer.data import view
-from noiser.web.eta import CostEstimates
-from noiser.web.queue import Job
+from noiser.web.queue import CostEstimates, Job
 from noiser.web.requests import AttributionRequest, Limits, prompt_too_long
 
 CURVES = "removal curves"

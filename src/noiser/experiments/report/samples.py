@@ -13,7 +13,7 @@ from noiser.experiments.trials import Sample
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
 from noiser.text.prompt import Prompt
 from noiser.views.documents import Section
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.views.viewer.data import View, view
 
 NOTED = "noted"

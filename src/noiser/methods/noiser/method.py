@@ -10,10 +10,9 @@ from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.target import Objective
 from noiser.methods.base import MethodOutput, Steps, Unit, units_to_perturb
-from noiser.methods.noiser.evaluations import Drops, NoiseEvaluations
+from noiser.methods.noiser.evaluations import Drops, NoiseEvaluations, draw_until
 from noiser.methods.noiser.noise import Noise, Norm, official_noise, paired, paper_noise
 from noiser.methods.noiser.notes import noise_notes, saturation_warnings
-from noiser.methods.noiser.sampling import draw_until
 from noiser.methods.noiser.scale import SEARCHED, Bound, fixed_scale, search_scales
 from noiser.methods.uncertainty import stderr_of_mean
 from noiser.registry import Range, method

@@ -14,11 +14,9 @@ from rich.text import Text
 
 from noiser.errors import OptionError, require_extra
 from noiser.results.attribution import Attribution, Comparison, Target
-from noiser.views.escape import join_tokens, visible
-from noiser.views.figure.canvas import METADATA, Rectangle, TextMark, render
-from noiser.views.figure.fonts import Typeface
+from noiser.views.figure.canvas import METADATA, Rectangle, TextMark, Typeface, render
 from noiser.views.figure.layout import EDGE, Colour, Piece, PlacedPiece, TextStyle, boxes, lay_out, line_count
-from noiser.views.labels import LabelledScores, labelled_scores, readable_tokens
+from noiser.views.labels import LabelledScores, join_tokens, labelled_scores, readable_tokens, visible
 from noiser.views.palette import OPPOSES, SUPPORTS
 from noiser.views.terminal.attribution import question
 
@@ -62,7 +60,7 @@ def figure(
 
     If a method drew at random, its widest 95 % interval stands there too, and a dotted line is under each box whose interval holds 0.
     Tokens stand from left to right in the order in which the model reads them, in scripts of either direction. Characters that
-    no font here has (see `noiser.views.figure.fonts`) stay in an SVG, for the reader's fonts; in a PNG or PDF they become
+    no font here has (see `noiser.views.figure.canvas`) stay in an SVG, for the reader's fonts; in a PNG or PDF they become
     escapes (\\u4f60).
 
     Raises OptionError for another form or width, for an unknown normalization or unit, and for a PNG that is too long to be read.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noiser.results.answer_case import KEPT, Case, Ruling
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.views.palette import style
 from noiser.views.terminal.attribution import plain_text, question, warnings
 

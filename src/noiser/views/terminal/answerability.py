@@ -10,7 +10,7 @@ from noiser.results.answer_comparison import judge_agreements
 from noiser.results.answerability import CONDITIONS, AnswerRow, AnswerSummary, Rate, answer_summaries, answerers
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import Number
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 
 FORM_NAMES = {"top1": "top-1", "top5": "top-5"}
 CONDITION_NAMES = {"all": "all words", "random": "random words", "none": "no words", "canary": "hidden instruction"}

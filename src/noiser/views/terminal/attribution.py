@@ -11,8 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from noiser.results.attribution import Attribution, Comparison, Cost, Target
-from noiser.views.escape import join_tokens, visible
-from noiser.views.labels import LabelledScores, format_interval, format_score, labelled_scores, mark_space, readable_tokens, strongest
+from noiser.views.labels import (
+    LabelledScores,
+    format_interval,
+    format_score,
+    join_tokens,
+    labelled_scores,
+    mark_space,
+    readable_tokens,
+    strongest,
+    visible,
+)
 from noiser.views.palette import BAR_WIDTH, bar, blend, style
 
 MAX_BARS = 40

@@ -6,8 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noiser.results.attribution import Comparison
-from noiser.views.escape import visible
-from noiser.views.labels import format_score, labelled_scores, strongest
+from noiser.views.labels import format_score, labelled_scores, strongest, visible
 from noiser.views.terminal.attribution import (
     MAX_BARS,
     coloured_prompt,

@@ -10,7 +10,7 @@ from rich.text import Text
 from noiser.results.attribution import Cost
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import Number, Row, Summary
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.views.terminal.answerability import render_answerability
 from noiser.views.terminal.attribution import plain_text
 

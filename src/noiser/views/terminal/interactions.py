@@ -7,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noiser.results.interactions import Interactions
-from noiser.views.escape import visible
-from noiser.views.labels import MAX_LABEL, format_score, mark_space, strongest
+from noiser.views.labels import MAX_LABEL, format_score, mark_space, strongest, visible
 from noiser.views.palette import BAR_WIDTH, bar, blend
 from noiser.views.terminal.attribution import cost_texts, plain_text, question
 

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noiser.results.sanity import Checkup, Verdict
-from noiser.views.escape import visible
+from noiser.views.labels import visible
 from noiser.views.terminal.attribution import plain_text
 
 STYLES = {"pass": "green", "fail": "bold red", "not applicable": "dim"}

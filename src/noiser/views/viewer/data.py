@@ -5,15 +5,13 @@ from typing import Any
 
 from noiser._version import __version__
 from noiser.results.attribution import Attribution, Comparison
-from noiser.results.certainty import critical_value
 from noiser.results.evaluation import Evaluation
 from noiser.results.interactions import Interactions
 from noiser.results.records import Row, Summary
-from noiser.results.scores import spearman
+from noiser.results.scores import critical_value, spearman
 from noiser.text.prompt import Prompt
 from noiser.text.units import UNITS, is_available, units
-from noiser.views.escape import join_tokens, visible
-from noiser.views.labels import mark_space, readable_tokens
+from noiser.views.labels import join_tokens, mark_space, readable_tokens, visible
 from noiser.views.terminal.evaluation import ARROWS, format_number
 
 View = dict[str, Any]

@@ -1,1 +1,0 @@
-"""Inseq's methods, run on noiser's token ids."""
