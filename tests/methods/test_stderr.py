@@ -1,8 +1,8 @@
 """Standard errors of every method that draws at random: against brute force, and how often their intervals hold.
 
 Mutants caught, each run: a jackknife that leaves out single rows of pairs, or the whole prompt; its leverage left out; `draws - 1` for its
-degrees of freedom. Meant to be caught, not run yet: gradients of single rows not multiplied by the number of samples; the second part of
-split rows lost; the length's change taken along the token instead of the mean; stderr of a method that draws nothing.
+degrees of freedom; gradients of single rows not multiplied by the number of samples; the second part of split rows lost; the length of
+each row for its part along the mean; stderr of a method that draws nothing.
 """
 
 from dataclasses import replace
@@ -13,10 +13,11 @@ import torch
 
 import noiser
 from noiser.lm.target import Objective
+from noiser.methods.gradient_shap import row_parts
 from noiser.methods.lime import kernel, ridge
 from noiser.methods.noiser.evaluations import Drops
 from noiser.methods.noiser.notes import saturation_warnings
-from noiser.methods.uncertainty import ridge_stderr
+from noiser.methods.uncertainty import ridge_stderr, stderr_of_mean
 from noiser.registry import METHODS
 from noiser.results.attribution import Target
 from tests.conftest import tiny
@@ -110,6 +111,15 @@ def test_gradient_shaps_errors_are_those_of_its_points_one_by_one(tokenizer, bud
     assert found.dof == (4,)
     length = noiser.attribute(lm, IDS, "gradient_shap", first_logit)
     np.testing.assert_allclose(length.stderr[0], length.scores[0] * shares.std(ddof=1) / 5**0.5 / shares.mean(), atol=1e-5)
+
+
+def test_the_error_of_a_length_is_that_of_the_jackknife():
+    """Rows that point every way: their own lengths vary far less than the length of their mean."""
+    rows = np.random.default_rng(0).normal(size=(400, 2, 8)) + 0.7 * np.eye(2, 8)
+    lengths = np.array([np.linalg.norm(np.delete(rows, row, axis=0).mean(0), axis=-1) for row in range(400)])
+    exact = np.sqrt(399 / 400 * ((lengths - lengths.mean(0)) ** 2).sum(0))
+    stderr, _ = stderr_of_mean(row_parts(rows.mean(0), rows, "l2"))
+    np.testing.assert_allclose(stderr, exact, rtol=0.01)
 
 
 def test_errors_of_a_contrast_whose_sides_differ_in_length(llama):

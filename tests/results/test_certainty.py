@@ -1,7 +1,7 @@
 """Intervals, ranges of ranks and certain tops: against brute force, and against draws whose truth is known.
 
 Mutants caught, each run: the normal quantile for Student's t; one tail for two; `together` left out (some top is wrong too often); the
-ranges of equal scores apart; `low` and `high` exchanged in `above`; `<= k` as `< k`. Not run yet: later columns ranked too.
+ranges of equal scores apart; `low` and `high` exchanged in `above`; `<= k` as `< k`; later columns ranked too.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """Interactions in a terminal and on a page: pairs in order, signs told apart, arcs that follow the words.
 
-Mutants caught: the pairs in the order of the units; the label of another unit; the sign of an arc lost (`pair[2] > 0`); arcs that are
+Mutants caught, each run: the pairs in the order of the units; the label of another unit; the sign of an arc lost (`pair[2] > 0`); arcs that are
 not drawn again in a narrower window; a unit's text that is not made visible.
 """
 
@@ -43,7 +43,9 @@ def test_what_the_page_holds_is_strict_json_with_visible_texts(unit):
     assert found["interactions"]["unit"] == unit
     assert found["interactions"]["pairs"][0] == [0, 1, 0.75]
     drawn = json.dumps([found["interactions"], found["units"], found["labels"], found["texts"]], ensure_ascii=False)
-    assert not set(drawn) & {"\x1b", "\u202e", "\x07"}
+    assert "\u202e" not in drawn
+    assert "\\u001b" not in drawn, "JSON writes a control character as its escape"
+    assert "\\u0007" not in drawn
     assert not set(to_text(result)) & {"\x1b", "\u202e", "\x07"}
 
 

@@ -57,11 +57,11 @@ def gradient_shap(
     contributions = np.asarray(measurement.gradient) * way
     if measurement.row_gradients is None:
         return MethodOutput(aggregate(contributions, aggregation))
-    stderr, dof = stderr_of_mean(_each(contributions, samples * measurement.row_gradients * way, aggregation))
+    stderr, dof = stderr_of_mean(row_parts(contributions, samples * measurement.row_gradients * way, aggregation))
     return MethodOutput(aggregate(contributions, aggregation), {}, stderr, dof or None)
 
 
-def _each(
+def row_parts(
     mean: Float[np.ndarray, "seq dim"], rows: Float[np.ndarray, "rows seq dim"], aggregation: Aggregation
 ) -> Float[np.ndarray, "seq rows"]:
     """What each row adds to each score: its sum, or its part along the mean, which is a length's change to first order."""
