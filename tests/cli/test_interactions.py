@@ -1,6 +1,7 @@
 """`noiser interactions` in this process, with a small model.
 
-Mutants caught, each run: an option that is not passed on; the options checked after the model is loaded; a page where a table was asked for.
+Mutants caught, each run: an option that is not passed on; the options checked after the model is loaded; a page where a table was
+asked for.
 """
 
 import json

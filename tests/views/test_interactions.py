@@ -1,7 +1,7 @@
 """Interactions in a terminal and on a page: pairs in order, signs told apart, arcs that follow the words.
 
-Mutants caught, each run: the pairs in the order of the units; the label of another unit; the sign of an arc lost (`pair[2] > 0`); arcs that are
-not drawn again in a narrower window; a unit's text that is not made visible.
+Mutants caught, each run: the pairs in the order of the units; the label of another unit; the sign of an arc lost (`pair[2] > 0`);
+arcs that are not drawn again in a narrower window; a unit's text that is not made visible.
 """
 
 import json
