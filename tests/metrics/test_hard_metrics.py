@@ -26,7 +26,7 @@ PROMPT = (7, 200, 31, 150, 99)
 SCORES = np.array([0.1, -0.4, 0.9, 0.3, 0.2])
 ORDER = [2, 3, 4, 0, 1]
 POOL = (5, 60, 61, 62, 170, 180)
-OPERATORS = ["zero", "delete", "resample"]
+OPERATORS = ["zero", "delete", "resample", "infill"]
 LAYOUTS = {"packed": {}, "full": {"prefix": False}}
 
 
@@ -66,12 +66,28 @@ def prob(model, kept, operator, target, prompt=PROMPT, draws=4):
         elif operator == "zero":
             embeds = table[ids] * torch.from_numpy(kept)[:, None]
             rows = [model(inputs_embeds=embeds[None])]
+        elif operator == "infill":
+            rows = [model(input_ids=torch.tensor([rewritten(model, kept, draw, prompt)])) for draw in range(draws)]
         else:
             rows = []
             for draw in range(draws):
                 strangers = [POOL[place] for place in generator(0, prompt, "resample", draw).integers(len(POOL), size=len(prompt))]
                 rows.append(model(input_ids=torch.where(torch.from_numpy(kept), ids, torch.tensor(strangers))[None]))
     return float(np.mean([row.logits[0, -1].double().softmax(-1)[target] for row in rows]))
+
+
+def rewritten(model, kept, draw, prompt=PROMPT, seed=0):
+    """The prompt with new tokens for those that are not kept, each drawn after a plain forward pass of what stands to its left."""
+    tokenizer = byte_tokenizer()
+    uniform = generator(seed, prompt, "infill", draw).random(len(prompt))
+    ids = list(prompt)
+    for position in np.flatnonzero(~np.asarray(kept)):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids[:position] or [tokenizer.bos_token_id]])).logits[0, -1]
+        weights = logits.float().softmax(-1).double().numpy()
+        weights[[i for i in range(len(weights)) if i in tokenizer.all_special_ids or i >= len(tokenizer)]] = 0
+        ids[position] = int(np.argmax(np.cumsum(weights) > uniform[position] * weights.sum()))
+    return ids
 
 
 @pytest.fixture
@@ -176,7 +192,9 @@ def test_a_target_of_several_tokens_stays_behind_what_is_left(lm, model, operato
     (found,) = measured(lm, "comprehensiveness", [SCORES], question=Question(own), operator=operator)
 
     def joint(kept):
-        if operator == "resample":
+        if operator == "infill":
+            rows = [rewritten(model, kept, draw) for draw in range(4)]
+        elif operator == "resample":
             draws = [generator(0, PROMPT, "resample", draw).integers(len(POOL), size=5) for draw in range(4)]
             rows = [[i if k else POOL[d] for i, k, d in zip(PROMPT, kept, drawn, strict=True)] for drawn in draws]
         else:

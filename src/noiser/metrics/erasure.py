@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from noiser.lm.requests import Steps, ask
+from noiser.metrics.infill import infilled, replaced
 from noiser.metrics.sample import MetricContext, Operator, Quantity, ScoresToEvaluate, Value
 from noiser.registry import Range, metric
 
@@ -22,8 +23,9 @@ OPTIONS_HELP = """
 Tokens with equal scores come in a random order, the same for every method.
 
 operator  what happens to a token that is left out. zero: its embedding becomes zero. delete: it is removed, and the tokens behind it
-          move up. resample: a token of another prompt replaces it.
-draws     with resample, the number of random replacements to average over. All methods get the same ones.
+          move up. resample: a token of another prompt replaces it. infill: the model itself draws a new one after the tokens to its
+          left, so what is left is likely text; a row then costs up to T short rows more, and special tokens stay.
+draws     with resample and infill, the number of random replacements to average over. All methods get the same ones.
 """
 
 
@@ -48,9 +50,14 @@ class Erasure:
     def values(self, kept: Sequence[Kept], quantity: Quantity = "prob") -> Steps[Float[np.ndarray, " rows"]]:
         """The target's probability (or its logarithm) with only the kept tokens, one value for each of `kept`.
 
-        With `resample` a value is the mean over the draws.
+        With `resample` and `infill` a value is the mean over the draws.
         """
-        rows = [self.context.erased(mask, self.operator, self.draws, self.seed, quantity) for mask in kept]
+        if self.operator == "infill":
+            measure = self.context.logit_fn(quantity)
+            texts = yield from infilled(self.context, kept, self.draws, self.seed)
+            rows = [[replaced(self.context, ids, measure) for ids in versions] for versions in texts]
+        else:
+            rows = [self.context.erased(mask, self.operator, self.draws, self.seed, quantity) for mask in kept]
         readouts = iter((yield from ask([perturbed for group in rows for perturbed in group])))
         return np.array([np.mean([next(readouts).values[0] for _ in group]) for group in rows])
 

@@ -21,7 +21,7 @@ from noiser.rng import generator
 from noiser.text.units import Units, units
 
 T = TypeVar("T")
-Operator = Literal["zero", "delete", "resample"]
+Operator = Literal["zero", "delete", "resample", "infill"]
 Quantity = Literal["prob", "log_prob"]
 
 
@@ -78,7 +78,7 @@ class MetricContext:
 
     def zero(self) -> Perturbation:
         """All embeddings zero."""
-        return self._cached("zero", lambda: Interpolate(0, torch.zeros(1, self.seq)))
+        return self.cached("zero", lambda: Interpolate(0, torch.zeros(1, self.seq)))
 
     def thinned(self, keep: Float[np.ndarray, "masks seq"], retained: bool, seed: int) -> Perturbation:
         """Single elements of the embeddings kept with these probabilities; with `retained=False` the other elements are kept.
@@ -91,24 +91,24 @@ class MetricContext:
             each = [generator(seed, self.ids, "mask", mask).random((self.seq, dim), dtype=np.float32) for mask in range(masks)]
             return self.lm.to_device(torch.from_numpy(np.stack(each)))
 
-        shared = self._cached(("draws", masks, seed), draws)
+        shared = self.cached(("draws", masks, seed), draws)
         share = torch.from_numpy(keep.astype(np.float32))
-        return self._cached(("thin", retained, seed, share.numpy().tobytes()), lambda: MaskElements(0, shared, share, retained))
+        return self.cached(("thin", retained, seed, share.numpy().tobytes()), lambda: MaskElements(0, shared, share, retained))
 
     def hellinger(self) -> LogitFn:
         """The Hellinger distance, in [0, 1], between the next token's distribution and that of the clean run."""
-        return self._cached("hellinger", lambda: hellinger(self.clean))
+        return self.cached("hellinger", lambda: hellinger(self.clean))
 
     def logit_fn(self, quantity: Quantity) -> LogitFn:
         """The target's probability, or its logarithm."""
         if quantity == "prob":
             return self.branch.logit_fn
-        return self._cached(quantity, lambda: token_logit_fn(quantity, self.objective.target.token_ids, self.branch.logit_fn.ends))
+        return self.cached(quantity, lambda: token_logit_fn(quantity, self.objective.target.token_ids, self.branch.logit_fn.ends))
 
     def erased(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, quantity: Quantity) -> list[PerturbedRows]:
         """Rows with only the `kept` tokens: one row, or `draws` rows with `resample`."""
         key = (operator, draws if operator == "resample" else 0, seed, quantity, kept.tobytes())
-        return self._cached(key, lambda: self._erase(kept, operator, draws, seed, self.logit_fn(quantity)))
+        return self.cached(key, lambda: self._erase(kept, operator, draws, seed, self.logit_fn(quantity)))
 
     def ranked(self, scores: Float[np.ndarray, " seq"], seed: int) -> list[int]:
         """The tokens, highest score first. Equal scores come in a random order, the same for every method."""
@@ -117,7 +117,7 @@ class MetricContext:
 
     def units(self, kind: str) -> Units:
         """The scored tokens as words, or as another kind of unit."""
-        return self._cached(("units", kind), lambda: units(self.clean.prompt, kind))
+        return self.cached(("units", kind), lambda: units(self.clean.prompt, kind))
 
     def _erase(self, kept: Bool[np.ndarray, " seq"], operator: Operator, draws: int, seed: int, measure: LogitFn) -> list[PerturbedRows]:
         clean = self.branch.clean
@@ -140,9 +140,10 @@ class MetricContext:
             indices = generator(seed, self.ids, "resample", draw).integers(len(self.pool), size=self.seq)
             return self.lm.embeddings([self.pool[index] for index in indices])
 
-        return self._cached(("replacement", draw, seed), make)
+        return self.cached(("replacement", draw, seed), make)
 
-    def _cached(self, key: Any, make: Callable[[], T]) -> T:
+    def cached(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` returned the first time. Metrics share it under this key."""
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
