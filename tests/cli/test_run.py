@@ -141,6 +141,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(run, small, tmp_pa
     assert said["forward_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_a_published_table_is_reproduced_in_one_command_and_gone_on_with_by_the_same(run, place, tmp_path):
     rows = [{"known_id": n, "prompt": f"a{n} b", "subject": "a", "attribute": "x", "relation_id": f"P{n % 2}"} for n in range(4)]
     (tmp_path / "k.json").write_text(json.dumps(rows))

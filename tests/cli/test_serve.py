@@ -78,6 +78,7 @@ def _long():
     return {"prompt": "a question that takes a long time", "method": "noiser", "options": {"samples": 5000, "search": "exact", "steps": 20}}
 
 
+@pytest.mark.slow
 def test_it_ends_at_ctrl_c_while_the_model_is_being_read(folder):
     with process("--model", folder) as (running, address):
         assert httpx.get(address + "template.html", timeout=20).status_code == 200

@@ -96,6 +96,7 @@ def test_a_second_ctrl_c_leaves_within_two_seconds_even_from_deep_inside_a_compu
     assert time.monotonic() - begin < 2.0
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder_and_any_number_of_shards_give_the_same_table(place, forked, whole, tmp_path):
     both = tmp_path / "both"
     assert forked.run(command(place, both), command(place, both))[0] == [0, 0]
@@ -148,6 +149,7 @@ def test_a_damaged_record_is_named_kept_and_computed_again(place, forked, whole,
     assert RunFolder.open(out)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_once_there_is_room(place, whole, tmp_path):
     """A 2 MB file system of its own, filled but for 20 kB."""
     disk, out = tmp_path / "disk", tmp_path / "disk" / "run"

@@ -110,6 +110,7 @@ def test_a_run_killed_while_judging_repeats_no_call_whose_reply_was_kept(place, 
     assert repeated == 0
 
 
+@pytest.mark.slow
 def test_a_table_is_recomputed_with_nobody_to_ask(place, forked, tmp_path):
     with FaultServer(answer, model="m-1") as server:
         assert forked.run(command(place, tmp_path / "first", server, "offline"))[0] == [0]

@@ -62,6 +62,7 @@ def tables(out, **how):
     return {table.title: table for section in report(RunFolder.open(out), **how).sections for table in section.tables}
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_in_whatever_files_they_lie(done, tmp_path):
     """One file, and its lines in reverse in three files, give the same report, plots included."""
     other = tmp_path / "run"

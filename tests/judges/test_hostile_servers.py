@@ -134,7 +134,7 @@ def test_a_call_ends_in_time_whatever_drips(name):
 @pytest.mark.parametrize(
     "before, unit",
     [
-        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, marks=pytest.mark.slow),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"a" * 65536 + b"\r\n"),
         (b"HTTP/1.1 200 OK\r\n", b"X-More: a\r\n" * 5000),
     ],
@@ -156,7 +156,7 @@ def test_a_call_reads_a_bounded_number_of_bytes(before, unit):
     assert sent[0] < limits.MAX_READ_BYTES + (16 << 20)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("encoding", ["gzip", pytest.param("deflate", marks=pytest.mark.slow)])
 def test_a_compressed_bomb_is_one_failure_of_bounded_memory(monkeypatch, encoding):
     """1.5 MB that decode to 1.5 GB. Mutant: `decompress` without its limit, or the compressed bytes counted alone."""
     monkeypatch.setattr(limits, "MAX_BODY_BYTES", 1 << 20)

@@ -75,6 +75,7 @@ def test_the_words_are_what_the_model_likes_best(smol):
     assert json.loads(said.text) == {"word": smol.tokenizer.decode(word)}
 
 
+@pytest.mark.slow
 def test_rows_that_end_at_different_times_do_not_disturb_each_other(smol):
     calls = [call(text, ONE) for text in ("Name five rivers.", "hi", "Paris is the capital of")]
     together = heard_from(LocalBackend("smol", lm=smol, batch=3), calls)

@@ -93,7 +93,7 @@ def test_it_is_known_before_its_server_runs_and_knows_no_path():
     assert backend.parameters(brief("hi")) == {"max_tokens": 4, "temperature": 0}
 
 
-@pytest.mark.parametrize("form", ["top1", "top5"])
+@pytest.mark.parametrize("form", ["top1", pytest.param("top5", marks=pytest.mark.slow)])
 def test_replies_obey_their_schema(backend, form):
     assert isinstance(backend, Backend)
     assert backend.structured
@@ -139,6 +139,7 @@ def test_only_this_machine_reaches_it_and_no_page_of_another_origin():
     assert before == {each.laddr for each in psutil.Process().net_connections("inet") if each.status == "LISTEN"}
 
 
+@pytest.mark.slow
 def test_two_serve_in_one_process_and_one_that_was_closed_starts_again():
     one, other = LlamaBackend("smollm2-135m"), opened()
     one.check()
@@ -172,8 +173,8 @@ def test_a_fork_leaves_the_server_alone():
     ("then", "code", "last"),
     [
         ("", 0, ""),
-        ("1 / 0", 1, "ZeroDivisionError: division by zero"),
-        ("backend.close(); del backend", 0, ""),
+        pytest.param("1 / 0", 1, "ZeroDivisionError: division by zero", marks=pytest.mark.slow),
+        pytest.param("backend.close(); del backend", 0, "", marks=pytest.mark.slow),
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, "KeyboardInterrupt"),
     ],
 )

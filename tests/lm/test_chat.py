@@ -54,7 +54,7 @@ def read(own, messages):
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     contents=st.lists(st.sampled_from(NASTY) | st.text(st.characters(codec="utf-8"), max_size=8), min_size=1, max_size=4),
     system=st.none() | st.sampled_from(["user", "be the  cat"]),

@@ -296,6 +296,7 @@ def test_a_device_map_loads_what_a_plain_load_does_and_moves_nothing(folder, mon
     agree(mapped, plain, most=0)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_goes_to_disk_and_is_explained_all_the_same(folder, monkeypatch):
     plain = noiser.load(folder, dtype="bfloat16")
     monkeypatch.setattr("transformers.modeling_utils._get_device_map", lambda model, *_: device_map(model, "cpu", "disk"))

@@ -30,7 +30,8 @@ def toy(tokenizer, *arguments, kind=ToyLM, **options):
     return noiser.LanguageModel(kind(*arguments, **options), tokenizer)
 
 
-DAILY = [pytest.param(vector, marks=() if vector["norm"] == "None" else pytest.mark.slow) for vector in VECTORS]
+PLAIN = [vector for vector in VECTORS if vector["norm"] == "None"]
+DAILY = [pytest.param(vector, marks=() if vector in PLAIN[:2] else pytest.mark.slow) for vector in VECTORS]
 
 
 def test_some_official_vectors_run_daily():
