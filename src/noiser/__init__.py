@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from noiser.errors import NoiserError
     from noiser.evaluation import evaluate
     from noiser.evaluation.answer import answer
+    from noiser.evaluation.metric_checks import check_metrics
     from noiser.evaluation.sanity import check
     from noiser.judges.protocol import JudgeConfig, JudgeHow
     from noiser.lm.load import load
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from noiser.results.evaluation import Evaluation
     from noiser.results.interactions import Interactions
     from noiser.results.records import Example
-    from noiser.results.sanity import Checkup
+    from noiser.results.sanity import Checkup, MetricCheckup
     from noiser.results.saved import FailedPrompt, read
 
 __all__ = [
@@ -44,12 +45,14 @@ __all__ = [
     "JudgeConfig",
     "JudgeHow",
     "LanguageModel",
+    "MetricCheckup",
     "NoiserError",
     "__version__",
     "answer",
     "attribute",
     "attribute_many",
     "check",
+    "check_metrics",
     "compare",
     "estimate",
     "evaluate",
@@ -76,11 +79,13 @@ _HOME = {
     "JudgeConfig": "noiser.judges.protocol",
     "JudgeHow": "noiser.judges.protocol",
     "LanguageModel": "noiser.lm.model",
+    "MetricCheckup": "noiser.results.sanity",
     "NoiserError": "noiser.errors",
     "answer": "noiser.evaluation.answer",
     "attribute": "noiser.attribution.attribute",
     "attribute_many": "noiser.attribution.attribute",
     "check": "noiser.evaluation.sanity",
+    "check_metrics": "noiser.evaluation.metric_checks",
     "compare": "noiser.attribution.compare",
     "estimate": "noiser.attribution.estimate",
     "evaluate": "noiser.evaluation",

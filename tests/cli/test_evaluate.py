@@ -235,6 +235,21 @@ def test_check_refuses_nonsense_first(wrong, run, monkeypatch):
     assert err.startswith("Error: ")
 
 
+def test_the_command_line_takes_metrics_with_and_without_names(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("noiser.evaluation.metric_checks.DEFAULT_METRICS", ("soft_nc:masks=2",))
+    file = tmp_path / "prompts.txt"
+    file.write_text("The sky is\nGrass is so\nSnow is now\nA cat sat on\nTwo and two\nNever say no\n")
+    code, out, _ = run("check", "--metrics", "--methods", "occlusion", "--prompts", file, "--format", "json")
+    assert code == 0
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert [each["metric"] for each in found["verdicts"]] == ["soft_nc:masks=2"]
+    code, out, _ = run("check", "--prompts", file, "--methods", "occlusion", "--metrics", "aopc,log_odds")
+    assert code == 0
+    assert "aopc" in out
+    assert "6 prompts" in out
+    assert "AUROC" in out
+
+
 def test_printing_an_evaluation_shows_the_table(lm):
     found = noiser.evaluate(lm, ["The sky is", "Grass is so"], ["occlusion"], ["soft_ns"])
     assert "occlusion" in str(found)

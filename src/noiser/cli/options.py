@@ -39,8 +39,19 @@ RENAMED = {
 """Parameters whose option had another name before version 0.2. The old name works for one release and is not in --help."""
 
 
+IMPLIED = {"check": ("--metrics", "default")}
+"""For a command, an option that may stand without a value, and the value that it has then."""
+
+
 class Command(TyperCommand):
     """A command whose --help option stands in the last panel, so that the first panel says what the command is for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """An option of IMPLIED may stand without a value."""
+        option, value = IMPLIED.get(self.name or "", ("", ""))
+        pairs = zip(args, [*args[1:], "-"], strict=True)
+        args = [part for word, following in pairs for part in ((word, value) if word == option and following.startswith("-") else (word,))]
+        return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: Any) -> Any:
         """The --help option, moved to the panel `Advanced`."""

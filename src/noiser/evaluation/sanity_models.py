@@ -1,10 +1,13 @@
 """Models built by hand, so that it is known what their predictions come from."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer, models
@@ -20,8 +23,8 @@ QUERY = 15
 """The token that asks for a copy."""
 PAYLOADS = range(8, 12)
 """Tokens that a query copies."""
-CUE = 12
-"""The token that decides by being there."""
+CUE, OTHER_CUE = 12, 11
+"""The token that decides by being there, and the one that has to be there too in a conjunction."""
 YES, NO = 13, 14
 """What a shortcut answers with the cue, and without it."""
 FILLERS = range(8)
@@ -57,6 +60,21 @@ def shortcut() -> LanguageModel:
         layer.o_proj.weight.copy_(torch.eye(HIDDEN))
         model.lm_head.weight[YES, WRITTEN] = model.lm_head.weight[NO, WRITTEN + 1] = 1.5
     return LanguageModel(model, _tokenizer(), name="lexical shortcut")
+
+
+def conjunction() -> LanguageModel:
+    """Attention that looks at everything alike, then a gate that multiplies: the answer is YES if both cues stand anywhere, else NO."""
+    model = _silent()
+    with torch.no_grad():
+        layer: Any = model.model.layers[0]
+        _embeddings(model)[:, FLAG] = 1.0
+        layer.self_attn.v_proj.weight[WRITTEN + 2, CUE] = layer.self_attn.v_proj.weight[WRITTEN + 3, OTHER_CUE] = 6.0
+        layer.self_attn.v_proj.weight[WRITTEN + 1, FLAG] = 0.5
+        layer.self_attn.o_proj.weight.copy_(torch.eye(HIDDEN))
+        layer.mlp.gate_proj.weight[0, WRITTEN + 2] = layer.mlp.up_proj.weight[0, WRITTEN + 3] = 1.0
+        layer.mlp.down_proj.weight[WRITTEN, 0] = 1.0
+        model.lm_head.weight[YES, WRITTEN] = model.lm_head.weight[NO, WRITTEN + 1] = 1.5
+    return LanguageModel(model, _tokenizer(), name="conjunction")
 
 
 def linear_model(weights: Sequence[float]) -> LanguageModel:
@@ -123,6 +141,66 @@ def _embeddings(model: LlamaForCausalLM) -> Float[Tensor, "words hidden"]:
 def _tokenizer() -> PreTrainedTokenizerFast:
     words = {f"w{number}": number for number in range(WORDS)}
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")), unk_token="w0")  # noqa: S106
+
+
+@dataclass(frozen=True, eq=False)
+class KnownAnswer:
+    """A prompt on a model built by hand, with the positions of the tokens that decide the prediction."""
+
+    lm: LanguageModel
+    ids: tuple[int, ...]
+    causes: tuple[int, ...]
+
+
+def known_answers(circuit: str, tries: int, seed: int) -> Iterator[KnownAnswer]:
+    """Prompts on one of CIRCUITS, all different."""
+    for trial in range(tries):
+        yield CIRCUITS[circuit][1](generator(seed, circuit, trial))
+
+
+def _copied(rng: np.random.Generator) -> KnownAnswer:
+    ids, (position,) = _planted(rng, [int(rng.choice(list(PAYLOADS)))])
+    return KnownAnswer(_built(copy_circuit), (*ids, QUERY), (position, len(ids)))
+
+
+def _said_once(rng: np.random.Generator) -> KnownAnswer:
+    return KnownAnswer(_built(shortcut), *_planted(rng, [CUE]))
+
+
+def _said_twice(rng: np.random.Generator) -> KnownAnswer:
+    return KnownAnswer(_built(shortcut), *_planted(rng, [CUE, CUE]))
+
+
+def _two_needed(rng: np.random.Generator) -> KnownAnswer:
+    return KnownAnswer(_built(conjunction), *_planted(rng, [CUE, OTHER_CUE]))
+
+
+def _weighted(rng: np.random.Generator) -> KnownAnswer:
+    weights = rng.permutation(0.25 * 1.6 ** np.arange(6))
+    return KnownAnswer(linear_model(weights.tolist()), (0,) * 6, tuple(np.flatnonzero(weights > 1).tolist()))
+
+
+def _planted(rng: np.random.Generator, cues: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Eight tokens, all fillers but the cues, and the positions of the cues."""
+    ids = rng.choice(list(FILLERS), 8, replace=False)
+    positions = rng.choice(7, len(cues), replace=False)
+    ids[positions] = rng.permutation(cues)
+    return tuple(ids.tolist()), tuple(positions.tolist())
+
+
+@cache
+def _built(make: Callable[[], LanguageModel]) -> LanguageModel:
+    return make()
+
+
+CIRCUITS: dict[str, tuple[str, Callable[[np.random.Generator], KnownAnswer]]] = {
+    "copy": ("a head copies one token when the last one asks for it: these two", _copied),
+    "shortcut": ("a cue decides", _said_once),
+    "redundant": ("a cue stands twice, and once would do: both", _said_twice),
+    "conjunction": ("two cues decide together: both", _two_needed),
+    "linear": ("each token has a weight: the three largest", _weighted),
+}
+"""For each model built by hand which tokens decide, and how a prompt is made."""
 
 
 def ignoring(lm: LanguageModel, position: int) -> LanguageModel:

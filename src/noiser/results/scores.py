@@ -105,6 +105,16 @@ def rank_correlations(one: Float[np.ndarray, "draws methods"], other: Float[np.n
         return (first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1))
 
 
+def auroc(scores: Float[np.ndarray, " n"], positive: Sequence[int]) -> float:
+    """The chance that one of the `positive` has a higher score than one of the others, in [0, 1]; a tie counts half.
+
+    0.5 is chance. At least one must be positive and one not. Source: Hanley & McNeil 1982, doi:10.1148/radiology.143.1.7063747.
+    """
+    chosen = np.isin(np.arange(len(scores)), positive)
+    differences = np.sign(scores[chosen][:, None] - scores[~chosen])
+    return float((differences.mean() + 1) / 2)
+
+
 LEVEL = 0.95
 
 
