@@ -122,6 +122,8 @@ class Method(Entry):
     family: str
     cost: str = "not stated"
     """How many rows of how many tokens go through the model for one target. T is the number of tokens, L of layers."""
+    changes: str = "not stated"
+    """What the method changes in the prompt, and what stands in its place, in a few words. Contract cards say it."""
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None
     """What the clean run records: the gradient of the top-two margin, the gradient of the explained quantity, or its attention
     weights, reduced by this function (see `noiser.lm.attention.AttentionReducer`)."""
@@ -194,6 +196,7 @@ def method(
     family: str,
     source: str,
     cost: str = "not stated",
+    changes: str = "not stated",
     check: Callable[..., None] | None = None,
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None,
     paper_normalization: PaperNormalization = "abs_l1",
@@ -204,7 +207,7 @@ def method(
 
     def register(function: Callable) -> Callable:
         METHODS[name] = Method(
-            name=name, family=family, source=source, function=function, cost=cost, check=check, requires=requires,
+            name=name, family=family, source=source, function=function, cost=cost, changes=changes, check=check, requires=requires,
             paper_normalization=paper_normalization, version=version, added=added,
         )  # fmt: skip
         return function

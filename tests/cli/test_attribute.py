@@ -135,9 +135,9 @@ def test_help_takes_half_a_second():
 def test_json_has_the_documented_shape(run):
     record = run("abc", "--format", "json", "--seed", 4).record
     begin = ["schema", "model", "revision", "method", "options", "seed", "prompt", "target", "targets", "unit", "scores"]
-    assert list(record) == [*begin, "stderr", "dof", "notes", "cost"]
+    assert list(record) == [*begin, "stderr", "dof", "notes", "cost", "card", "health"]
     too_few = run("abc", "--method", "lime", "--format", "json").record  # two draws
-    assert list(too_few) == [*begin, "notes", "cost"]
+    assert list(too_few) == [*begin, "notes", "cost", "card", "health"]
     assert (record["schema"], record["revision"], record["method"], record["seed"]) == (1, "r1", "noiser", 4)
     assert record["options"]["samples"] == 2
     assert "seed" not in record["options"]

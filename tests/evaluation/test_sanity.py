@@ -21,7 +21,7 @@ from noiser.rng import generator
 from tests.conftest import byte_tokenizer, tiny
 
 PROMPTS = [(7, 200, 31, 150, 31, 99, 12, 250), (5, 9, 120, 44, 201), (120, 60, 30, 15, 7, 3, 8, 40), (90, 91, 17, 93, 94, 21)]
-SMALL = {"noiser": {"samples": 4}, "integrated_gradients": {"steps": 8}}
+SMALL = {"noiser": {"samples": 3, "steps": 6}, "integrated_gradients": {"steps": 8}}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from noiser.rng import generator
 from tests.conftest import byte_tokenizer, tiny
 
 IDS = (40, 200, 31, 150, 99, 60)
-TEXTS = ("The Eiffel Tower is located in the city of", "My sister plays the violin and the", "In winter the lake is covered with ice and")
+TEXTS = ("The Eiffel Tower is located in", "My sister plays the violin and")
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,9 @@ def test_infill_is_nearer_to_the_models_own_text_than_tokens_of_other_prompts(sm
         ids = smol.prompt(text).input_ids
         kept = np.arange(len(ids)) % 3 == 0
         pool = [token for other in TEXTS if other != text for token in smol.prompt(other).input_ids]
-        places = [generator(0, ids, "resample", draw).integers(len(pool), size=len(ids)) for draw in range(4)]
+        places = [generator(0, ids, "resample", draw).integers(len(pool), size=len(ids)) for draw in range(2)]
         strangers = [[i if k else pool[place] for i, k, place in zip(ids, kept, drawn, strict=True)] for drawn in places]
-        for operator, rewritten in (("infill", versions(smol, text, kept)), ("resample", strangers)):
+        for operator, rewritten in (("infill", versions(smol, text, kept, draws=2)), ("resample", strangers)):
             losses[operator] += [loss(smol.model, list(each)) for each in rewritten]
     perplexity = {operator: np.exp(np.mean(each)) for operator, each in losses.items()}
     print(perplexity)

@@ -17,7 +17,7 @@ from noiser.errors import OptionError
 from noiser.results.attribution import Cost
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
-from noiser.results.sanity import Checkup, Verdict
+from noiser.results.sanity import Checkup, MetricCheckup, MetricVerdict, Verdict
 from noiser.text.prompt import Turn
 from tests.shown_results import made, made_interactions
 
@@ -53,11 +53,20 @@ def results():
         "comparison": made(),
         "interactions": made_interactions(),
         "evaluation": evaluation(),
+        "metric checkup": MetricCheckup(
+            "tiny",
+            "r",
+            "occlusion",
+            3,
+            (MetricVerdict("aopc", Number(0.7, 0.6, 0.8), Number(None), 3, {"copy": 0.5, "linear": None}),),
+            {"copy": "this one", "linear": "these"},
+            {"noiser": {"copy": 1.0, "linear": None}},
+        ),
         "checkup": Checkup("tiny", "r", {"random weights": "it differs"}, ("noiser",), (verdict, replace(verdict, figure=None))),
     }
 
 
-@pytest.mark.parametrize("kind", ["attribution", "comparison", "interactions", "evaluation", "checkup"])
+@pytest.mark.parametrize("kind", ["attribution", "comparison", "interactions", "evaluation", "checkup", "metric checkup"])
 def test_what_was_saved_comes_back_equal(tmp_path, kind):
     result = results()[kind]
     text = json.dumps(result.to_dict())

@@ -43,7 +43,7 @@ def test_text_shows_every_token_with_its_score_and_a_bar_of_its_share():
     assert [row.count("\u2588") for row in rows] == [BAR_WIDTH, 0, BAR_WIDTH // 4]
     assert [row.count("\u2592") for row in rows] == [0, BAR_WIDTH // 2, 0]
     assert [row.split()[-1] for row in rows] == ["\u00b7t0", "\u00b7t1", "\u00b7t2"]
-    assert "k = 0.2500 (found) \u00b7 1.5 s \u00b7 1,234 token-forwards" in lines[-1]
+    assert "k = 0.2500 (found) \u00b7 1.5 s \u00b7 1,234 token-forwards" in "\n".join(lines)
 
 
 def test_intervals_and_uncertain_ranks_are_shown_and_only_where_there_are_any():

@@ -12,6 +12,7 @@ import noiser.methods
 from noiser.errors import ForeignError, NoiserError, OptionError
 from noiser.lm.chat import is_chat
 from noiser.lm.following import TokensLike
+from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.requests import CleanRunCache, Steps, cached, gather
 from noiser.lm.scheduler import Job, isolate_errors, schedule
@@ -161,6 +162,8 @@ class _Explained:
     """The tokens that the last target is attributed to: the given prompt, and a continuation up to its last token."""
     targets: tuple[Target, ...]
     outputs: list[MethodOutput]
+    margins: list[float]
+    """How far the most probable next token is ahead of the second, in probability, for each target."""
     advice: list[str]
     perturbed: bool
     """Whether rows ran that perturb the prompt. If not, their layout was never chosen."""
@@ -178,7 +181,13 @@ def _explain(
     targets = tuple(objective.target for _, objective in resolved)
     runs = [run for clean, objective in resolved for run in (clean, *(branch.clean for branch in objective.branches))]
     perturbed = any(run.has_rows for run in runs)
-    return _Explained(len(prompt), resolved[-1][0].prompt, targets, outputs, advice, perturbed)
+    margins = [_margin(clean) for clean, _ in resolved]
+    return _Explained(len(prompt), resolved[-1][0].prompt, targets, outputs, margins, advice, perturbed)
+
+
+def _margin(clean: CleanRun) -> float:
+    first, second = clean.probs.topk(2).values.tolist()
+    return first - second
 
 
 def _given_id_warnings(lm: LanguageModel, question: Question) -> list[str]:
@@ -221,6 +230,7 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> A
     explained = job.result
     stderr = [output.stderr for output in explained.outputs]
     drawn = any(row is not None for row in stderr)
+    layout = _layout_note(lm, explained.prompt) if explained.perturbed else {}
     return Attribution(
         scores=_padded([output.scores for output in explained.outputs], len(explained.prompt)),
         prompt=explained.prompt,
@@ -231,7 +241,7 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> A
         revision=lm.revision,
         seed=spec.options.get("seed"),
         cost=job.cost,
-        notes={**_notes(explained.outputs, explained.advice), **(_layout_note(lm, explained.prompt) if explained.perturbed else {})},
+        notes=_notes(explained.outputs, explained.margins, explained.advice) | layout,
         unit=spec.options.get("unit", "token"),
         given=explained.given,
         label=spec.label,
@@ -254,8 +264,8 @@ def _padded(rows: Sequence[np.ndarray | None], length: int) -> np.ndarray:
     return matrix
 
 
-def _notes(outputs: Sequence[MethodOutput], advice: list[str]) -> dict[str, Any]:
+def _notes(outputs: Sequence[MethodOutput], margins: Sequence[float], advice: list[str]) -> dict[str, Any]:
     """The notes of one row as they are; of several rows a list, and each warning once."""
-    rows = [{"warnings": [], **output.notes} for output in outputs]
+    rows = [{"warnings": [], **output.notes, "margin": margin} for output, margin in zip(outputs, margins, strict=True)]
     warnings = list(dict.fromkeys([*advice, *(warning for row in rows for warning in row["warnings"])]))
     return {**rows[0], "warnings": warnings} if len(rows) == 1 else {"rows": rows, "warnings": warnings}

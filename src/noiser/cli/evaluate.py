@@ -83,6 +83,15 @@ class EvaluateOptions:
     masks: Annotated[
         int | None, typer.Option(min=1, help="The number of random masks of the soft metrics. (default: 16)", rich_help_panel=ADVANCED)
     ] = None
+    orders: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Compare every value with N random orders of the tokens: win rate and p-value (19 orders allow p = 0.05).",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = 0
     seed: Seed = 0
     plots: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a plot of each metric as SVG and PNG.", rich_help_panel=OUTPUT)
@@ -128,6 +137,7 @@ def _parse(options: EvaluateOptions, judging: JudgeOptions, device: str) -> "Eva
         controls=read_names("--controls", options.controls),
         generate=options.generate,
         limit=options.limit,
+        orders=options.orders,
         seed=options.seed,
         judges=read_judges(judging.judge),
         judge_config=judging.config(device),

@@ -67,9 +67,9 @@ def _output(file: Path, found: "Sequence[Saved]", format_: str | None, out: Path
 
 def _is_table(result: "Result") -> bool:
     from noiser.results.evaluation import Evaluation
-    from noiser.results.sanity import Checkup
+    from noiser.results.sanity import Checkup, MetricCheckup
 
-    return isinstance(result, Evaluation | Checkup)
+    return isinstance(result, Evaluation | Checkup | MetricCheckup)
 
 
 def _is_interactions(result: "Result") -> bool:
@@ -167,13 +167,13 @@ def _rendered(result: "Result", display: ScaleOptions) -> "RenderableType":
     from noiser.results.attribution import Attribution, Comparison
     from noiser.results.evaluation import Evaluation
     from noiser.results.interactions import Interactions
-    from noiser.results.sanity import Checkup
+    from noiser.results.sanity import Checkup, MetricCheckup
     from noiser.views.labels import visible
     from noiser.views.terminal.attribution import heatmap
     from noiser.views.terminal.comparison import render_comparison
     from noiser.views.terminal.evaluation import render_evaluation
     from noiser.views.terminal.interactions import render_interactions
-    from noiser.views.terminal.sanity import render_checkup
+    from noiser.views.terminal.sanity import render_checkup, render_metric_checkup
 
     if isinstance(result, Attribution):
         return heatmap(result, display.normalize, display.granularity)
@@ -185,4 +185,6 @@ def _rendered(result: "Result", display: ScaleOptions) -> "RenderableType":
         return render_evaluation(result)
     if isinstance(result, Checkup):
         return render_checkup(result)
+    if isinstance(result, MetricCheckup):
+        return render_metric_checkup(result)
     return Text(f"Error: {visible(result.message)}", style="red")

@@ -48,8 +48,8 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """An option of IMPLIED may stand without a value."""
-        option, value = IMPLIED.get(self.name or "", ("", ""))
-        pairs = zip(args, [*args[1:], "-"], strict=True)
+        option, value = IMPLIED.get(self.name or "", (None, ""))
+        pairs = zip(args, [*args, "-"][1:], strict=True)
         args = [part for word, following in pairs for part in ((word, value) if word == option and following.startswith("-") else (word,))]
         return super().parse_args(ctx, args)
 

@@ -29,6 +29,7 @@ def evaluate(
     controls: Sequence[str] = CONTROLS,
     generate: int | None = None,
     limit: int | None = None,
+    orders: int = 0,
     seed: int = 0,
     judges: Sequence[str | Judge] = (),
     judge_how: JudgeConfig | None = None,
@@ -46,6 +47,8 @@ def evaluate(
                `permuted:NAME` shuffles NAME's scores.
     generate   explain each of N tokens that the model generates greedily; a sample's value is the mean over them.
     limit      evaluate only the first N examples. operator=resample still draws its tokens from all examples.
+    orders     compare every value with those of N random orders of the tokens with the same scores: `win_rate` and `p_random` in
+               `Record.extra`, the mean win rate in the tables. Methods without ties share the orders, so it costs N rows of a metric.
     seed       the key of everything drawn at random, unless options set their own seed.
     judges     the judges that answerability and minimum_top_p ask: `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge
                object. The default is a local judge with the default model. With several judges each metric has a column for each.
@@ -57,7 +60,16 @@ def evaluate(
     """
     check_language_model(lm)
     spec = EvaluationSpec.parse(
-        examples, methods, metrics, controls=controls, generate=generate, limit=limit, seed=seed, judges=judges, judge_config=judge_how
+        examples,
+        methods,
+        metrics,
+        controls=controls,
+        generate=generate,
+        limit=limit,
+        orders=orders,
+        seed=seed,
+        judges=judges,
+        judge_config=judge_how,
     )
     return run_evaluation(lm, spec, on_sample)
 
@@ -68,7 +80,7 @@ def run_evaluation(lm: LanguageModel, spec: EvaluationSpec, on_sample: Callable[
     Raises OptionError for what only the model shows not to fit: Attributions of another model, or a single prompt to resample from.
     """
     prompts = [_tokenize(lm, example) for example in spec.examples]
-    runner = EvaluationRunner(lm, spec.methods, spec.metrics, prompts, spec.seed)
+    runner = EvaluationRunner(lm, spec.methods, spec.metrics, prompts, spec.seed, orders=spec.orders)
     runner.check()
     work = list(zip(spec.examples, prompts, strict=True))[: spec.limit]
     records: list[Record] = []

@@ -64,6 +64,8 @@ class EvaluationSpec:
     """How many generated tokens are explained. None: the next token only."""
     limit: int | None = None
     """Only the first `limit` examples are evaluated."""
+    orders: int = 0
+    """How many random orders every value is compared with."""
     seed: int = 0
 
     @classmethod
@@ -76,6 +78,7 @@ class EvaluationSpec:
         controls: Sequence[str] = CONTROLS,
         generate: int | None = None,
         limit: int | None = None,
+        orders: int = 0,
         seed: int = 0,
         judges: Sequence[str | Judge] = (),
         judge_config: JudgeConfig | None = None,
@@ -87,6 +90,8 @@ class EvaluationSpec:
         for name, number in (("generate", generate), ("limit", limit)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise OptionError(f"{name} must be a whole number, 1 or more; got {number!r}")
+        if not isinstance(orders, int) or orders < 0:
+            raise OptionError(f"orders must be a number of random orders, 0 or more; got {orders!r}")
         all_examples = as_examples(examples)
         clients = select_judges(judges, metrics, judge_config or JudgeConfig())
         return cls(
@@ -96,6 +101,7 @@ class EvaluationSpec:
             judges=tuple(clients),
             generate=generate,
             limit=limit,
+            orders=orders,
             seed=seed,
         )
 

@@ -31,6 +31,7 @@ def _roll_out(before: Tensor | None, layer: Float[Tensor, "seq seq"]) -> Float[T
     family="attention",
     source="Jain et al. 2020, arXiv:2005.00115",
     cost="1 row of T tokens",
+    changes="nothing: attention weights are read",
     requires=_take_last,
     paper_normalization="softmax",
 )
@@ -51,6 +52,7 @@ def last_attention(lm: LanguageModel, clean: CleanRun, objective: Objective, *, 
     family="attention",
     source="Abnar & Zuidema 2020, arXiv:2005.00928",
     cost="1 row of T tokens",
+    changes="nothing: attention weights are read",
     requires=_roll_out,
     paper_normalization="softmax",
 )

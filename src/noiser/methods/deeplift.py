@@ -32,6 +32,7 @@ SMALL = 1e-6
     family="gradient",
     source="Shrikumar et al. 2017, arXiv:1704.02685",
     cost="2 rows of T tokens, forward and backward (1 where no activation has a rule)",
+    changes="all embeddings are replaced by the baseline once, and activations compared",
     requires="objective",
 )
 def deeplift(

@@ -24,6 +24,7 @@ MAX_KEPT = 1 << 26
     family="gradient",
     source="Lundberg & Lee 2017, arXiv:1705.07874",
     cost="samples rows of T tokens, forward and backward",
+    changes="all embeddings are at random points between the baseline and the prompt",
 )
 def gradient_shap(
     lm: LanguageModel,

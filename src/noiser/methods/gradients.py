@@ -24,6 +24,7 @@ Aggregation = Literal["l2", "sum"]
     family="gradient",
     source="Denil et al. 2015, arXiv:1412.6815",
     cost="1 row of T tokens, forward and backward",
+    changes="nothing: the gradient at the prompt itself",
     requires="objective",
 )
 def input_x_gradient(

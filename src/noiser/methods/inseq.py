@@ -140,7 +140,8 @@ def find_inseq(name: str) -> InseqMethod:
     inseq_name, known = name.removeprefix(PREFIX), inseq_methods()
     if inseq_name not in known:
         raise OptionError(f"Inseq has no method {inseq_name!r}; it has {', '.join(sorted(known))}")
-    return InseqMethod(name=name, family="inseq", source=f"Inseq {version('inseq')}", function=partial(_run, name=inseq_name))
+    source = f"Inseq {version('inseq')}"
+    return InseqMethod(name=name, family="inseq", source=source, changes="as Inseq does", function=partial(_run, name=inseq_name))
 
 
 def inseq_scores(

@@ -37,6 +37,7 @@ MAX_TOKEN_GAP = 0.2
     family="gradient",
     source="Sundararajan et al. 2017, arXiv:1703.01365",
     cost="steps + 1 rows of T tokens, forward and backward; adaptive: 9 for each segment",
+    changes="all embeddings move on a straight line from the baseline to the prompt",
 )
 def integrated_gradients(
     lm: LanguageModel,
@@ -77,6 +78,7 @@ def integrated_gradients(
     family="gradient",
     source="Enguehard 2023, arXiv:2305.15853",
     cost="T x (steps + 1) rows of T/2 tokens, forward and backward; adaptive: 9 for each segment",
+    changes="the embedding of one token at a time moves on a straight line from the baseline",
 )
 def sequential_integrated_gradients(
     lm: LanguageModel,

@@ -26,6 +26,7 @@ def _check(*, pairs: bool, keep: float) -> None:
     family="perturbation",
     source="Ribeiro et al. 2016, arXiv:1602.04938",
     cost="samples rows of T tokens",
+    changes="the embeddings of random sets of units are replaced by the baseline",
     check=_check,
     added=("pairs",),
 )

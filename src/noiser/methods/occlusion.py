@@ -16,6 +16,7 @@ from noiser.registry import method
     family="perturbation",
     source="Zeiler & Fergus 2014, arXiv:1311.2901",
     cost="T rows of T/2 tokens (fewer with unit)",
+    changes="the embedding of one unit at a time is replaced by the baseline",
 )
 def occlusion(
     lm: LanguageModel, clean: CleanRun, objective: Objective, *, unit: Unit = "token", baseline: Baseline = "zero"

@@ -27,6 +27,7 @@ MAX_DEFAULT = 20_000
     family="perturbation",
     source="Shapley 1953; Lundberg & Lee 2017, arXiv:1705.07874; Musco & Witter 2025, arXiv:2410.01917",
     cost="2^T rows of T tokens up to 12 units, else 40 T rows of T tokens",
+    changes="the embeddings of sets of units are replaced by the baseline",
 )
 def shapley(
     lm: LanguageModel,

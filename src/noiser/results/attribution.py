@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from noiser.errors import OptionError
+from noiser.results.card import Card, make_card
 from noiser.results.display import Showable, view
+from noiser.results.health import Finding, examine
 from noiser.results.scores import LEVEL, half_widths, normalize, rank_ranges, spearman, top_overlap
 from noiser.text.prompt import Prompt
 from noiser.text.units import Units, units
@@ -178,6 +180,17 @@ class Attribution(Showable):
         order = np.argsort(-self.scores[target, : len(last)], kind="stable")
         return tuple(int(token) for token in order if last[token] <= k)
 
+    def card(self) -> Card:
+        """The contract card: what is explained, what is changed and what is not, the budget, the seed and the model. `print` it."""
+        return make_card(self)
+
+    def health(self) -> tuple[Finding, ...]:
+        """What may be wrong with this explanation: for each finding a sentence and what to do. Empty: nothing was found.
+
+        It needs no further rows. See `noiser.results.health` for the limits.
+        """
+        return examine(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The attribution as plain Python values, in the shape of the command line's JSON (schema 1)."""
         return {
@@ -197,6 +210,8 @@ class Attribution(Showable):
             **({"dof": list(self.dof)} if self.dof is not None else {}),
             "notes": dict(self.notes),
             "cost": vars(self.cost).copy(),
+            "card": self.card().to_dict(),
+            "health": [vars(finding).copy() for finding in self.health()],
             **({"curves": [curve.to_dict() for curve in self.curves]} if self.curves else {}),
         }
 

@@ -99,11 +99,14 @@ class Row:
     group: str
     """Letters: methods that share one do not differ after Holm's correction. Empty for controls."""
     statuses: Mapping[str, int]
+    win_rate: Number | None = None
+    """Mean share of random orders of a sample's tokens that the row beats, in [0, 1]; 0.5 is chance. None: they were not run."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain Python values."""
-        numbers = {name: getattr(self, name).to_dict() if getattr(self, name) else None for name in ("mean", "log_ratio")}
-        return {**vars(self), **numbers, "statuses": dict(self.statuses)}
+        """As plain Python values. `win_rate` is there only if random orders were run."""
+        numbers = {name: getattr(self, name).to_dict() if getattr(self, name) else None for name in ("mean", "log_ratio", "win_rate")}
+        plain = {**vars(self), **numbers, "statuses": dict(self.statuses)}
+        return plain if self.win_rate else {name: value for name, value in plain.items() if name != "win_rate"}
 
 
 @dataclass(frozen=True)

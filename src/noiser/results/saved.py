@@ -12,7 +12,7 @@ from noiser.results.attribution import Attribution, Comparison, Cost, Curve, Tar
 from noiser.results.evaluation import Evaluation
 from noiser.results.interactions import Interactions
 from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row, Summary
-from noiser.results.sanity import Checkup, Verdict
+from noiser.results.sanity import Checkup, MetricCheckup, MetricVerdict, Verdict
 from noiser.storage import printable, strict_json
 from noiser.text.prompt import Prompt, Turn
 from noiser.text.units import Units
@@ -34,7 +34,7 @@ class FailedPrompt:
         return {"schema": 1, "prompt": {"text": self.prompt}, "error": {"class": self.error, "message": self.message}}
 
 
-Result = Attribution | Comparison | Interactions | Evaluation | Checkup | FailedPrompt
+Result = Attribution | Comparison | Interactions | Evaluation | Checkup | MetricCheckup | FailedPrompt
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Saved:
 def read(path: str | Path) -> Result | list[Result]:
     """Read results that noiser saved as JSON: by `to_json()`, by `--format json` or by `--format jsonl`.
 
-    Returns an Attribution, a Comparison, Interactions, an Evaluation or a Checkup. A file with several lines, or one whose name ends in
-    .jsonl or .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are equal to those that
+    Returns an Attribution, a Comparison, Interactions, an Evaluation, a Checkup or a MetricCheckup. A file with several lines, or one
+    whose name ends in .jsonl or .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are equal to those that
     were saved, scores to the last bit. A page (HTML) or a figure is not read back.
 
     Raises OptionError for a file that does not exist, is damaged, or holds something else, and says what it is.
@@ -284,18 +284,36 @@ def _record(plain: Mapping[str, Any]) -> Record:
 
 
 def _summary(plain: Mapping[str, Any]) -> Summary:
-    rows = tuple(_exact(Row, {**row, "mean": _exact(Number, row["mean"]), "log_ratio": _ratio(row)}) for row in plain["rows"])
+    rows = tuple(_exact(Row, {**row, "mean": _exact(Number, row["mean"]), **_optional(row)}) for row in plain["rows"])
     return _exact(Summary, {**plain, "rows": rows, "differences": tuple(plain["differences"]), "remarks": tuple(plain["remarks"])})
 
 
-def _ratio(row: Mapping[str, Any]) -> Number | None:
-    return None if row["log_ratio"] is None else _exact(Number, row["log_ratio"])
+def _optional(row: Mapping[str, Any]) -> dict[str, Number | None]:
+    """The numbers that a row may lack. Evaluations without random orders have no `win_rate`."""
+    given = {"log_ratio": row["log_ratio"], "win_rate": row.get("win_rate")}
+    return {name: None if value is None else _exact(Number, value) for name, value in given.items()}
 
 
 def _checkup(record: Mapping[str, Any]) -> Checkup:
     verdicts = tuple(_exact(Verdict, verdict) for verdict in record["verdicts"])
     checks = {_word(name): _word(what) for name, what in record["checks"].items()}
     return Checkup(_word(record["model"]), _word(record["revision"]), checks, tuple(map(_word, record["methods"])), verdicts)
+
+
+def _metric_checkup(record: Mapping[str, Any]) -> MetricCheckup:
+    verdicts = tuple(
+        MetricVerdict(
+            metric=_word(each["metric"]),
+            ladder=_exact(Number, each["ladder"]),
+            ends=_exact(Number, each["ends"]),
+            prompts=int(_number(each["prompts"])),
+            circuits=dict(_mapping(each["circuits"])),
+            reason=_word(each["reason"]),
+        )
+        for each in record["verdicts"]
+    )
+    given = {name: value for name, value in record.items() if name != "schema"}
+    return _exact(MetricCheckup, {**given, "verdicts": verdicts})
 
 
 def _failed(record: Mapping[str, Any]) -> FailedPrompt:
@@ -338,5 +356,6 @@ _BUILDERS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Result]], 
     (("prompt", "error"), _failed),
     (("records", "summary", "metrics"), _evaluation),
     (("verdicts", "checks"), _checkup),
+    (("verdicts", "circuits", "aurocs"), _metric_checkup),
 )
 """The fields by which a result is known, and what builds it."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -33,7 +33,45 @@ def summarise(records: Sequence[Record], method_rows: Sequence[MethodRow], metri
             pair = sorted((column, other), key=lambda paired: paired.metric, reverse=True)
             if [paired.metric for paired in pair] == ["soft_ns", "soft_nc"] and column.options == other.options:
                 tables.append(_table(records, method_rows, pair, pair[0].label.replace("soft_ns", FAITHFULNESS, 1)))
-    return tuple(table for table in tables if table is not None)
+    return with_operators([table for table in tables if table is not None], metric_columns)
+
+
+def with_operators(tables: Sequence[Summary], metric_columns: Sequence[MetricColumn]) -> tuple[Summary, ...]:
+    """The tables, with a remark where one metric with two operators says different things about two methods.
+
+    A result that depends on what stands in the place of a token that is left out is a result about that.
+    """
+    columns = {column.label: column for column in metric_columns if "operator" in column.options}
+    remarks: dict[str, list[str]] = {}
+    for one, other in combinations([table for table in tables if table.metric in columns], 2):
+        first, second = columns[one.metric], columns[other.metric]
+        if first.metric == second.metric and first.options["operator"] != second.options["operator"]:
+            remarks.setdefault(other.metric, []).extend(_disagreements(one, other))
+    return tuple(replace(table, remarks=(*table.remarks, *remarks.get(table.metric, ()))) for table in tables)
+
+
+def _disagreements(one: Summary, other: Summary) -> list[str]:
+    """A sentence for each two methods that only one of the tables tells apart, or that the tables order differently."""
+    found = {(test["method"], test["other"]): _verdict(test) for test in other.differences}
+    sentences = []
+    for test in one.differences:
+        pair = test["method"], test["other"]
+        swapped = pair not in found
+        ours, theirs = _verdict(test), -found.get(pair[::-1], 0) if swapped else found[pair]
+        if ours == theirs:
+            continue
+        if ours and theirs:
+            sentences.append(f"contradicts {one.metric} on {pair[0]} and {pair[1]}: a verdict about the operator")
+        else:
+            table = one if ours else other
+            sentences.append(f"{pair[0]} and {pair[1]} are told apart under {table.metric} only: a verdict that depends on the operator")
+    return sentences
+
+
+def _verdict(test: Mapping[str, Any]) -> int:
+    """1 if the first method is better for certain, -1 if the other is, 0 if they are not told apart."""
+    certain = test["p_holm"] is not None and test["p_holm"] < LEVEL
+    return (1 if test["better"] else -1) if certain else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +110,27 @@ def _table(
     letters, differences = comparison.groups()
 
     limits = (0.0 if metric_columns[0].relative else -np.inf, np.inf)
+    wins = win_rates(records, common, metric_columns[0].label) if len(metric_columns) == 1 else None
 
     def table_row(index: int) -> Row:
         row = common.rows[index]
         mean = number(jackknife, float(plain[0][index]), plain[1][:, index], limits) if plain else Number(None)
         ratio = number(jackknife, float(ratios[0][index]), ratios[1][:, index]) if ratios else None
-        return Row(row.label, row.control, mean, ratio, letters.get(index, ""), statuses[row.label])
+        rate = None if wins is None else number(jackknife, float(wins[:, index].mean()), jackknife.means(wins)[:, index], (0.0, 1.0))
+        return Row(row.label, row.control, mean, ratio, letters.get(index, ""), statuses[row.label], rate)
 
     rows = [table_row(index) for index in comparison.order()]
     rows += [_empty_row(row, statuses) for row in method_rows if row not in common.rows]
     rows.sort(key=lambda row: row.control)
     remarks = (*comparison.remarks(), *common.remarks, *few_clusters(jackknife), *mask_remarks(records, common, metric_columns))
     return Summary(label, better, tuple(rows), len(common.values), jackknife.clusters, tuple(differences), remarks)
+
+
+def win_rates(records: Sequence[Record], common: CommonSamples, label: str) -> Float[np.ndarray, "samples rows"] | None:
+    """The share of random orders that each row beats on each sample. None if they were not run for all of them."""
+    rates = {(each.sample, each.method): each.extra.get("win_rate") for each in records if each.metric == label}
+    found = [[rates.get((sample, row.label)) for row in common.rows] for sample in common.samples]
+    return None if any(rate is None for row in found for rate in row) else np.array(found, dtype=np.float64)
 
 
 def few_clusters(jackknife: ClusterJackknife) -> list[str]:

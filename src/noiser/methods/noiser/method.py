@@ -76,6 +76,7 @@ def _check_auto(*, bound: str, pairs: bool, max_samples: int) -> None:
     family="perturbation",
     source="Ghasemi Madani et al. 2025, arXiv:2504.02911",
     cost="1.4 to 2.1 times T x samples rows of T/2 tokens, measured (1.1 times without a search; fewer with unit)",
+    changes="noise is added to the embedding of one unit at a time",
     check=check,
     requires="margin",
     paper_normalization="signed_sum",

@@ -29,6 +29,9 @@ MAX_BARS = 40
 MAX_COLUMNS = 8
 """Targets whose scores stand side by side."""
 
+WARNED = ("non_monotone", "edge", "completeness")
+"""Findings of the health report that methods warn of themselves."""
+
 DISTANCE_NAMES = {"hellinger": "Hellinger distance", "jsd": "Jensen-Shannon divergence"}
 """Quantities that are 0 on the clean run: their value says nothing, their name does."""
 
@@ -54,7 +57,7 @@ def heatmap(attribution: Attribution, normalization: str = "none", by: str | Non
         blocks.append(Text(f"scores after {normalization}", style="dim"))
     if labelled.halves is not None:
         blocks += interval_note([attribution], ranks=len(attribution.targets) == 1)
-    return Group(*blocks, Text(), _facts(attribution), *warnings(attribution))
+    return Group(*blocks, Text(), _facts(attribution), *warnings(attribution), *_health(attribution))
 
 
 def plain_text(renderable: RenderableType, width: int = 100) -> str:
@@ -157,6 +160,11 @@ def _facts(attribution: Attribution) -> Text:
         value = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
         parts.append(f"k = {value} ({visible(str(notes.get('k_status', '')))})")
     return Text(" \u00b7 ".join([*parts, *cost_texts(attribution.cost)]), style="dim")
+
+
+def _health(attribution: Attribution) -> list[Text]:
+    """The findings that no warning says already."""
+    return [Text(f"~ {finding}", style="yellow") for finding in attribution.health() if finding.name not in WARNED]
 
 
 def _format_prob(prob: float) -> str:

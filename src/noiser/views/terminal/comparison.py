@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from noiser.results.attribution import Comparison
+from noiser.results.card import differences
 from noiser.views.labels import format_score, labelled_scores, strongest, visible
 from noiser.views.terminal.attribution import (
     MAX_BARS,
@@ -39,7 +40,7 @@ def render_comparison(comparison: Comparison, normalization: str = "none", by: s
     if normalization != "none":
         blocks += [Text(f"scores after {normalization}", style="dim"), Text()]
     failed = [Text(f"! {label} failed: {visible(message)}", style="red") for label, message in comparison.failures.items()]
-    return Group(*blocks, _agreement(comparison), Text(), _costs(comparison), *warnings(comparison), *failed)
+    return Group(*blocks, _agreement(comparison), Text(), _costs(comparison), *warnings(comparison), *_differences(comparison), *failed)
 
 
 def _prompts(comparison: Comparison, row: int, by: str, normalization: str) -> Table:
@@ -78,6 +79,17 @@ def _agreement(comparison: Comparison) -> Table:
         cells = [f"{_or_none(rho, '+.2f')} \u00b7 {_or_none(overlap, '.2f')}" for rho, overlap in zip(correlations, overlaps, strict=True)]
         table.add_row(Text(label), *cells)
     return table
+
+
+def _differences(comparison: Comparison) -> list[Text]:
+    """A line for each result whose contract card says that it explains something else than the first."""
+    first, *others = comparison.attributions
+    found = [(other.label, differences(first.card(), other.card())) for other in others]
+    return [
+        Text(f"! {first.label} and {label} differ in what they explain ({', '.join(names)}): see their contract cards", style="yellow")
+        for label, names in found
+        if names
+    ]
 
 
 def _or_none(value: float | None, form: str) -> str:

@@ -75,12 +75,14 @@ def _cell(row: Row) -> Text:
     if row.log_ratio is not None:
         lines.append(format_number(row.log_ratio, signed=True))
     if row.mean.value is not None or not lines:
-        lines.append(format_number(row.mean))
+        lines.append(("mean " if lines else "") + format_number(row.mean))
+    if row.win_rate is not None:
+        lines.append(f"beats {format_number(row.win_rate)} of random orders")
     text = Text(lines[0], style="dim" if row.control else "")
     if row.group:
         text.append(f" {row.group}", style="bold")
     for line in lines[1:]:
-        text.append(f"\n  mean {line}", style="dim")
+        text.append(f"\n  {line}", style="dim")
     return text
 
 

@@ -97,11 +97,12 @@ function toJson(view) {
 }
 
 function attributionJson(view, row) {
-  const { method, label, options, seed, unit, scores, stderr, dof, notes, cost, curves } = row;
+  const { method, label, options, seed, unit, scores, stderr, dof, notes, cost, card, health, curves } = row;
   const targets = view.targets.map(targetJson);
   return {
     schema: 1, model: view.model, revision: view.revision, method, ...(label ? { label } : {}), options, seed, prompt: view.prompt,
-    target: targets[0], targets, unit, scores, ...(stderr ? { stderr } : {}), ...(dof ? { dof } : {}), notes, cost, ...(curves && curves.length ? { curves } : {}),
+    target: targets[0], targets, unit, scores, ...(stderr ? { stderr } : {}), ...(dof ? { dof } : {}), notes, cost,
+    ...(card ? { card } : {}), ...(health ? { health } : {}), ...(curves && curves.length ? { curves } : {}),
   };
 }
 

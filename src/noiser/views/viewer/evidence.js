@@ -224,7 +224,21 @@ function methodNotes(view, row, target, level) {
   const entries = [...noteEntries(view, view.rows[row], notes)].map(entry);
   const marked = warnings.map((sentence) => h("li", {}, h("span", { class: "noiser-mark", "aria-hidden": "true", text: "!" }), sentence));
   return h("article", {}, h(`h${level}`, { text: rowName(view, row) }),
-    marked.length > 0 && h("ul", { class: "noiser-cautions", "aria-label": "Warnings" }, marked), h("dl", {}, entries));
+    marked.length > 0 && h("ul", { class: "noiser-cautions", "aria-label": "Warnings" }, marked),
+    ...healthPart(view.rows[row].health), h("dl", {}, entries), ...cardPart(view.rows[row].card));
+}
+
+// What may be wrong with a result, and what to do.
+function healthPart(health) {
+  const sentences = (health || []).map(({ said, remedy }) => h("li", {}, visible(said), " ", h("b", { text: visible(remedy) })));
+  return sentences.length ? [h("ul", { class: "noiser-health", "aria-label": "Health" }, sentences)] : [];
+}
+
+// The contract card, folded.
+function cardPart(card) {
+  if (!card) return [];
+  const entries = Object.entries(card).map(([name, value]) => h("div", {}, h("dt", { text: noteName(name) }), h("dd", { text: visible(value) })));
+  return [h("details", { class: "noiser-card" }, h("summary", { text: "Contract card: what is explained, and how" }), h("dl", {}, entries))];
 }
 
 // Name, text and title of each note of a row.
