@@ -110,7 +110,7 @@ def _output(target: Any) -> str:
 
 def _quantity(targets: Sequence[Any]) -> str:
     first = targets[0]
-    name: str = QUANTITIES.get(first.quantity, first.quantity)
+    name = str(QUANTITIES.get(first.quantity, first.quantity))
     return f"{name}, target minus foil" if first.foil is not None and first.quantity == "prob" else name
 
 

@@ -55,8 +55,8 @@ def read(path: str | Path) -> Result | list[Result]:
     """Read results that noiser saved as JSON: by `to_json()`, by `--format json` or by `--format jsonl`.
 
     Returns an Attribution, a Comparison, Interactions, an Evaluation, a Checkup or a MetricCheckup. A file with several lines, or one
-    whose name ends in .jsonl or .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are equal to those that
-    were saved, scores to the last bit. A page (HTML) or a figure is not read back.
+    whose name ends in .jsonl or .ndjson, gives a list; a prompt that could not be explained is a FailedPrompt in it. The objects are
+    equal to those that were saved, scores to the last bit. A page (HTML) or a figure is not read back.
 
     Raises OptionError for a file that does not exist, is damaged, or holds something else, and says what it is.
     """

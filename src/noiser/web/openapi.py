@@ -3,11 +3,14 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from noiser._version import __version__
 from noiser.methods import METHODS
 from noiser.registry import Method
+from noiser.results.card import Card
+from noiser.results.health import Finding
 from noiser.web.requests import Limits
 
 Schema = dict[str, Any]
@@ -117,7 +120,7 @@ def result_schemas() -> dict[str, Schema]:
         "unit": TEXT, "scores": {**listed(NUMBERS), "description": "[targets, tokens]; a higher score supports the target more."},
         "stderr": {**listed(NUMBERS), "description": "Standard errors of the scores, from the method's own random draws."},
         "dof": {**listed(either(INTEGER, NULL)), "description": "Degrees of freedom of each row of stderr, for Student's t; null: many."},
-        "notes": OBJECT, "cost": ref("Cost"), "curves": listed(ref("Curve")),
+        "notes": OBJECT, "cost": ref("Cost"), "curves": listed(ref("Curve")), "card": ref("Card"), "health": listed(ref("Finding")),
     }  # fmt: skip
     comparison: dict[str, Schema] = {
         "schema": {"const": 1}, "methods": TEXTS, "attributions": listed(ref("Attribution")), "agreement": ref("Agreement"),
@@ -131,6 +134,8 @@ def result_schemas() -> dict[str, Schema]:
         "Curve": record(curve),
         "Agreement": record({"spearman": pairs, "top3_overlap": pairs}),
         "ViewAgreement": record({"spearman": pairs, "top3_overlap": pairs, "targets": listed(pairs)}),
+        "Card": record(dict.fromkeys((field.name for field in fields(Card)), TEXT)),
+        "Finding": record(dict.fromkeys((field.name for field in fields(Finding)), TEXT)),
         "Attribution": record(attribution, optional=("curves", "label", "stderr", "dof")),
         "Comparison": record(comparison),
     }
@@ -141,17 +146,18 @@ def view_schema() -> Schema:
     per_token = {"labels": TEXTS, "texts": TEXTS, "special": listed(BOOLEAN)}
     row: dict[str, Schema] = {
         "method": TEXT, "label": TEXT, "options": OBJECT, "seed": either(INTEGER, NULL), "unit": TEXT, "scores": listed(NUMBERS),
-        "notes": OBJECT, "cost": ref("Cost"), "curves": listed(either(ref("Curve"), NULL)), "stderr": listed(NUMBERS),
+        "notes": OBJECT, "cost": ref("Cost"), "curves": listed(either(ref("Curve"), NULL)), "card": ref("Card"),
+        "health": listed(ref("Finding")), "stderr": listed(NUMBERS),
         "dof": listed(either(INTEGER, NULL)), "critical": {"type": "object", "additionalProperties": NUMBERS},
     }  # fmt: skip
     optional = ("label", "stderr", "dof", "critical")
-    fields: dict[str, Schema] = {
+    view: dict[str, Schema] = {
         "schema": {"const": 1}, "noiser": TEXT, "title": TEXT, "model": TEXT, "revision": TEXT, "comparison": BOOLEAN,
         "prompt": ref("Prompt"), **per_token, "roles": {"type": "object", "additionalProperties": TEXT}, "units": OBJECT,
         "targets": listed(OBJECT), "rows": listed(record(row, optional=optional, closed=False)), "agreement": ref("ViewAgreement"),
         "failures": {"type": "object", "additionalProperties": TEXT}, "evaluation": either(OBJECT, NULL),
     }  # fmt: skip
-    return record(fields, optional=("roles",), closed=False)
+    return record(view, optional=("roles",), closed=False)
 
 
 def event_schema() -> Schema:
