@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 # Two files of tests at a time, one thread each: half the time of one after the other with two threads. A test that fails runs a second
 # time, and the summary names it (RERUN): tests with servers, threads and kills depend on a machine that others use too.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile --reruns 1 -r fER
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1 -r fER
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m "slow and not families"

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,16 @@ def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", **special})
+
+
+SLOWEST = ("experiments", "judges", "regression", "evaluation", "web", "lm/test_device", "views/test_hostile")
+"""Files of tests that take longest. They start first, so that no worker is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first, otherwise in the order of their names."""
+    root = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.relative_to(root).as_posix().startswith(SLOWEST))
 
 
 @pytest.fixture(autouse=True)

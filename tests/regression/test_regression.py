@@ -170,9 +170,9 @@ def test_a_new_run_has_the_same_records_and_the_judges_old_replies_are_enough(tm
 def test_json_has_the_keys_that_it_had(smol):
     before = json.loads((STORED / "attribution.json").read_text())
     found = json.loads(noiser.attribute(smol, record.QUESTIONS[0][0], "occlusion").to_json())
-    assert found.keys() == before.keys()
+    assert found.keys() == before.keys() | {"card", "health"}
     for name in ("prompt", "target", "cost", "notes"):
-        new = {"offsets"} if name == "prompt" else set()
+        new = {"prompt": {"offsets"}, "notes": {"margin"}}.get(name, set())
         assert found[name].keys() == before[name].keys() | new, name
     assert {name: found[name] for name in ("schema", "method", "options", "unit", "model", "revision", "seed")} == {
         name: before[name] for name in ("schema", "method", "options", "unit", "model", "revision", "seed")
