@@ -1,6 +1,6 @@
 """Contract cards and health reports, each finding on a model built to trigger it, and silence where there is nothing.
 
-Mutants caught, each run: one of the four entries not compared; the limit of a finding passed over; scores added up over all columns.
+Mutants caught, each run: one of the four entries not compared; the limit of a finding passed over (four of them).
 """
 
 import json
