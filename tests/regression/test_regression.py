@@ -83,7 +83,11 @@ def test_metrics_are_what_they_were(smol, stored):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_all_scores_and_metrics_are_what_they_were(smol, stored, tolerance):
-    assert differences(record.attributions(smol), stored["attributions"], tolerance) == []
+    found, before = record.attributions(smol), stored["attributions"]
+    dividing = {label for label in before if "official" in label or "deeplift" in label}
+    # these divide by small numbers: on another processor a rounding of 1e-6 becomes up to 3e-4 of their scores
+    assert differences(*({label: each[label] for label in dividing} for each in (found, before)), 10 * tolerance) == []
+    assert differences(*({label: each[label] for label in before.keys() - dividing} for each in (found, before)), tolerance) == []
     assert differences(without_intervals(record.evaluation(smol)), without_intervals(stored["evaluation"]), tolerance) == []
 
 
