@@ -55,8 +55,8 @@ BATCH, STEPS, RATE = 64, 1_600, 1e-3
 ROWS = 200
 METHODS = (
     "noiser", "noiser:bound=linf", "noiser:bound=none", "noiser:bound=rms+scale=1", "noiser:bound=rms+scale=4", "noiser:bound=rms+scale=16",
-    "noiser:bound=replace", "occlusion", "lime:pairs=true", "shapley:samples=200", "integrated_gradients", "input_x_gradient", "last_attention",
-    "recency", "random", "uniform",
+    "noiser:bound=replace", "occlusion", "lime:pairs=true", "shapley:samples=200", "integrated_gradients", "input_x_gradient",
+    "last_attention", "recency", "random", "uniform",
 )  # fmt: skip
 
 
