@@ -112,7 +112,7 @@ def test_a_scale_at_the_edge_and_a_flip_that_goes_back_are_reported(lm):
     floor = noiser.attribute(noiser.LanguageModel(ToyLM([1.0, 5000.0]), byte_tokenizer()), (0, 1))
     assert "smallest scale" in findings(floor)["edge"].said
     never = noiser.attribute(noiser.LanguageModel(ToyLM([1e-6, 1e-6]), byte_tokenizer()), (0, 1))
-    assert "no scale" in findings(never)["edge"].said
+    assert "largest scale" in findings(never)["edge"].said
     back = replace(noiser.attribute(lm, PROMPT), notes={"non_monotone": 2})
     assert findings(back)["non_monotone"].said.startswith("2 tokens flip")
 

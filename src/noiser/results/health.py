@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 SMALL_MARGIN = 0.05
-"""A prediction that is ahead by less than this probability, of the next one, is nearly a tie."""
+"""A prediction whose probability is ahead of the second choice's by less than this is nearly a tie."""
 SATURATED = 0.95
 """A score of at least this share of the whole quantity."""
 APART = 1.5
@@ -54,7 +54,7 @@ def _margin(attribution: Any, target: int, notes: Any) -> Iterator[Finding]:  # 
     if margin is not None and margin < SMALL_MARGIN:
         yield Finding(
             "margin",
-            f"The prediction is ahead of the next token by a probability of only {margin:.3f}.",
+            f"The prediction is ahead of the second choice by a probability of only {margin:.3f}.",
             "Explain the contrast of the two (foil).",
         )
 
@@ -107,10 +107,12 @@ def _redundancy(attribution: Any, target: int, notes: Any) -> Iterator[Finding]:
 def _edge(attribution: Any, target: int, notes: Any) -> Iterator[Finding]:  # noqa: ARG001
     """The scale of the noise is at an edge of what was searched."""
     status = notes.get("k_status")
-    if status in ("at_floor", "not_reached"):
-        where = "the smallest scale, and its score is 0" if status == "at_floor" else "no scale that was tried"
-        said = f"k is at the edge of the search: some token flips the prediction at {where}."
-        yield Finding("edge", said, "Take bound=rms, or bracket=expand.")
+    if status == "at_floor":
+        yield Finding(
+            "edge", "Some token flips the prediction even at the smallest scale, so its score is 0.", "Raise steps, or take bound=rms."
+        )
+    elif status == "not_reached":
+        yield Finding("edge", "k is the largest scale that was tried: no flip was found below it.", "Take bracket=expand, or bound=rms.")
 
 
 def _order(attribution: Any, target: int, notes: Any) -> Iterator[Finding]:  # noqa: ARG001
