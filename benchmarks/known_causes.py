@@ -54,9 +54,9 @@ SIZE: dict[str, Any] = {
 BATCH, STEPS, RATE = 64, 1_600, 1e-3
 ROWS = 200
 METHODS = (
-    "noiser", "noiser:bound=linf", "noiser:bound=none", "noiser:bound=rms+scale=1", "noiser:bound=rms+scale=4", "noiser:bound=rms+scale=16",
-    "noiser:bound=replace", "occlusion", "lime:pairs=true", "shapley:samples=200", "integrated_gradients", "input_x_gradient",
-    "last_attention", "recency", "random", "uniform",
+    "recency", "random", "uniform", "last_attention", "input_x_gradient", "occlusion", "integrated_gradients",
+    "noiser:bound=rms+scale=1", "noiser:bound=rms+scale=4", "noiser:bound=rms+samples=3", "noiser:bound=rms+scale=16",
+    "noiser:bound=none", "noiser:bound=replace", "noiser", "noiser:bound=linf", "lime:pairs=true", "shapley:samples=200",
 )  # fmt: skip
 
 
@@ -138,31 +138,39 @@ def train(store: Path) -> None:
     print(f"{size:,} parameters, {time.perf_counter() - begin:.0f} s")
 
 
-def judge(store: Path) -> str:
-    """AUROC of every method by kind of fact, on ROWS rows of each that the model answers, and what share it answers."""
-    lm = noiser.load(str(store))
-    answered: dict[str, list[Fact]] = {}
-    lines = []
+def answered(lm: noiser.LanguageModel, count: int = ROWS) -> dict[str, tuple[list[Fact], int]]:
+    """For each kind, the first `count` facts that the model answers, and how many were asked for them (at most four times as many)."""
+    found: dict[str, tuple[list[Fact], int]] = {}
     for kind in KINDS:
-        stream, asked, found = facts([kind], SEED + 2), 0, []
-        while len(found) < ROWS and asked < 4 * ROWS:
+        stream, asked, right = facts([kind], SEED + 2), 0, []
+        while len(right) < count and asked < 4 * count:
             fact = next(stream)
             asked += 1
             if noiser.attribute(lm, " ".join(fact.words), "uniform").target.tokens[0].strip() == fact.answer:
-                found.append(fact)
-        answered[kind] = found
-        lines.append(f"{kind}: {len(found)} of {asked} answered")
+                right.append(fact)
+        found[kind] = right, asked
+    return found
+
+
+def judge(store: Path) -> str:
+    """AUROC of every method by kind of fact, on ROWS rows of each that the model answers, and what share it answers."""
+    lm = noiser.load(str(store))
+    asked = answered(lm)
     file = store / "aurocs.jsonl"
-    done = (
-        {(line["method"], line["kind"]): line["aurocs"] for line in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
-    )
+    done = read_aurocs(file)
     for method in METHODS:
-        for kind, rows in answered.items():
+        for kind, (rows, _) in asked.items():
             if (method, kind) not in done:
                 done[method, kind] = aurocs(lm, method, rows)
                 with file.open("a") as sink:
                     sink.write(json.dumps({"method": method, "kind": kind, "aurocs": done[method, kind]}) + "\n")
-    return "\n".join([*lines, "", table(done)])
+    return "\n".join([*(f"{kind}: {len(rows)} of {of} answered" for kind, (rows, of) in asked.items()), "", table(done)])
+
+
+def read_aurocs(file: Path) -> dict[tuple[str, str], list[float]]:
+    """The values so far, by method and kind, in the order of the rows."""
+    lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
+    return {(line["method"], line["kind"]): line["aurocs"] for line in lines}
 
 
 def aurocs(lm: noiser.LanguageModel, method: str, rows: Sequence[Fact]) -> list[float]:

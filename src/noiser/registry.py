@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from noiser.errors import OptionError
 
+DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
+DEFAULT_METRICS = ("soft_ns", "soft_nc", *(f"comprehensiveness:operator={each}" for each in ("delete", "infill")))
+
 
 @dataclass(frozen=True)
 class Range:
@@ -32,10 +35,8 @@ class Option:
     """One or a few sentences, from the function's docstring."""
 
     def to_dict(self) -> dict[str, Any]:
-        """`name`, `type`, `default`, `optional`, `help`; `choices`, or `low` and `high`, if the type has them.
-
-        `type` is int, float, str, bool or choice. An option that takes a number or one of some words has the number's type,
-        and the words as its `choices`. Raises KeyError for an annotation of another kind.
+        """`name`, `type` (int, float, str, bool or choice), `default`, `optional`, `help`; `choices`, or `low` and `high`, if the type
+        has them. A number or one of some words: the number's type, and the words as `choices`. KeyError for other annotations.
         """
         members = list(_members(self.annotation))
         words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
@@ -56,8 +57,7 @@ class Entry:
     version: int = 1
     """Goes up whenever the numbers change. A run never mixes results of two versions."""
     added: tuple[str, ...] = ()
-    """Options that came later, with defaults that change no number. At its default such an option is left out of a run's fingerprint, so
-    that older runs go on. If such a default changes, the version must go up."""
+    """Later options, whose defaults change no number: at its default one is not in a run's fingerprint. A new default is a new version."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -68,16 +68,19 @@ def test_five_prompts_are_enough_for_intervals(run, tmp_path):
     assert "[" in next(line for line in out.splitlines() if line.startswith("occlusion"))
 
 
+TWO_OPERATORS = ["comprehensiveness:operator=delete", "comprehensiveness:operator=infill"]
+
+
 def test_json_is_strict_and_whole(run, prompts):
     code, out, _ = run("evaluate", "--prompts", prompts, *FAST, "--format", "json")
     found = json.loads(out, parse_constant=pytest.fail)
     assert code == 0
-    assert (found["schema"], found["model"], found["samples"], found["planned"]) == (1, "tiny", 3, 3 * 7 * 2)
+    assert (found["schema"], found["model"], found["samples"], found["planned"]) == (1, "tiny", 3, 3 * 7 * 4)
     assert sum(found["statuses"].values()) == found["planned"] == len(found["records"])
     assert {record["sample"] for record in found["records"]} == {"1", "3", "4"}, "ids are line numbers"
-    assert [each["metric"] for each in found["summary"]] == ["soft_ns", "soft_nc", "faithfulness"]
+    assert [each["metric"] for each in found["summary"]] == ["soft_ns", "soft_nc", "faithfulness", *TWO_OPERATORS]
     assert set(found["costs"]) >= {"metrics", "occlusion"}
-    assert {each["options"]["masks"] for each in found["metrics"]} == {2}
+    assert {each["options"].get("masks") for each in found["metrics"]} == {2, None}
 
 
 def test_protocol_and_settings_reach_what_has_them(run, prompts):

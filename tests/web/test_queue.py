@@ -15,10 +15,9 @@ import pytest
 import torch
 
 import noiser
-from noiser.attribution.compare import DEFAULT_METHODS
 from noiser.errors import ModelError
 from noiser.methods import METHODS
-from noiser.registry import Method
+from noiser.registry import DEFAULT_METHODS, Method
 from noiser.web.errors import HttpError
 from noiser.web.page import EXAMPLES
 from noiser.web.queue import AnswerCache, CostEstimates, JobQueue

@@ -11,10 +11,8 @@ from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.target import Question
 from noiser.lm.tokenizer import Source
-from noiser.registry import MethodSpec, Selection
+from noiser.registry import DEFAULT_METHODS, MethodSpec, Selection
 from noiser.results.attribution import Attribution, Comparison
-
-DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
 
 
 def compare(

@@ -25,6 +25,7 @@ from noiser.cli.options import (
 )
 from noiser.cli.outputs import Output, console
 from noiser.errors import OptionError, PromptError, require_extra
+from noiser.registry import DEFAULT_METRICS
 
 if TYPE_CHECKING:
     from noiser.evaluation.spec import EvaluationSpec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from noiser.results.records import Example
 
 FORMATS = ("table", "json")
+METRICS = ",".join(DEFAULT_METRICS)
 NOT_FAILED = {"ok", "undefined", "refused", "invalid_answer"}
 """Statuses of trials that ended as they should."""
 
@@ -60,7 +62,7 @@ class EvaluateOptions:
     methods: Methods = DEFAULT_METHODS
     metrics: Annotated[
         str, typer.Option(help="Metrics, separated by commas, with options as for methods. --list explains them.", rich_help_panel=METHOD)
-    ] = "soft_ns,soft_nc"
+    ] = METRICS
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,6 +94,14 @@ class EvaluateOptions:
             rich_help_panel=ADVANCED,
         ),
     ] = 0
+    ladder: Annotated[
+        bool,
+        typer.Option(
+            "--ladder/--no-ladder",
+            help="Try whether each metric orders the first method's scores with more and more noise in them, and say so if not.",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = True
     seed: Seed = 0
     plots: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a plot of each metric as SVG and PNG.", rich_help_panel=OUTPUT)
@@ -138,6 +148,7 @@ def _parse(options: EvaluateOptions, judging: JudgeOptions, device: str) -> "Eva
         generate=options.generate,
         limit=options.limit,
         orders=options.orders,
+        ladder=options.ladder,
         seed=options.seed,
         judges=read_judges(judging.judge),
         judge_config=judging.config(device),

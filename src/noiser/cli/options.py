@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from noiser.errors import OptionError
+from noiser.registry import DEFAULT_METHODS as METHODS
 
 if TYPE_CHECKING:
     from noiser.judges.protocol import JudgeConfig
@@ -27,7 +28,7 @@ WHAT, METHOD, MODEL, JUDGE, OUTPUT, ADVANCED = "What to explain", "Method", "Mod
 PANELS = (WHAT, METHOD, MODEL, JUDGE, OUTPUT, ADVANCED)
 """The panels of --help, in their order."""
 DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_METHODS = "noiser,occlusion,integrated_gradients"
+DEFAULT_METHODS = ",".join(METHODS)
 RENAMED = {
     "granularity": "--by",
     "max_samples": "--at-once",

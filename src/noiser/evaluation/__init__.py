@@ -5,10 +5,11 @@ from typing import Any
 
 from noiser.errors import NoiserError
 from noiser.evaluation.runner import EvaluationRunner, ExampleResult
-from noiser.evaluation.spec import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Chosen, EvaluationSpec
+from noiser.evaluation.spec import CONTROLS, Chosen, EvaluationSpec
 from noiser.judges.protocol import Judge, JudgeConfig
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.scheduler import MAX_CONCURRENT
+from noiser.registry import DEFAULT_METHODS, DEFAULT_METRICS
 from noiser.results.attribution import Attribution, Cost
 from noiser.results.evaluation import Evaluation
 from noiser.results.records import Example, Record
@@ -30,6 +31,7 @@ def evaluate(
     generate: int | None = None,
     limit: int | None = None,
     orders: int = 0,
+    ladder: bool = True,
     seed: int = 0,
     judges: Sequence[str | Judge] = (),
     judge_how: JudgeConfig | None = None,
@@ -49,6 +51,8 @@ def evaluate(
     limit      evaluate only the first N examples. operator=resample still draws its tokens from all examples.
     orders     compare every value with those of N random orders of the tokens with the same scores: `win_rate` and `p_random` in
                `Record.extra`, the mean win rate in the tables. Methods without ties share the orders, so it costs N rows of a metric.
+    ladder     mix the first method's scores with 25, 50, 75 and 100 % of noise, and let every metric order the five: `ladder` in
+               `Record.extra` is the share of neighbours in order. A table says so if its metric cannot. It costs three rows of a metric.
     seed       the key of everything drawn at random, unless options set their own seed.
     judges     the judges that answerability and minimum_top_p ask: `local:MODEL`, `openai:MODEL`, `llama:GGUF`, or a Judge
                object. The default is a local judge with the default model. With several judges each metric has a column for each.
@@ -67,6 +71,7 @@ def evaluate(
         generate=generate,
         limit=limit,
         orders=orders,
+        ladder=ladder,
         seed=seed,
         judges=judges,
         judge_config=judge_how,
@@ -80,7 +85,7 @@ def run_evaluation(lm: LanguageModel, spec: EvaluationSpec, on_sample: Callable[
     Raises OptionError for what only the model shows not to fit: Attributions of another model, or a single prompt to resample from.
     """
     prompts = [_tokenize(lm, example) for example in spec.examples]
-    runner = EvaluationRunner(lm, spec.methods, spec.metrics, prompts, spec.seed, orders=spec.orders)
+    runner = EvaluationRunner(lm, spec.methods, spec.metrics, prompts, spec.seed, rivals=spec.rivals)
     runner.check()
     work = list(zip(spec.examples, prompts, strict=True))[: spec.limit]
     records: list[Record] = []

@@ -12,6 +12,7 @@ import noiser.metrics
 from noiser.attribution.attribute import attribute, attribute_many
 from noiser.errors import NoiserError, OptionError
 from noiser.evaluation import evaluate
+from noiser.evaluation.rivals import LADDER, in_order, mixed
 from noiser.evaluation.sanity_models import CIRCUITS, KnownAnswer, known_answers
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.registry import MethodSpec, MetricSpec, Selection
@@ -23,8 +24,6 @@ from noiser.results.statistics import ClusterJackknife
 from noiser.results.tables import number
 from noiser.rng import generator
 
-LADDER = (0, 25, 50, 75, 100)
-"""How many percent of the scores are noise: a random permutation of the same scores."""
 DEFAULT_METRICS = (
     "soft_ns", "soft_nc", "aopc", "aopc:operator=delete", "aopc:operator=resample+draws=2", "aopc:operator=infill+draws=2",
 )  # fmt: skip
@@ -106,7 +105,7 @@ class _Ladder:
         """The metric on every rung, higher is better, of the prompts that have all values; and the records."""
         methods = {f"{share} {draw}": [self._mixed(each, share, draw) for each in self.attributions] for share, draw in self.rows}
         prompts = [each.prompt for each in self.attributions]
-        found = evaluate(self.lm, prompts, methods, [metric], controls=(), seed=self.seed)
+        found = evaluate(self.lm, prompts, methods, [metric], controls=(), ladder=False, seed=self.seed)
         sign = 1.0 if metric.metric.better == "higher" else -1.0
         values = {(record.sample, record.method): record.value for record in found.records}
         draws = max(draw for _, draw in self.rows) + 1
@@ -122,7 +121,7 @@ class _Ladder:
     def _mixed(self, attribution: Attribution, share: int, draw: int) -> Attribution:
         scores = attribution.scores
         order = generator(self.seed, attribution.prompt.input_ids, "ladder", draw).permutation(scores.shape[1])
-        return replace(attribution, scores=(1 - share / 100) * scores + share / 100 * scores[:, order], stderr=None, dof=None)
+        return replace(attribution, scores=mixed(scores, scores[:, order], share), stderr=None, dof=None)
 
 
 def _verdict(metric: MetricSpec, ladder: _Ladder, known: dict[str, list[KnownAnswer]], seed: int) -> MetricVerdict:
@@ -131,15 +130,10 @@ def _verdict(metric: MetricSpec, ladder: _Ladder, known: dict[str, list[KnownAns
     if not len(values):
         empty = Number(None)
         return MetricVerdict(metric.label, empty, empty, 0, dict.fromkeys(known), f"no value: {reason}")
-    neighbours = _rate(_order(values[..., :-1], values[..., 1:]).mean((1, 2)))
-    ends = _rate(_order(values[..., 0], values[..., -1]).mean(1))
+    neighbours = _rate(in_order(values).mean((1, 2)))
+    ends = _rate(in_order(values[..., [0, -1]]).mean((1, 2)))
     preferred = {name: _preference(metric, answers, seed) for name, answers in known.items()}
     return MetricVerdict(metric.label, neighbours, ends, len(values), preferred, reason)
-
-
-def _order(better: Float[np.ndarray, "..."], worse: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """1 where the first is higher, 1/2 where both are equal."""
-    return (np.sign(better - worse) + 1) / 2
 
 
 def _rate(values: Float[np.ndarray, " samples"]) -> Number:
@@ -167,7 +161,7 @@ def _wins(metric: MetricSpec, lm: LanguageModel, answers: Sequence[KnownAnswer],
         "others": [_marking(base, other_tokens(answer, seed)) for base, answer in zip(bases, answers, strict=True)],
     }
     prompts = [answer.ids for answer in answers] + [answers[0].ids]  # operator=resample wants more than one
-    found = evaluate(lm, prompts, rows, [metric], controls=(), limit=len(answers), seed=seed)
+    found = evaluate(lm, prompts, rows, [metric], controls=(), limit=len(answers), ladder=False, seed=seed)
     values = {(record.sample, record.method): record.value for record in found.records}
     sign = 1.0 if metric.metric.better == "higher" else -1.0
     for sample in range(len(answers)):

@@ -3,12 +3,11 @@
 import json
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from noiser.attribution.attribute import Failure, attribute_each
 from noiser.errors import (
@@ -21,6 +20,7 @@ from noiser.errors import (
     OptionError,
     TimeLimitError,
 )
+from noiser.evaluation.rivals import NO_RIVALS, Rivals, permuted_scores
 from noiser.evaluation.spec import EvaluatedMethod, EvaluatedMetric
 from noiser.lm.following import with_space
 from noiser.lm.model import LanguageModel
@@ -32,7 +32,6 @@ from noiser.registry import METHODS, PaperNormalization
 from noiser.results.attribution import Attribution, Cost
 from noiser.results.card import check_comparable
 from noiser.results.records import OK, Example, Record
-from noiser.rng import generator
 from noiser.text.prompt import Prompt
 
 MAX_RANDOM_BYTES = 1 << 30
@@ -75,38 +74,11 @@ class ExampleTask:
     """By the row's label: the token ids of each target that the scores explain."""
 
 
-@dataclass(frozen=True)
-class RandomOrders:
-    """Random orders of a prompt's tokens. They get the same scores, highest first, so they have the same ties."""
-
-    count: int
-    seed: int = 0
-
-    def of(self, scores: Float[np.ndarray, " seq"], ids: tuple[int, ...]) -> Iterator[Float[np.ndarray, " seq"]]:
-        """The scores in each order. Draws are keyed by (seed, token ids, index), so all methods meet the same orders."""
-        falling = np.sort(scores)[::-1]
-        for index in range(self.count):
-            shuffled = np.empty_like(scores)
-            shuffled[generator(self.seed, ids, "orders", index).permutation(len(scores))] = falling
-            yield shuffled
-
-    @staticmethod
-    def compare(value: float, rivals: Sequence[float], better: str) -> dict[str, float]:
-        """`win_rate`: the share of random orders that the value beats, a tie counting half. `p_random`: the p-value of the
-        hypothesis that the order is a random one, one-sided: (1 + orders at least as good) / (1 + orders)."""
-        gaps = (value - np.array(rivals)) * (1.0 if better == "higher" else -1.0)
-        return {"win_rate": float((np.sign(gaps).mean() + 1) / 2), "p_random": float((1 + (gaps <= 0).sum()) / (1 + len(rivals)))}
-
-
-NO_ORDERS = RandomOrders(0)
-
-
 class EvaluationRunner:
     """Runs the rows and columns of a table on some examples at a time.
 
     operator=resample draws its tokens from `prompts`. One method may take `limit` seconds on one prompt. All metrics of all methods
-    together may also take `limit` seconds on one prompt. Every value is compared with those of `orders` random orders, see
-    `RandomOrders`.
+    together may also take `limit` seconds on one prompt. Every value is compared with its `rivals`.
     """
 
     def __init__(
@@ -117,10 +89,10 @@ class EvaluationRunner:
         prompts: Sequence[Prompt | NoiserError],
         seed: int,
         limit: float | None = None,
-        orders: int = 0,
+        rivals: Rivals = NO_RIVALS,
     ) -> None:
         self.lm, self.rows, self.columns, self.prompts, self.seed, self.limit = lm, rows, columns, prompts, seed, limit
-        self.orders = orders
+        self.rivals = rivals
         self._resamples = any(column.options.get("operator") == "resample" for column in columns)
         self._distinct = sorted({prompt.input_ids: prompt for prompt in prompts if isinstance(prompt, Prompt)}.items())
 
@@ -153,7 +125,7 @@ class EvaluationRunner:
             for task, result in zip(readable, self._run_method(row, readable), strict=True):
                 task.results[row.label] = result
         failures = iter([self._set_scores(task) for task in readable])
-        measured = measure_examples(self.lm, readable, self.columns, self.limit, RandomOrders(self.orders, self.seed))
+        measured = measure_examples(self.lm, readable, self.columns, self.limit, self.rivals)
         for (example, _), task in zip(work, tasks, strict=True):
             if isinstance(task, NoiserError):
                 yield ExampleResult(
@@ -219,7 +191,7 @@ def measure_examples(
     tasks: Sequence[ExampleTask],
     columns: Sequence[EvaluatedMetric],
     limit: float | None = None,
-    orders: RandomOrders = NO_ORDERS,
+    rivals: Rivals = NO_RIVALS,
 ) -> Iterator[tuple[list[Record], Job]]:
     """The records of each example, in order, and the job that makes them. A job that takes more than `limit` seconds fails.
 
@@ -227,13 +199,13 @@ def measure_examples(
     time limit does not run again.
     """
     tables = [[(label, column) for label in task.scores for column in columns] for task in tasks]
-    work = (_measure(lm, task, cells, orders) for task, cells in zip(tasks, tables, strict=True))
+    work = (_measure(lm, task, cells, rivals) for task, cells in zip(tasks, tables, strict=True))
     jobs = schedule(lm, work, _concurrent_examples(lm, tasks, columns), limit)
     for task, cells, job in zip(tasks, tables, jobs, strict=True):
         if job.error is None or isinstance(job.error, TimeLimitError):
             yield list(_records(task, cells, job)), job
             continue
-        retries = list(schedule(lm, (_measure(lm, task, [cell], orders) for cell in cells), limit=limit))
+        retries = list(schedule(lm, (_measure(lm, task, [cell], rivals) for cell in cells), limit=limit))
         for retry in retries:
             job.seconds += retry.seconds
             job.forward_tokens += retry.forward_tokens
@@ -253,7 +225,7 @@ def _concurrent_examples(lm: LanguageModel, tasks: Sequence[ExampleTask], column
     return max(1, min(MAX_CONCURRENT, MAX_RANDOM_BYTES // max(1, 4 * masks * width * tokens)))
 
 
-def _measure(lm: LanguageModel, task: ExampleTask, cells: Cells, orders: RandomOrders) -> Steps[list[list[Value]]]:
+def _measure(lm: LanguageModel, task: ExampleTask, cells: Cells, rivals: Rivals) -> Steps[list[list[Value]]]:
     """The values of each cell, one for each explained token."""
     resolved = yield from cached(resolve_target(lm.tokens, task.prompt, task.question, None), task.cleans, None)
     contexts = [MetricContext(lm, clean, objective, task.pool) for clean, objective in resolved]
@@ -261,7 +233,7 @@ def _measure(lm: LanguageModel, task: ExampleTask, cells: Cells, orders: RandomO
         if task.explained[label] != [objective.target.token_ids for _, objective in resolved]:
             raise OptionError(f"{label}: the scores explain other tokens than the example asks for")
     parts = [
-        _against_random(column, context, candidate, orders)
+        _with_rivals(label, column, context, candidate, rivals)
         for label, column in cells
         for context, candidate in zip(contexts, task.scores[label], strict=True)
     ]
@@ -270,16 +242,10 @@ def _measure(lm: LanguageModel, task: ExampleTask, cells: Cells, orders: RandomO
     return [values[start : start + steps] for start in range(0, len(values), steps)]
 
 
-def _against_random(column: EvaluatedMetric, context: MetricContext, candidate: ScoresToEvaluate, orders: RandomOrders) -> Steps[Value]:
-    """The value of these scores. With random orders it also says how many of them the scores beat (`win_rate`), and `p_random`."""
-    if not orders.count or column.judge_client is not None:
+def _with_rivals(label: str, column: EvaluatedMetric, context: MetricContext, candidate: ScoresToEvaluate, rivals: Rivals) -> Steps[Value]:
+    if column.judge_client is not None:  # each question to a judge costs money
         return (yield from _measure_one(column, context, candidate))
-    shuffled = [replace(candidate, scores=scores) for scores in orders.of(candidate.scores, context.ids)]
-    value, *others = yield from gather([_measure_one(column, context, each) for each in (candidate, *shuffled)])
-    rivals = [other.value for other in others if other.value is not None]
-    if value.value is None or len(rivals) < len(others):
-        return value
-    return replace(value, extra={**value.extra, **orders.compare(value.value, rivals, column.better)})
+    return (yield from rivals.measure(label, column.better, candidate, context.ids, lambda each: _measure_one(column, context, each)))
 
 
 def _measure_one(column: EvaluatedMetric, context: MetricContext, candidate: ScoresToEvaluate) -> Steps[Value]:
@@ -365,7 +331,7 @@ def _scores_to_evaluate(attribution: Attribution, permute_seed: int | None) -> l
         length = target.context or len(row)
         scores = row[:length]
         if permute_seed is not None:
-            scores = generator(permute_seed, attribution.prompt.input_ids[:length], "permuted").permutation(scores)
+            scores = permuted_scores(scores, attribution.prompt.input_ids, permute_seed)
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{attribution.method} gave scores that are NaN or infinite")
         rows.append(ScoresToEvaluate(scores, normalization))

@@ -15,7 +15,7 @@ from noiser.errors import DeviceMemoryError, ModelError, NoiserError, NonFiniteE
 from noiser.evaluation.sanity_models import CUE, FILLERS, PAYLOADS, QUERY, copy_circuit, ignoring, linear_model, shortcut, shuffled
 from noiser.lm.devices import unify_memory_errors
 from noiser.lm.model import LanguageModel, check_language_model
-from noiser.registry import MethodSpec, Selection
+from noiser.registry import DEFAULT_METHODS, MethodSpec, Selection
 from noiser.results.attribution import Attribution
 from noiser.results.sanity import Checkup, Verdict
 from noiser.results.scores import spearman
@@ -34,7 +34,6 @@ PERMUTATIONS, LEVEL = 999, 0.01
 """The number of random orders of the null distribution, and the significance level."""
 
 
-DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
 PROMPTS = ("Paris is the capital of", "My sister plays the violin and the", "In winter the lake is covered with", "The opposite of hot is")
 
 

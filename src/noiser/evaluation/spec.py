@@ -8,13 +8,12 @@ from typing import Any
 import noiser.methods
 import noiser.metrics
 from noiser.errors import OptionError
+from noiser.evaluation.rivals import NO_RIVALS, Rivals
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
-from noiser.registry import MethodSpec, MetricSpec, by_label, check_distinct, read_label
+from noiser.registry import DEFAULT_METHODS, DEFAULT_METRICS, MethodSpec, MetricSpec, by_label, check_distinct, read_label
 from noiser.results.attribution import Attribution
 from noiser.results.records import Example, MethodRow, MetricColumn
 
-DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
-DEFAULT_METRICS = ("soft_ns", "soft_nc")
 CONTROLS = ("random", "uniform", "constant", "recency", "permuted")
 PERMUTED = "permuted"
 Chosen = Sequence[Any] | Mapping[str, Any]
@@ -64,8 +63,8 @@ class EvaluationSpec:
     """How many generated tokens are explained. None: the next token only."""
     limit: int | None = None
     """Only the first `limit` examples are evaluated."""
-    orders: int = 0
-    """How many random orders every value is compared with."""
+    rivals: Rivals = NO_RIVALS
+    """The random orders and the ladder that every value is compared with."""
     seed: int = 0
 
     @classmethod
@@ -79,6 +78,7 @@ class EvaluationSpec:
         generate: int | None = None,
         limit: int | None = None,
         orders: int = 0,
+        ladder: bool = True,
         seed: int = 0,
         judges: Sequence[str | Judge] = (),
         judge_config: JudgeConfig | None = None,
@@ -94,14 +94,17 @@ class EvaluationSpec:
             raise OptionError(f"orders must be a number of random orders, 0 or more; got {orders!r}")
         all_examples = as_examples(examples)
         clients = select_judges(judges, metrics, judge_config or JudgeConfig())
+        rows = method_rows(methods, controls, seed, len(all_examples[:limit]))
+        _check_units(rows)
+        first = next((row.label for row in rows if not row.control), "")
         return cls(
             examples=tuple(all_examples),
-            methods=tuple(method_rows(methods, controls, seed, len(all_examples[:limit]))),
+            methods=tuple(rows),
             metrics=tuple(metric_columns(metrics, seed, clients)),
             judges=tuple(clients),
             generate=generate,
             limit=limit,
-            orders=orders,
+            rivals=Rivals(orders, first if ladder else "", seed),
             seed=seed,
         )
 
@@ -224,6 +227,14 @@ def _method_row(label: str, options: Any, seed: int, examples: int, *, control: 
     else:
         raise OptionError(f"{label}: wanted its options by name, or a list of Attributions; got {type(options).__name__}")
     return EvaluatedMethod(label, spec.name, spec.options, control or spec.method.family == "control", spec)
+
+
+def _check_units(rows: Sequence[EvaluatedMethod]) -> None:
+    """Raises OptionError if methods score different units: their cards would differ in what is explained."""
+    units = {row.label: row.options.get("unit", "token") for row in rows if not row.control}
+    if len(set(units.values())) > 1:
+        features = "\n".join(f"  features of {label}: each {unit}" for label, unit in units.items())
+        raise OptionError(f"the methods explain by different units, so no table can compare them; evaluate them apart:\n{features}")
 
 
 def _check_attributions(label: str, attributions: Sequence[Any], examples: int) -> None:

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from noiser.errors import OptionError
 from noiser.evaluation.spec import (
     CONTROLS,
-    DEFAULT_METHODS,
-    DEFAULT_METRICS,
     EvaluatedMethod,
     EvaluatedMetric,
     asks_judge,
@@ -22,7 +20,7 @@ from noiser.evaluation.spec import (
     select_judges,
 )
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
-from noiser.registry import check_distinct, read_label
+from noiser.registry import DEFAULT_METHODS, DEFAULT_METRICS, check_distinct, read_label
 from noiser.text.prompt import parse_template_args, read_template_args
 
 IDENTITY, TRANSPORT = "identity", "transport"

@@ -18,6 +18,8 @@ REFERENCE = "random"
 LEVEL = 0.05
 MASK_SHARE = 0.1
 """If the masks cause more than this share of the variance between samples, a remark says so."""
+CHANCE = 0.5
+"""How often a metric that measures nothing orders two neighbours of the ladder."""
 FEW = 10
 """If there are fewer clusters, a remark says that the intervals are rough."""
 Statistic = Callable[[Float[np.ndarray, "*shape columns"]], Float[np.ndarray, "*shape rows"]]
@@ -123,6 +125,9 @@ def _table(
     rows += [_empty_row(row, statuses) for row in method_rows if row not in common.rows]
     rows.sort(key=lambda row: row.control)
     remarks = (*comparison.remarks(), *common.remarks, *few_clusters(jackknife), *mask_remarks(records, common, metric_columns))
+    if len(metric_columns) == 1:
+        ladder = ladder_remark(records, common, jackknife, label)
+        remarks = (*(comparison.permuted_remark() if ladder is None else ladder), *remarks)
     return Summary(label, better, tuple(rows), len(common.values), jackknife.clusters, tuple(differences), remarks)
 
 
@@ -131,6 +136,22 @@ def win_rates(records: Sequence[Record], common: CommonSamples, label: str) -> F
     rates = {(each.sample, each.method): each.extra.get("win_rate") for each in records if each.metric == label}
     found = [[rates.get((sample, row.label)) for row in common.rows] for sample in common.samples]
     return None if any(rate is None for row in found for rate in row) else np.array(found, dtype=np.float64)
+
+
+def ladder_remark(records: Sequence[Record], common: CommonSamples, jackknife: ClusterJackknife, label: str) -> list[str] | None:
+    """A remark if the metric does not order the ladder on these samples: the same scores with more and more noise in them.
+
+    None if there was no ladder.
+    """
+    found = {each.sample: (each.method, each.extra["ladder"]) for each in records if each.metric == label and "ladder" in each.extra}
+    if not found.keys() >= set(common.samples):
+        return None
+    method, values = found[common.samples[0]][0], np.array([found[sample][1] for sample in common.samples])
+    rate = number(jackknife, float(values.mean()), jackknife.means(values), (0.0, 1.0))
+    if rate.low is None or rate.low > CHANCE:
+        return []
+    share = f"{rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f}) of the steps from less to more noise in the scores of {method}"
+    return [f"does not order its ladder on these data: right in {share}; chance is {CHANCE}"]
 
 
 def few_clusters(jackknife: ClusterJackknife) -> list[str]:
@@ -292,3 +313,10 @@ class RowComparison:
                 alike = [test["other"] for test in control_tests if test["p_holm"] is not None and test["p_holm"] >= LEVEL]
                 sentences += [f"not told apart from {REFERENCE}: {', '.join(alike)}"] if alike else []
         return sentences
+
+    def permuted_remark(self) -> list[str]:
+        """A sentence that names the methods whose own scores in a random order do no worse. It is the ladder's two ends."""
+        labels = [row.label for row in self.rows]
+        pairs = [(labels.index(label.partition(":")[2]), index) for index, label in enumerate(labels) if label.startswith("permuted:")]
+        alike = [test["method"] for test in self.test(pairs) if test["p_holm"] is not None and test["p_holm"] >= LEVEL]
+        return [f"not told apart from the same scores in a random order: {', '.join(alike)}"] if alike else []

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from noiser._version import __version__
+from noiser.registry import DEFAULT_METHODS
 from noiser.web.page import EXAMPLES
 from noiser.web.queue import AnswerCache, Job, JobQueue
 from noiser.web.requests import Limits
@@ -69,7 +70,6 @@ class Session:
 
     def warm_up(self) -> None:
         """Submit the first example, which gives way to any client. It fills the cache and the time estimates."""
-        from noiser.attribution.compare import DEFAULT_METHODS
 
         example = {name: value for name, value in EXAMPLES[0].items() if name != "title"}
         request = self.parse_request(json.dumps({**example, "methods": list(DEFAULT_METHODS)}).encode(), streamed=True)
@@ -79,7 +79,6 @@ class Session:
     def about(self) -> dict[str, Any]:
         """What the page needs to know: the model, the limits, the methods with their options, the examples. May wait for imports."""
         self._imported.wait()
-        from noiser.attribution.compare import DEFAULT_METHODS
         from noiser.methods import METHODS
 
         lm = self._lm
