@@ -9,15 +9,21 @@ TORCH = $(shell grep '^torch==' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PINS)
 
-.PHONY: demo test test-slow families test-wheel browser lint format bench constraints clean
+.PHONY: demo test test-shapes test-slow families test-wheel browser lint format bench constraints clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
 
 # Two files of tests at a time, one thread each: half the time of one after the other with two threads. A test that fails runs a second
 # time, and the summary names it (RERUN): tests with servers, threads and kills depend on a machine that others use too.
+# pytest by itself also checks the shapes of every array at every call, which is 40 % of the time: test-shapes does so for all quick tests.
+QUICK = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1 -r fER
+
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1 -r fER
+	$(QUICK) -o addopts=--strict-markers
+
+test-shapes: $(VENV)/.dev
+	$(QUICK)
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m "slow and not families"

@@ -30,10 +30,11 @@ class Rivals:
         """The value of a row's scores. Its `extra` holds `win_rate` and `p_random` if there are random orders, and `ladder`, the share of
         the ladder's neighbours of which the one with less noise is better, for the row that makes it. None of them if a rival has no value.
         """
+        value = yield from measure(candidate)  # first: its numbers do not depend on the rows of the rivals beside it
         shuffled = list(self._shuffled(candidate.scores, ids))
         rungs = list(self._rungs(candidate.scores, ids)) if label == self.ladder else []
         rivals = [replace(candidate, scores=scores) for scores in (*shuffled, *rungs)]
-        value, *others = yield from gather([measure(each) for each in (candidate, *rivals)])
+        others = yield from gather([measure(each) for each in rivals])
         values = [other.value for other in others if other.value is not None]
         if value.value is None or len(values) < len(others):
             return value

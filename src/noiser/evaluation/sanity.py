@@ -149,13 +149,13 @@ def null_token(subject: Subject) -> Finding:
 @sanity_check("the token that is copied is found (an attention head built by hand)")
 def copied_token(subject: Subject) -> Finding:
     """How often it scores highest of all tokens before the query."""
-    return _planted(subject, copy_circuit(), PAYLOADS, [QUERY])
+    return _cue_found(subject, copy_circuit(), PAYLOADS, [QUERY])
 
 
 @sanity_check("the word that decides is found (a lexical shortcut built by hand)")
 def shortcut_word(subject: Subject) -> Finding:
     """How often it scores highest."""
-    return _planted(subject, shortcut(), [CUE], [])
+    return _cue_found(subject, shortcut(), [CUE], [])
 
 
 @sanity_check("scores follow the weights (a linear model built by hand)")
@@ -223,7 +223,7 @@ def batch_invariance(subject: Subject) -> Finding:
     return max(gaps), max(gaps) <= limit, f"they differ by {max(gaps):.2g} of the largest score at most"
 
 
-def _planted(subject: Subject, lm: LanguageModel, cues: Sequence[int], ending: Sequence[int]) -> Finding:
+def _cue_found(subject: Subject, lm: LanguageModel, cues: Sequence[int], ending: Sequence[int]) -> Finding:
     """A cue at a random position among fillers: how often does it score highest of all tokens before the ending?"""
     hits = 0
     for trial in range(TRIES):
