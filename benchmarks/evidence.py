@@ -21,11 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import noiser
 from noiser.data import read
 from noiser.evaluation.spec import EvaluationSpec
 from noiser.experiments.screening import screen
-from noiser.results.records import MetricColumn, Record, Row, Summary
+from noiser.results.records import Record, Row, Summary
+from noiser.results.statistics import ClusterJackknife
 from noiser.results.tables import summarise
 
 FOLDER = Path(__file__).with_name("evidence_rows")
@@ -166,17 +169,21 @@ def values(name: str) -> dict[str, dict[str, dict[str, float | None]]]:
 
 
 def summaries(name: str) -> list[Summary]:
-    """The tables of a set. A row that lacks a method's value in a metric does not count in that metric's table."""
+    """The table of each metric, on the rows that have a value of every method, and of the summed log-ratios of Soft-NS and Soft-NC."""
     what, groups = SETS[name], {row: group for line in _lines(name) for row, group in line["groups"].items()}
     spec = EvaluationSpec.parse(["a", "b"], what.methods, what.metrics, controls=CONTROLS)
-    methods = [row.to_row() for row in spec.methods]
-    columns: list[MetricColumn] = [column.to_column() for column in spec.metrics]
-    records = [
-        Record(row, groups[row], method.label, column.label, "ok" if found[method.label].get(column.label) is not None else "undefined",
-               found[method.label].get(column.label))
-        for row, found in values(name).items() if row in groups for column in columns for method in methods
-    ]  # fmt: skip
-    return list(summarise(records, methods, columns))
+    methods, columns = [row.to_row() for row in spec.methods], [column.to_column() for column in spec.metrics]
+    records: list[Record] = []
+    for row, found in values(name).items():
+        for column in columns if row in groups else ():
+            # rows that benchmarks/noise.py judged have another method's scores permuted, and no `aopc`
+            labels = {m.label: next((each for each in found if each.startswith("permuted")), "") if m.method == "permuted" else m.label
+                      for m in methods}  # fmt: skip
+            got = {label: found.get(source, {}).get(column.label) for label, source in labels.items()}
+            if None not in got.values():
+                records += [Record(row, groups[row], label, column.label, "ok", value) for label, value in got.items()]
+    tables = [summarise([record for record in records if record.metric == column.label], methods, [column]) for column in columns[2:]]
+    return [*summarise([record for record in records if record.metric in SOFT], methods, columns[:2]), *(table for (table,) in tables)]
 
 
 def costs(name: str) -> dict[str, tuple[float, float]]:
@@ -190,28 +197,41 @@ def costs(name: str) -> dict[str, tuple[float, float]]:
 
 
 def table(name: str) -> str:
-    """Every metric's mean with its interval and its rank group, and the cost."""
+    """Every metric's mean with its interval and its rank group, and the cost; then the differences to `recency`, and the remarks."""
     tables, cost = summaries(name), costs(name)
     by_label = [{row.method: row for row in each.rows} for each in tables]
-    order = [row.method for row in tables[0].rows]
-    head = [each.metric for each in tables]
-    lines = [f"{name}: rows in common {', '.join(str(each.samples) for each in tables)}", ""]
-    lines += [f"| method | {' | '.join(head)} | tokens | seconds |", "|---" * (len(head) + 3) + "|"]
+    order = [row.method for row in next(each for each in tables if each.metric.startswith("faithfulness")).rows]
+    lines = [f"{name}: rows {', '.join(str(each.samples) for each in tables)}, of {tables[0].clusters} groups", ""]
+    lines += [f"| method | {' | '.join(each.metric for each in tables)} | tokens | seconds |", "|---" * (len(tables) + 3) + "|"]
     for label in order:
         tokens, seconds = cost.get(label, (0, 0))
-        cells = [_cell(found[label]) for found in by_label]
-        lines.append(f"| {label} | {' | '.join(cells)} | {tokens:,.0f} | {seconds:.1f} |")
-    remarks = [f"- {each.metric}: {remark}" for each in tables for remark in each.remarks]
-    return "\n".join([*lines, "", *remarks])
+        lines.append(f"| {label} | {' | '.join(_cell(found[label]) for found in by_label)} | {tokens:,.0f} | {seconds:.1f} |")
+    return "\n".join([*lines, "", *(f"- {each.metric}: {remark}" for each in tables for remark in each.remarks)])
 
 
 def _cell(row: Row) -> str:
-    """The mean, its interval and the letters of its rank group."""
-    mean = row.mean
-    if mean.value is None:
+    """The mean (the log-ratio to random where there is no mean), its interval and the letters of its rank group."""
+    number = row.mean if row.mean.value is not None else row.log_ratio
+    if number is None or number.value is None:
         return ""
-    interval = "" if mean.low is None else f" ({mean.low:.3f} to {mean.high:.3f})"
-    return f"{mean.value:.3f}{interval} {row.group}".strip()
+    interval = "" if number.low is None else f" ({number.low:.3f} to {number.high:.3f})"
+    return f"{number.value:.3f}{interval} {row.group}".strip()
+
+
+def against(name: str, other: str = "recency") -> str:
+    """For each method the mean paired difference to another row under Soft-NS and Soft-NC, with the interval over groups."""
+    groups, there = {row: group for line in _lines(name) for row, group in line["groups"].items()}, values(name)
+    lines = [f"| minus {other} | {' | '.join(SOFT)} |", "|---|---|---|"]
+    for method in SETS[name].methods:
+        cells = []
+        for metric in SOFT:
+            found = {row: (each.get(method, {}).get(metric), each[other].get(metric)) for row, each in there.items() if row in groups}
+            pairs = {row: a - b for row, (a, b) in found.items() if a is not None and b is not None}
+            jackknife, differences = ClusterJackknife([str(groups[row] or row) for row in pairs]), np.array(list(pairs.values()))
+            low, high = jackknife.interval(differences.mean(), jackknife.means(differences))
+            cells.append(f"{differences.mean():+.3f} ({low:+.3f} to {high:+.3f})")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -226,7 +246,7 @@ def main() -> None:
     if options.part == "run":
         run(options.set, options.file, options.minutes)
     else:
-        print(table(options.set))
+        print(table(options.set), against(options.set), sep="\n\n")
 
 
 if __name__ == "__main__":
