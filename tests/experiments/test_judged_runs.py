@@ -146,6 +146,7 @@ def test_a_judge_that_goes_away_ends_the_run_and_the_same_command_goes_on(place,
     assert table(tmp_path / "out").replace("openai:away", "openai:here") == table(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_questions_that_got_no_reply_are_asked_again_by_the_same_command(place, forked, tmp_path):
     with FaultServer(answer, lambda request: refusal(400) if "three" in request.last and request.number else None, model="m-1") as server:
         assert forked.run(command(place, tmp_path / "out", server, "some"))[0] == [1]

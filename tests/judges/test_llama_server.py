@@ -175,7 +175,7 @@ def test_a_fork_leaves_the_server_alone():
         ("", 0, ""),
         pytest.param("1 / 0", 1, "ZeroDivisionError: division by zero", marks=pytest.mark.slow),
         pytest.param("backend.close(); del backend", 0, "", marks=pytest.mark.slow),
-        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, "KeyboardInterrupt"),
+        pytest.param("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, "KeyboardInterrupt", marks=pytest.mark.slow),
     ],
 )
 def test_it_ends_with_its_process_and_writes_nothing(then, code, last):

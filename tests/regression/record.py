@@ -64,7 +64,7 @@ def attributions(lm: noiser.LanguageModel, questions: list = QUESTIONS, methods:
 def evaluation(lm: noiser.LanguageModel, questions: list = QUESTIONS, methods: list = ROWS, metrics: list = COLUMNS) -> dict:
     """Every record's status and value, and every table's numbers."""
     examples = [{"prompt": prompt, "target": asked.get("target"), "id": str(place)} for place, (prompt, asked) in enumerate(questions)]
-    e = noiser.evaluate(lm, examples, methods, metrics).to_dict()
+    e = noiser.evaluate(lm, examples, methods, metrics, ladder=False).to_dict()
     records = {f"{r['sample']} {r['method']} {r['metric']}": [r["status"], r["value"]] for r in e["records"]}
     rows = {f"{s['metric']} {r['method']}": [r["mean"], r["log_ratio"], r["group"]] for s in e["summary"] for r in s["rows"]}
     return json.loads(json.dumps({"records": records, "rows": rows, "samples": e["samples"], "planned": e["planned"]}))

@@ -64,7 +64,7 @@ def test_the_comparison_itself_sees_the_last_bit():
     assert differences({"a": 1}, {"a": 1, "b": 2}, 0.0)
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_scores_are_what_they_were(smol, stored, tolerance, place):
     methods = {label: record.METHODS[label] for label in DAILY_METHODS}
     found = record.attributions(smol, [record.QUESTIONS[place]], methods)

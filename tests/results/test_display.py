@@ -87,6 +87,7 @@ def test_an_evaluations_tables_come_along():
         assert f"{row.mean.value:.3f} [{row.mean.low:.3f}, {row.mean.high:.3f}]" == cells[2]
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_notebook_shows_two_viewers_that_its_style_does_not_reach(browser, tmp_path):  # noqa: F811
     """Executed headless; the outputs then stand in a page whose style would ruin both. Mutants: _repr_html_ without a frame; a

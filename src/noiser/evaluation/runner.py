@@ -2,7 +2,7 @@
 
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -257,6 +257,8 @@ def _measure_one(column: EvaluatedMetric, context: MetricContext, candidate: Sco
     if not isinstance(value, Value) or not (value.value is None or isinstance(value.value, Real)):
         actual = f"one of a {type(value.value).__name__}" if isinstance(value, Value) else type(value).__name__
         raise ForeignError(f"{column.spec.name} must return a Value of a number or None; it returned {actual}")
+    if not isinstance(value.detail, Mapping) or not isinstance(value.extra, Mapping):
+        raise ForeignError(f"{column.spec.name}: the details of a Value must be by name; it returned {value.detail!r:.80}")
     try:
         json.dumps((value.detail, dict(value.extra)), allow_nan=False)
     except (TypeError, ValueError) as error:
