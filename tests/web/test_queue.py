@@ -358,7 +358,7 @@ def test_time_left_is_learned_and_not_made_up():
 def test_time_left_is_said_once_it_is_known():
     """Of an equal question with another seed: a number from the beginning, that falls to the end."""
     lm = small(token_budget=64)
-    lm.model.register_forward_pre_hook(lambda *_: time.sleep(0.004))
+    lm.model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
     with serving(lambda: lm) as served:
         options = {"samples": 60}
         first = served.events(prompt="how long will it be", method="lime", options={**options, "seed": 0}, curves=False)
