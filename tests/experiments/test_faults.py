@@ -71,7 +71,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_table(place, forked, who
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_leave_whole_records_and_their_exit_status(place, forked, whole, tmp_path, number, status):
     out = tmp_path / "stopped"
-    ended, _ = forked.run(command(place, out), signals=[[0.7 * whole[1], number]])
+    ended, _ = forked.run(command(place, out), signals=[[0.5 * whole[1], number]])
     assert ended == [status]
     assert all(file.read_bytes().endswith(b"\n") for file in out.glob("records/*.jsonl"))
     finish(place, forked, whole[0], out)
