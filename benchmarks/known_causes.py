@@ -2,6 +2,7 @@
 
 python -m benchmarks.known_causes train --store FOLDER      # about 20 minutes on one core; the checkpoint stays in FOLDER
 python -m benchmarks.known_causes judge --store FOLDER      # AUROC of every method against the true words, with intervals
+python -m benchmarks.known_causes table --store benchmarks/known_rows      # the same of what was measured, without a model
 
 A sentence asks for one fact: the subject and the relation decide the answer, and nothing else does. `distractors` are other subjects in a
 clause of their own. In `pairs` a colour and a shape decide together, and neither does alone. In `twice` the subject is said two times.
@@ -164,7 +165,7 @@ def judge(store: Path) -> str:
                 done[method, kind] = aurocs(lm, method, rows)
                 with file.open("a") as sink:
                     sink.write(json.dumps({"method": method, "kind": kind, "aurocs": done[method, kind]}) + "\n")
-    return "\n".join([*(f"{kind}: {len(rows)} of {of} answered" for kind, (rows, of) in asked.items()), "", table(done)])
+    return "\n".join([*(f"{kind}: {len(rows)} of {of} answered" for kind, (rows, of) in asked.items())])
 
 
 def read_aurocs(file: Path) -> dict[tuple[str, str], list[float]]:
@@ -197,6 +198,17 @@ def table(done: dict[tuple[str, str], list[float]]) -> str:
     return "\n".join(lines)
 
 
+def paired(done: dict[tuple[str, str], list[float]], first: str) -> str:
+    """The mean difference of one method to every other over all rows, with its standard error."""
+    whole = {m: np.array([v for kind in KINDS for v in done[m, kind]]) for m in METHODS if all((m, kind) in done for kind in KINDS)}
+    lines = [f"| {first} minus | |", "|---|---|"]
+    for method, values in whole.items():
+        if method != first:
+            differences = whole[first] - values
+            lines.append(f"| {method} | {differences.mean():+.3f} ({differences.std(ddof=1) / len(values) ** 0.5:.3f}) |")
+    return "\n".join(lines)
+
+
 def interval(values: Sequence[float]) -> str:
     """The mean with its 95 % interval."""
     if not values:
@@ -209,14 +221,17 @@ def interval(values: Sequence[float]) -> str:
 def main() -> None:
     """Train, or judge and print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("train", "judge"))
+    parser.add_argument("part", choices=("train", "judge", "table"))
     parser.add_argument("--store", type=Path, required=True)
     options: Any = parser.parse_args()
     options.store.mkdir(parents=True, exist_ok=True)
     if options.part == "train":
         train(options.store)
-    else:
+        return
+    if options.part == "judge":
         print(judge(options.store))
+    done = read_aurocs(options.store / "aurocs.jsonl")
+    print(table(done), paired(done, "noiser"), paired(done, "occlusion"), sep="\n\n")
 
 
 if __name__ == "__main__":

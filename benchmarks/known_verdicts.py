@@ -1,6 +1,7 @@
 """Which metric's order of the methods is nearest to the truth, on the model whose causes are known?
 
-python -m benchmarks.known_verdicts --store FOLDER      # after `known_causes train` and `judge` in the same FOLDER
+python -m benchmarks.known_verdicts --store FOLDER                       # after `known_causes train` and `judge` in the same FOLDER
+python -m benchmarks.known_verdicts --store benchmarks/known_rows        # the table of what was measured, without a model
 
 The methods are ordered by their mean AUROC against the true words, and by the mean of every metric on the same rows; the figure is
 Spearman's rank correlation of the two orders over the methods, with a percentile interval from resampled rows (stratified by kind of
@@ -10,6 +11,7 @@ metric should put last. A third is the mean over rows of the correlation within 
 
 import argparse
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -36,32 +38,36 @@ DRAWS = 2_000
 
 
 def measure(store: Path) -> None:
-    """Add the values of every batch that has none yet to `values.jsonl`, by row, method and metric."""
-    lm = noiser.load(str(store))
+    """Add the values of every batch that has none yet to `values.jsonl`: by method and metric the values of its rows."""
     file = store / "values.jsonl"
     done = len(file.read_text().splitlines()) if file.exists() else 0
+    if done * BATCH >= ROWS * len(KINDS):
+        return
+    lm = noiser.load(str(store))
     facts = [fact for rows, _ in answered(lm, ROWS).values() for fact in rows[:ROWS]]
     methods = [method for method in METHODS if method not in CONTROLS]
     for start in range(done * BATCH, len(facts), BATCH):
         prompts = [" ".join(fact.words) for fact in facts[start : start + BATCH]]
         examples = [noiser.Example(prompt, id=str(start + index)) for index, prompt in enumerate(prompts)]
         found = noiser.evaluate(lm, examples, methods, METRICS, controls=CONTROLS, ladder=False)
-        line = [[record.sample, record.method, record.metric, record.value] for record in found.records]
+        line: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+        for example in examples:
+            for record in (each for each in found.records if each.sample == example.id):
+                line[record.method][record.metric].append(None if record.value is None else round(record.value, 6))
         with file.open("a") as sink:
             sink.write(json.dumps(line) + "\n")
 
 
 def table(store: Path) -> str:
     """Each metric's rank correlation with the truth over the methods, in Markdown, the best first."""
-    records = [record for line in (store / "values.jsonl").read_text().splitlines() for record in json.loads(line)]
-    count = max(int(record[0]) for record in records) + 1
-    labels, better = list(dict.fromkeys(record[2] for record in records)), {}
-    for label in labels:
-        better[label] = -1 if label.startswith(("sufficiency", "log_odds", "deletion")) else 1
-    values = np.full((len(labels), len(METHODS), count), np.nan)
-    for sample, method, metric, value in records:
-        if value is not None:
-            values[labels.index(metric), METHODS.index(method), int(sample)] = better[metric] * value
+    batches = list(map(json.loads, (store / "values.jsonl").read_text().splitlines()))
+    labels = list(batches[0][METHODS[0]])
+    better = [-1 if label.startswith(("sufficiency", "log_odds", "deletion")) else 1 for label in labels]
+    values = np.array(
+        [[sign * np.array([v for batch in batches for v in batch[method][label]], dtype=np.float64) for method in METHODS]
+         for label, sign in zip(labels, better, strict=True)]
+    )  # fmt: skip
+    count = values.shape[-1]
     aurocs = read_aurocs(store / "aurocs.jsonl")
     truth = np.array([[value for kind in KINDS for value in aurocs[method, kind][:ROWS]] for method in METHODS])[:, :count]
     real = np.array([method not in CONTROLS for method in METHODS])
