@@ -100,7 +100,8 @@ def climbing(rates, extra=True):
     rows = [MethodRow("x", "x", {}, False), MethodRow("permuted:x", "permuted", {}, True)]
     records = []
     for sample, rate in enumerate(rates):
-        records.append(Record(str(sample), None, "x", "m", "ok", 1.0 + rate, extra={"ladder": rate} if extra else {}))
+        value = None if rate is None else 1.0 + rate
+        records.append(Record(str(sample), None, "x", "m", "ok", value, extra={"ladder": rate} if extra else {}))
         records.append(Record(str(sample), None, "permuted:x", "m", "ok", 1.5))
     (table,) = summarise(records, rows, columns)
     return [remark for remark in table.remarks if "ladder" in remark or "random order" in remark]
@@ -116,6 +117,7 @@ def test_a_table_says_that_its_metric_does_not_order_the_ladder():
 def test_a_table_without_a_ladder_compares_its_ends():
     assert climbing([0.25, 0.75, 0.5, 0.75, 0.25], extra=False) == ["not told apart from the same scores in a random order: x"]
     assert climbing([0.9, 0.95, 0.9, 0.95, 0.9], extra=False) == []
+    assert climbing([None] * 5, extra=False) == [], "a method without a value is compared with nothing"
 
 
 def test_the_default_table_has_two_operators_and_its_ladder_costs_three_rows(lm):

@@ -317,6 +317,7 @@ class RowComparison:
     def permuted_remark(self) -> list[str]:
         """A sentence that names the methods whose own scores in a random order do no worse. It is the ladder's two ends."""
         labels = [row.label for row in self.rows]
-        pairs = [(labels.index(label.partition(":")[2]), index) for index, label in enumerate(labels) if label.startswith("permuted:")]
+        permuted = [(label.removeprefix("permuted:"), index) for index, label in enumerate(labels) if label.startswith("permuted:")]
+        pairs = [(labels.index(method), index) for method, index in permuted if method in labels]  # a method may have no value
         alike = [test["method"] for test in self.test(pairs) if test["p_holm"] is not None and test["p_holm"] >= LEVEL]
         return [f"not told apart from the same scores in a random order: {', '.join(alike)}"] if alike else []
