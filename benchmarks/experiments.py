@@ -21,7 +21,8 @@ from noiser.evaluation.runner import EvaluationRunner
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.plan import ExecutionConfig, Plan, make_plan
 from noiser.experiments.report.reproduce import METHODS
-from noiser.experiments.run import prepare, run, run_locally, run_status
+from noiser.experiments.run import prepare, run, run_locally
+from noiser.experiments.status import run_status
 from noiser.experiments.trials import RunContents, sample_hash
 from noiser.storage import Writer, create_once, encode
 

@@ -15,7 +15,7 @@ from benchmarks.structure import PACKAGE, ROOT, circles, functions, imports, len
 SOURCE = ROOT / "src" / PACKAGE
 RANKS = [
     {"errors", "rng", "_version"},
-    {"storage", "registry", "text"},
+    {"storage", "registry", "options", "text"},
     {"results", "data"},
     {"lm", "views"},
     {"methods", "judges"},
@@ -26,9 +26,9 @@ RANKS = [
     {"__main__"},
 ]
 """A room imports what stands before it. Rooms of one rank do not import each other, except for `ALLOWED`."""
-ALLOWED = {("registry", "text")}
+ALLOWED = {("registry", "text"), ("registry", "options")}
 FORBIDDEN = {("views", "lm"), *permutations(("methods", "judges"), 2)}
-NO_TORCH = ("results", "views", "text", "data", "registry", "storage")
+NO_TORCH = ("results", "views", "text", "data", "registry", "options", "storage")
 SLOW = ("torch", "transformers", "matplotlib", "starlette", "uvicorn", "inseq", "openai", "nltk", "xllamacpp", "accelerate", "gguf")
 
 

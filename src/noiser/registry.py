@@ -1,49 +1,18 @@
 """The registry of methods and metrics. A keyword-only parameter of a function is an option; its annotation is the check."""
 
 import inspect
-import re
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
 from noiser.errors import OptionError
+from noiser.options import SEED_HELP, Option, option_lines, read_values
+from noiser.options import Range as Range
 
 DEFAULT_METHODS = ("noiser", "occlusion", "integrated_gradients")
 DEFAULT_METRICS = ("soft_ns", "soft_nc", *(f"comprehensiveness:operator={each}" for each in ("delete", "infill")))
-
-
-@dataclass(frozen=True)
-class Range:
-    """The values that a number may take, both ends included. Use it as `Annotated[int, Range(1, 1000)]`."""
-
-    low: int | float
-    high: int | float
-
-
-SEED_HELP = "Key of the random draws: equal seeds give equal results."
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option as help texts and forms show it."""
-
-    name: str
-    annotation: Any
-    default: Any
-    help: str
-    """One or a few sentences, from the function's docstring."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """`name`, `type` (int, float, str, bool or choice), `default`, `optional`, `help`; `choices`, or `low` and `high`, if the type
-        has them. A number or one of some words: the number's type, and the words as `choices`. KeyError for other annotations.
-        """
-        members = list(_members(self.annotation))
-        words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
-        numbers = [member for member in members if get_origin(member) is not Literal and member is not type(None)]
-        kind = _number_or_text(numbers[0]) if numbers else {}
-        choices = {"type": "choice", **kind, "choices": words} if words else kind
-        return {"name": self.name, **choices, "optional": type(None) in members, "default": self.default, "help": self.help}
+PERMUTED = "permuted"
+"""The control row with the scores of another method in a random order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +46,7 @@ class Entry:
     @property
     def described_options(self) -> list[Option]:
         """Every option with its type and its help, in the order of the signature."""
-        helps = {"seed": SEED_HELP, **_option_lines(inspect.getdoc(self.function) or "")}
+        helps = {"seed": SEED_HELP, **option_lines(inspect.getdoc(self.function) or "")}
         parameters = _keyword_only(self.function).items()
         return [Option(name, parameter.annotation, parameter.default, helps.get(name, "")) for name, parameter in parameters]
 
@@ -87,12 +56,8 @@ class Entry:
         Raises OptionError for an unknown name, for a value of the wrong type or outside its range, and for a combination
         that the entry's own check refuses.
         """
-        parameters = _keyword_only(self.function)
-        unknown = sorted(set(options) - set(parameters))
-        if unknown:
-            known = ", ".join(parameters) or "no options"
-            raise OptionError(f"{self.name} has no option {', '.join(map(repr, unknown))}; it has {known}")
-        values = {name: _convert(f"{self.name}: {name}", parameters[name].annotation, value) for name, value in options.items()}
+        described = {option.name: option.to_dict for option in self.described_options}
+        values = read_values(self.name, described, options)
         resolved = self.options | values
         if self.check is not None:
             self.check(**{name: resolved[name] for name in _keyword_only(self.check)})
@@ -243,15 +208,20 @@ def metric(
 def find_method(name: str) -> Method:
     """The method of that name. Raises OptionError, with a list of all methods, for an unknown name."""
     if name not in METHODS:
-        raise OptionError(f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}")
+        raise unknown_name("method", name, METHODS)
     return METHODS[name]
 
 
 def find_metric(name: str) -> Metric:
     """The metric of that name. Raises OptionError, with a list of all metrics, for an unknown name."""
     if name not in METRICS:
-        raise OptionError(f"there is no metric {name!r}; there are {', '.join(sorted(METRICS))}")
+        raise unknown_name("metric", name, METRICS)
     return METRICS[name]
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> OptionError:
+    """The error for a name that does not exist."""
+    return OptionError(f"there is no {kind} {name!r}; there are {', '.join(sorted(known))}")
 
 
 def read_label(label: str) -> tuple[str, dict[str, str]]:
@@ -298,103 +268,3 @@ def check_distinct(specs: Iterable[MethodSpec | MetricSpec]) -> None:
 def _keyword_only(function: Callable) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def _option_lines(doc: str) -> dict[str, str]:
-    """The help of each option from docstring lines `name  text`; the text goes on in indented lines."""
-    helps: dict[str, list[str]] = {}
-    name = None
-    for line in doc.splitlines():
-        start = re.match(r"(\w+) {2,}(\S.*)", line)
-        if start:
-            name = start[1]
-            helps[name] = [start[2]]
-        elif name and line.startswith(" "):
-            helps[name].append(line.strip())
-        else:
-            name = None
-    return {name: " ".join(lines) for name, lines in helps.items()}
-
-
-_TYPE_NAMES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "str"}
-
-
-def _members(annotation: Any) -> Iterator[Any]:
-    """The types of a union, nested unions included; any other annotation alone."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from _members(member)
-    else:
-        yield annotation
-
-
-def _number_or_text(annotation: Any) -> dict[str, Any]:
-    """The type's name, with the bounds of an annotated number."""
-    if get_origin(annotation) is Annotated:
-        kind, *extras = get_args(annotation)
-        bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
-        return {"type": _TYPE_NAMES[kind], **({"low": bounds.low, "high": bounds.high} if bounds else {})}
-    return {"type": _TYPE_NAMES[annotation]}
-
-
-def _convert(where: str, annotation: Any, value: Any) -> Any:
-    """`value`, or the value that its text stands for. The annotation is int, float, str, bool, None, a Literal, or a union of them."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _in_range(where, _convert(where, arguments[0], value), arguments[1])
-    if origin is Literal:
-        return _one_of(where, arguments, value)
-    if origin in (Union, types.UnionType):
-        return _first_that_fits(where, arguments, value)
-    try:
-        return _READERS[annotation](value)
-    except (TypeError, ValueError, KeyError) as error:
-        kind = "none" if annotation is type(None) else annotation.__name__
-        raise OptionError(f"{where} wants {kind}; got {value!r}") from error
-
-
-def _read_int(value: Any) -> int:
-    if isinstance(value, bool | float):
-        raise TypeError
-    return int(value)
-
-
-def _read_float(value: Any) -> float:
-    if isinstance(value, bool):
-        raise TypeError
-    return float(value)
-
-
-def _read_bool(value: Any) -> bool:
-    return {True: True, False: False, "true": True, "false": False}[value]
-
-
-def _read_none(value: Any) -> None:
-    if value not in (None, "none"):
-        raise ValueError
-
-
-_READERS: dict[Any, Callable[[Any], Any]] = {int: _read_int, float: _read_float, str: str, bool: _read_bool, type(None): _read_none}
-
-
-def _in_range(where: str, value: Any, limits: Range) -> Any:
-    if not limits.low <= value <= limits.high:
-        raise OptionError(f"{where} must be from {limits.low} to {limits.high}; got {value}")
-    return value
-
-
-def _one_of(where: str, choices: tuple, value: Any) -> Any:
-    for choice in choices:
-        if value == choice or (isinstance(value, str) and value == str(choice)):
-            return choice
-    raise OptionError(f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}")
-
-
-def _first_that_fits(where: str, kinds: tuple, value: Any) -> Any:
-    refusals = []
-    for kind in kinds:
-        try:
-            return _convert(where, kind, value)
-        except OptionError as error:
-            refusals.append(str(error).removeprefix(where).split(";")[0].strip())
-    raise OptionError(f"{where} {', or '.join(refusals)}; got {value!r}")

@@ -19,7 +19,8 @@ from noiser.cli.options import ModelOptions
 from noiser.cli.outputs import Output
 from noiser.data import Row, read
 from noiser.errors import ModelError, OptionError
-from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER, screen
+from noiser.experiments.schema import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
+from noiser.experiments.screening import screen
 from tests.conftest import byte_tokenizer, tiny
 from tests.toys import BrokenLM, ToyLM
 

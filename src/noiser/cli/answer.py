@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noiser.cli.catalogue import check
 from noiser.cli.inputs import TokenIds, read_judges, read_messages, read_settings, read_words
 from noiser.cli.options import (
     ADVANCED,
@@ -85,6 +86,7 @@ def answer(
     out: Out = None,
 ) -> None:
     """Is the explanation enough? A judge sees only the words with the highest scores and continues the prompt."""
+    check("methods", [method], read_settings(settings or []))
     from noiser.evaluation.answer import METRIC
     from noiser.evaluation.spec import select_judges
     from noiser.metrics import find_metric

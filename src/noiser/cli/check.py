@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noiser.cli.catalogue import check as check_names
 from noiser.cli.inputs import method_settings, read_file_rows, read_names
 from noiser.cli.options import (
     DEFAULT_METHODS,
@@ -58,10 +59,11 @@ def check(
     if metrics is not None:
         _check_metrics(model, metrics, methods, settings or [], None if prompts is None else _read_prompts(prompts, fields), seed, output)
         return
+    options = method_settings(methods or DEFAULT_METHODS, settings or [])
     import noiser.methods
     from noiser.evaluation.sanity import PROMPTS
 
-    specs = noiser.methods.parse_all(method_settings(methods or DEFAULT_METHODS, settings or []), seed=seed)
+    specs = noiser.methods.parse_all(options, seed=seed)
     texts = PROMPTS if prompts is None else _read_prompts(prompts, fields)
     raise typer.Exit(_run(model, specs, texts, seed, output))
 
@@ -95,6 +97,8 @@ def _check_metrics(
     model: ModelOptions, metrics: str, methods: str | None, settings: list[str], prompts: list[Any] | None, seed: int, output: Output
 ) -> None:
     """Check metrics and write. What a metric cannot do is a finding, so the exit status is 0."""
+    if metrics != "default":
+        check_names("metrics", read_names("--metrics", metrics))
     import noiser.methods
     import noiser.metrics
     from noiser.cli.progress import loaded_model

@@ -56,14 +56,15 @@ def compare(
     display: DisplayOptions,
 ) -> None:
     """Several methods on the same tokens and the same target: how far they agree, and what each costs."""
-    import noiser.methods
-
     if (prompt is None) == (messages is None):
         raise OptionError("give either a prompt or --messages" + (", not both" if prompt is not None else ""))
     display.check()
+    options = method_settings(methods, settings or [])
+    import noiser.methods
+
     arguments = CompareArgs(
         prompt=prompt or "" if messages is None else read_messages(messages),
-        methods=noiser.methods.parse_all(_with_seed(method_settings(methods, settings or []), seed)),
+        methods=noiser.methods.parse_all(_with_seed(options, seed)),
         question=target.question(),
         display=display,
         output=Output.checked(choose_format(format_, out, "heatmap", FORMATS), out, FORMATS),

@@ -151,7 +151,7 @@ def _count(data: "Dataset", match: "Match", rows: "Sequence[ScreenedRow]") -> di
 
 def _is_unreadable(row: "ScreenedRow") -> bool:
     """Whether the model could not even be asked: a wrong line, a prompt that is too long."""
-    from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
+    from noiser.experiments.schema import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
 
     return not row.answered and row.reason not in (NO_TARGET, NONFINITE, OOM, OTHER_ANSWER)
 

@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noiser.cli.catalogue import check, defaults, listed
 from noiser.cli.inputs import assign_settings, read_file_rows, read_judges, read_names
 from noiser.cli.options import (
     ADVANCED,
@@ -130,8 +131,6 @@ def evaluate(
 
 def _parse(options: EvaluateOptions, judging: JudgeOptions, device: str) -> "EvaluationSpec":
     """Everything that is evaluated, checked. Raises OptionError for what does not exist or fit."""
-    from noiser.evaluation.spec import EvaluationSpec
-
     if options.prompts is None:
         raise OptionError(
             "give --prompts FILE, e.g. with one prompt on each line (- is standard input), or --list to read about the metrics"
@@ -140,6 +139,8 @@ def _parse(options: EvaluateOptions, judging: JudgeOptions, device: str) -> "Eva
         require_extra("plots", "--plots")
         _make_folder(options.plots)
     methods, metrics = _select(options)
+    from noiser.evaluation.spec import EvaluationSpec
+
     return EvaluationSpec.parse(
         read_examples(options.prompts, options.fields),
         methods,
@@ -157,10 +158,12 @@ def _parse(options: EvaluateOptions, judging: JudgeOptions, device: str) -> "Eva
 
 def _select(options: EvaluateOptions) -> tuple[Selected, Selected]:
     """The methods and the metrics, each with the options of --set, --protocol and --masks."""
+    methods, metrics = read_names("--methods", options.methods), read_names("--metrics", options.metrics)
+    check("methods", methods)
+    check("metrics", metrics)
     import noiser.methods
     import noiser.metrics
 
-    methods, metrics = read_names("--methods", options.methods), read_names("--metrics", options.metrics)
     method_defaults = {label: noiser.methods.parse(label).options for label in methods}
     metric_defaults = {label: noiser.metrics.parse(label).options for label in metrics}
     defaults = {**method_defaults, **metric_defaults}
@@ -232,13 +235,13 @@ def _write(evaluation: "Evaluation", output: Output, sink: IO[str]) -> None:
     console(sink, min_width=120).print(render_evaluation(evaluation))
 
 
+_SHOWN = ("name", "better", "measures", "failure_mode", "cost", "source")
+_NAMES = {"failure_mode": "fools"}
+
+
 def list_metrics(output: Output) -> None:
     """For each metric its options, what it measures and what misleads it."""
-    from noiser.metrics import METRICS
-
-    keys = {"fools": "failure_mode"}
-    names = ("name", "better", "measures", "fools", "cost", "source", "options")
-    records = [{name: getattr(METRICS[metric], keys.get(name, name)) for name in names} for metric in sorted(METRICS)]
+    records = [{_NAMES.get(name, name): entry[name] for name in _SHOWN} | {"options": defaults(entry)} for entry in listed("metrics")]
     with output.open() as sink:
         if output.format == "json":
             output.write_json({"schema": 1, "metrics": records}, sink)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noiser.cli.catalogue import check
 from noiser.cli.options import ADVANCED, WHAT
 from noiser.errors import OptionError
 
@@ -137,9 +138,10 @@ def assign_settings(settings: Sequence[str], options: Mapping[str, Mapping[str, 
 
 def parse_method(label: str, settings: Sequence[str], seed: int | None) -> "MethodSpec":
     """The method of `--method`, with `--set` and `--seed`. Raises OptionError for what does not exist or fit."""
+    options: dict[str, Any] = dict(read_settings(settings))
+    check("methods", [label], options)
     import noiser.methods
 
-    options: dict[str, Any] = dict(read_settings(settings))
     if seed is not None:
         if "seed" not in noiser.methods.parse(label).options:
             raise OptionError(f"{label} draws nothing at random, so it has no seed")
@@ -149,9 +151,11 @@ def parse_method(label: str, settings: Sequence[str], seed: int | None) -> "Meth
 
 def method_settings(methods: str, settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The labels of `--methods`, and what `--set` says for each. Raises OptionError for what does not exist."""
+    labels = read_names("--methods", methods)
+    check("methods", labels)
     import noiser.methods
 
-    options = {label: noiser.methods.parse(label).options for label in read_names("--methods", methods)}
+    options = {label: noiser.methods.parse(label).options for label in labels}
     return {**assign_settings(settings, options, f"--methods {methods}")}
 
 

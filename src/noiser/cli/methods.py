@@ -2,41 +2,28 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from noiser.cli.catalogue import defaults, listed
 from noiser.cli.options import Out, expand_options, format_option
 from noiser.cli.outputs import Output, console
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from noiser.registry import Method
 
 FORMATS = ("table", "json")
+_SHOWN = ("name", "family", "summary", "cost", "source")
 
 
 @expand_options
 def methods(format_: Annotated[str, format_option("table, json.")] = "table", out: Out = None) -> None:
     """List all methods: what each computes, its options with their defaults, its cost and its source."""
-    from noiser.methods import METHODS
-
     output = Output.checked(format_, out, FORMATS)
-    records = [describe(method) for _, method in sorted(METHODS.items(), key=lambda item: (item[1].family, item[0]))]
+    records = [{**{name: entry[name] for name in _SHOWN}, "options": defaults(entry)} for entry in listed("methods")]
     with output.open() as sink:
         if output.format == "json":
             output.write_json({"schema": 1, "methods": records}, sink)
         else:
             console(sink).print(_listing(records))
-
-
-def describe(method: "Method") -> dict[str, Any]:
-    """A method as plain values."""
-    return {
-        "name": method.name,
-        "family": method.family,
-        "summary": method.summary,
-        "options": dict(method.options),
-        "cost": method.cost,
-        "source": method.source,
-    }
 
 
 def _listing(records: list[dict[str, Any]]) -> "Group":

@@ -34,8 +34,8 @@ from noiser.errors import OptionError, require_extra
 if TYPE_CHECKING:
     from noiser.experiments.estimate import Estimate
     from noiser.experiments.plan import ExecutionConfig, Plan
-    from noiser.experiments.run import RunStatus
     from noiser.experiments.schedule import Executor, RunProgress
+    from noiser.experiments.status import RunStatus
 
 FORMATS = ("table", "json")
 SHARED = ("adapter", "revision", "dtype", "attention", "trust_remote_code", "allow_pickle", "template_args")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from noiser.experiments.folder import RecordIndex
-    from noiser.experiments.run import RunStatus
+    from noiser.experiments.status import RunStatus
     from noiser.experiments.trials import RunContents
 
 FORMATS = ("table", "json")
@@ -32,7 +32,7 @@ def status(folder: Folder, format_: Annotated[str, format_option("table, json.")
 def _show(out: Path, output: Output) -> int:
     """The exit status is 1 if the run is not complete, or if rows could not be read."""
     from noiser.experiments.folder import RecordIndex, RunFolder
-    from noiser.experiments.run import run_status
+    from noiser.experiments.status import run_status
     from noiser.experiments.trials import RunContents
 
     folder = RunFolder.open(out)

@@ -10,12 +10,11 @@ import noiser.metrics
 from noiser.errors import OptionError
 from noiser.evaluation.rivals import NO_RIVALS, Rivals
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
-from noiser.registry import DEFAULT_METHODS, DEFAULT_METRICS, MethodSpec, MetricSpec, by_label, check_distinct, read_label
+from noiser.registry import DEFAULT_METHODS, DEFAULT_METRICS, PERMUTED, MethodSpec, MetricSpec, by_label, check_distinct, read_label
 from noiser.results.attribution import Attribution
 from noiser.results.records import Example, MethodRow, MetricColumn
 
 CONTROLS = ("random", "uniform", "constant", "recency", "permuted")
-PERMUTED = "permuted"
 Chosen = Sequence[Any] | Mapping[str, Any]
 """Labels or parsed specifications, or a mapping from labels to options. A label may carry options: `noiser:bound=l2+steps=5`."""
 

@@ -3,11 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from noiser.evaluation.spec import PERMUTED, EvaluatedMethod, EvaluatedMetric
-from noiser.experiments.plan import Plan
-from noiser.judges.protocol import Judge
+from noiser.registry import PERMUTED
+
+if TYPE_CHECKING:
+    from noiser.evaluation.spec import EvaluatedMethod, EvaluatedMetric
+    from noiser.experiments.plan import Plan
+    from noiser.judges.protocol import Judge
 
 NUMBERS = 1
 """Goes up whenever the engine, the masks or the bookkeeping would give other numbers for the same plan."""
@@ -25,7 +28,7 @@ def trial_key(sample_hash: str, spec_hash: str) -> str:
 
 
 def make_fingerprint(
-    plan: Plan, models: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]], judges: Sequence[Judge] | None = None
+    plan: "Plan", models: Mapping[str, Mapping[str, Any]], data: Mapping[str, Mapping[str, Any]], judges: "Sequence[Judge] | None" = None
 ) -> dict[str, Any]:
     """Everything that the run's tables depend on.
 
@@ -43,7 +46,7 @@ def make_fingerprint(
     }
 
 
-def method_fingerprint(row: EvaluatedMethod, rows: Sequence[EvaluatedMethod]) -> dict[str, Any]:
+def method_fingerprint(row: "EvaluatedMethod", rows: "Sequence[EvaluatedMethod]") -> dict[str, Any]:
     """A method with its version and its identifying options. A permuted row has those of the row that it permutes."""
     if row.spec is None:
         permuted = next(other for other in rows if other.label == row.permutes)
@@ -51,13 +54,13 @@ def method_fingerprint(row: EvaluatedMethod, rows: Sequence[EvaluatedMethod]) ->
     return {"method": row.method, "version": row.spec.method.version, "options": row.spec.method.identifying(row.options)}
 
 
-def metric_fingerprint(column: EvaluatedMetric) -> dict[str, Any]:
+def metric_fingerprint(column: "EvaluatedMetric") -> dict[str, Any]:
     """A metric with its version, its options and the judge that it asks."""
     metric = {"metric": column.metric, "version": column.spec.metric.version, "options": column.spec.metric.identifying(column.options)}
     return metric | ({"judge": dict(column.judge_client.identity)} if column.judge_client is not None else {})
 
 
-def display_settings(plan: Plan) -> dict[str, Any]:
+def display_settings(plan: "Plan") -> dict[str, Any]:
     """What tables need and no number depends on: which rows are controls, and how to read each metric."""
     metrics = {
         column.label: {"better": column.better, "relative": column.relative} | ({"judge": column.judge} if column.judge else {})

@@ -8,8 +8,8 @@ from typing import Any
 from noiser.errors import RunError
 from noiser.experiments.fingerprint import differences
 from noiser.experiments.folder import RecordIndex, RunFolder
-from noiser.experiments.run import RunStatus, run_status
 from noiser.experiments.schema import screening_problem
+from noiser.experiments.status import RunStatus, run_status
 from noiser.experiments.trials import RunContents
 from noiser.storage import Writer, create_once, read_created
 

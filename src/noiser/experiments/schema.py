@@ -11,6 +11,10 @@ from noiser.results.attribution import Cost, Target
 
 ATTRIBUTION, VALUE, SAMPLE = "attribution", "value", "sample"
 OK = "ok"
+OTHER_ANSWER = "said otherwise"
+NO_TARGET = "no target"
+NONFINITE = "nonfinite"
+OOM = "oom"
 Check = Callable[[Any], bool]
 
 

@@ -9,17 +9,13 @@ import numpy as np
 
 from noiser.data import MATCHES, Match, Row
 from noiser.errors import DeviceMemoryError, ModelFailedError, NoiserError, NonFiniteError, OptionError, PromptError
+from noiser.experiments.schema import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
 from noiser.lm.following import follow, with_space
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import ForwardRequest, Steps
 from noiser.lm.scheduler import schedule
 from noiser.text.prompt import Prompt
-
-OTHER_ANSWER = "said otherwise"
-NO_TARGET = "no target"
-NONFINITE = "nonfinite"
-OOM = "oom"
 
 
 @dataclass(frozen=True)

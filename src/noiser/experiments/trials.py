@@ -6,8 +6,7 @@ from typing import Any
 
 from noiser.experiments.fingerprint import stable_hash, trial_key
 from noiser.experiments.folder import RecordIndex, RunFolder, is_failure
-from noiser.experiments.schema import ATTRIBUTION, SAMPLE, VALUE
-from noiser.experiments.screening import NO_TARGET, NONFINITE, OOM, OTHER_ANSWER
+from noiser.experiments.schema import ATTRIBUTION, NO_TARGET, NONFINITE, OOM, OTHER_ANSWER, SAMPLE, VALUE
 from noiser.results.records import Record
 
 _SKIPPED = {OTHER_ANSWER: "not answered", NO_TARGET: "no target"}

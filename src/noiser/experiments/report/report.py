@@ -10,8 +10,8 @@ from noiser.experiments.report.answer_tables import answerability_sections, keep
 from noiser.experiments.report.differences import differences
 from noiser.experiments.report.samples import keep_noted, sample_sections
 from noiser.experiments.report.tables import CellResult, bounds_tables, counts_table, format_number, metric_tables
-from noiser.experiments.run import run_status
 from noiser.experiments.schema import ATTRIBUTION, SAMPLE
+from noiser.experiments.status import run_status
 from noiser.experiments.trials import GridCell, RunContents
 from noiser.results.tables import FAITHFULNESS
 from noiser.storage import slug
