@@ -49,6 +49,10 @@ class NoiseEvaluations:
         self.clean_log_ratio = max(_log(top[0]) - _log(top[1]), TINY)
         self.readouts: list[dict[float, Readout]] = [{} for _ in noise.units]
 
+    def first(self, draws: int) -> "NoiseEvaluations":
+        """Evaluations with the first draws alone. Nothing was tried with them yet."""
+        return NoiseEvaluations(self.clean, self.objective, self.noise.first(draws))
+
     @property
     def seq(self) -> int:
         """The number of units."""
@@ -71,8 +75,9 @@ class NoiseEvaluations:
                 self.readouts[token][k] = readout
 
     def _has(self, token: int, k: float, anchor: bool) -> bool:
+        """Whether (token, k) ran, with its anchor if `anchor`. A token that flips somewhere is not ignored, and needs none."""
         readout = self.readouts[token].get(k)
-        return readout is not None and (readout.anchor is not None or not anchor)
+        return readout is not None and (not anchor or readout.anchor is not None or any(self.flips(token, k) for k in self.scales(token)))
 
     def flipping(self, tokens: Sequence[int], k: float, anchor: bool = False) -> Steps[list[int]]:
         """The tokens whose noise at scale `k` flips the prediction. The one with the lowest margin comes first."""
@@ -88,8 +93,8 @@ class NoiseEvaluations:
             yield from self.run(pairs, anchor=True)
             for token, k in pairs:
                 readout = self.readouts[token][k]
-                assert readout.anchor is not None
-                drops.set(token, readout.anchor, readout.values, readout.value)
+                anchor = readout.anchor if readout.anchor is not None else self.objective.value
+                drops.set(token, anchor, readout.values, readout.value)
             return drops
         yield from self.run(pairs)  # the notes say whether each flips the prediction
         measurements = yield from measure(self.objective, [self.noise.perturbation(token, k) for token, k in pairs], anchor=True)

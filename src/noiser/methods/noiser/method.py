@@ -80,6 +80,7 @@ def _check_auto(*, bound: str, pairs: bool, max_samples: int) -> None:
     check=check,
     requires="margin",
     paper_normalization="signed_sum",
+    version=2,
     added=("scale", "pairs", "tolerance", "max_samples"),
 )
 def noiser(
@@ -91,7 +92,7 @@ def noiser(
     steps: Annotated[int, Range(1, 20)] = 10,
     bound: Bound = "k_min",
     bracket: Literal["fixed", "expand"] = "fixed",
-    search: Literal["fast", "exact"] = "fast",
+    search: Literal["auto", "fast", "exact"] = "auto",
     variant: Literal["paper", "official"] = "paper",
     norm: Norm | None = None,
     unit: Unit = "token",
@@ -116,8 +117,9 @@ def noiser(
                  rms: `scale` times the root mean square of the prompt's embedding elements; replace: the token's embedding
                  is not added to: noise of its own root mean square takes its place.
     bracket      fixed: search [0, 1]; expand: double the upper end, up to 1024, until some token flips.
-    search       exact: a bisection for each token, for flips of any shape; fast: the same result with far fewer rows if
-                 flips are monotone in k; `notes["non_monotone"]` counts the tokens that were seen not to be.
+    search       exact: a bisection for each token, for flips of any shape; fast: the same result with fewer rows if flips are
+                 monotone in k, which it assumes and does not check; `notes["non_monotone"]` counts the tokens that were seen
+                 not to be. auto: fast, and exact in variant=official.
     variant      official: as the released code: float64 noise from one fixed stream (`seed` has no effect), divided by
                  `norm` if given; k is the last midpoint tried, which may flip; scores are divided by their signed sum.
     norm         the norm that the noise is divided by, in variant=official only.
@@ -130,6 +132,7 @@ def noiser(
     Source: Ghasemi Madani et al. 2025, arXiv:2504.02911, section 3, table 2 and appendix D. Not in the paper: rms, replace,
     pairs, samples=auto.
     """
+    search = ("exact" if variant == "official" else "fast") if search == "auto" else search
     official, ids, dim = variant == "official", clean.prompt.input_ids, clean.embeds.shape[1]
     units = units_to_perturb(clean.prompt, unit)
 

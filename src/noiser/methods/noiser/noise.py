@@ -37,6 +37,10 @@ class Noise:
         """The number of noise vectors for each unit."""
         return len(self._draws)
 
+    def first(self, count: int) -> "Noise":
+        """The same noise with its first vectors alone."""
+        return Noise(self.units, lambda offset: self._draws[:count, offset], replace=self._replace)
+
     def perturbation(self, index: int, k: float) -> AddNoise | ReplaceByNoise:
         """Noise of scale `k` on one unit."""
         members, noise = self.units[index], self.of_unit(index)

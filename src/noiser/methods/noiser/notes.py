@@ -7,6 +7,8 @@ from noiser.lm.target import Objective
 from noiser.methods.noiser.evaluations import Drops, NoiseEvaluations
 from noiser.methods.noiser.scale import Bound
 
+ASSUMPTION = "monotone flips assumed, not checked"
+"""What search=fast cannot know: whether a token that does not flip at one scale flips at a smaller one."""
 NOTHING_LEFT, MOST_DRAWS = 0.02, 0.7
 """A draw leaves nothing of a probability below this share of it. The share of a token's draws from which on rare draws decide."""
 
@@ -27,6 +29,8 @@ def noise_notes(
         "non_monotone": evaluations.non_monotone(),
         "warnings": [],
     }
+    if status != "fixed" and search == "fast":
+        notes["assumption"] = ASSUMPTION
     notes["warnings"] = [warning for warning, applies in _warnings(notes, bound, search) if applies]
     return notes
 

@@ -4,13 +4,16 @@ Scales lie on a grid: `index * unit`, index from 0 to 2^levels. A search returns
 some token flips at `low + 1`. At the upper end of the grid no token flipped.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 from noiser.methods.base import Steps
 from noiser.methods.noiser.evaluations import NoiseEvaluations
 
 POWER = 1.5
 """The log-ratio falls from the clean run like k to this power: noise of mean zero acts first through its square."""
+FLAT = 0.02
+"""A log-ratio that has lost a smaller share of itself says nothing about where it will be 0."""
 PATIENCE = 12
 """After this many scales halving replaces interpolation, which is slow if the log-ratio is flat on one side of the flip."""
 
@@ -41,7 +44,7 @@ class Crossing:
         low, high = self._bracket(values)
         if low >= self.top or len(values) == 1:
             return float("inf")
-        return _extrapolate(values, low) if high is None else _interpolate(values, low, high)
+        return _crossing(values, low, high)
 
     def narrow(self, ratio: float) -> Steps[None]:
         """Try scales until `next_index(ratio)` is None."""
@@ -67,46 +70,63 @@ class Crossing:
         signs = [value < 0 for value in list(values.values())[1:]]
         stale = next((n for n, sign in enumerate(reversed(signs)) if sign != signs[-1]), len(signs))
         if high is None:
-            guess = max(_extrapolate(values, low), low * (1 + 0.05 * 2**stale)) if low else (self.top + 1) / 2
+            guess = max(_crossing(values, low, high), low * (1 + 0.05 * 2**stale)) if low else (self.top + 1) / 2
             return min(max(round(guess), low + 1), self.top)
-        guess = _interpolate(values, low, high)
+        guess = _crossing(values, low, high)
         if stale >= 5 or len(values) > PATIENCE:
             guess = (low + high) / 2
-        elif stale >= 2:
-            beyond = 2 ** (stale - 2) * max(1.0, 0.04 * (high - low))
+        elif stale >= 2 and low:
+            beyond = 2 ** (stale - 2) * max(1.0, 0.03 * (high - low))
             guess += -beyond if signs[-1] else beyond + 1
         return min(max(int(guess), low + 1), high - 1)
 
 
-def _extrapolate(values: dict[int, float], low: int) -> float:
-    """Without a flip yet: follow the power law through the clean run and the highest tried index, up to three times as far."""
-    drop = values[0] - values[low]
-    if low == 0 or drop <= 0.02 * values[0]:
+def _crossing(values: dict[int, float], low: int, high: int | None) -> float:
+    """Where the log-ratio is expected to be 0: between `low` and `high`, or without a flip yet at most 3 times `low`.
+
+    The logarithm of what the log-ratio has lost is smooth in the logarithm of the scale, nearly a straight line. So the scale is read
+    off a curve through three tried ones, else a line through two, else a line of slope POWER through one.
+    """
+    clean = values[0]
+    lost = {math.log(index): math.log(clean - value) for index, value in values.items() if index and clean - value > FLAT * clean}
+    if high is None and math.log(low) not in lost:
         return 2.5 * low
-    return min(low * (values[0] / drop) ** (1 / POWER), 3.0 * low)
+    ends = [math.log(index) for index in (low, high) if index and math.log(index) in lost]
+    others = sorted(lost.keys() - set(ends), key=lambda scale: abs(scale - sum(ends) / len(ends)))
+    highest = float(high) if high is not None else 3.0 * low
+    for guess in _guesses([(scale, lost[scale]) for scale in [*ends, *others]], math.log(clean)):
+        if low < math.exp(min(guess, 20.0)) < highest:
+            return math.exp(guess)
+    return highest if high is None else math.sqrt(max(low, 1) * high)
 
 
-def _interpolate(values: dict[int, float], low: int, high: int) -> float:
-    """Between two tried indices: inverse quadratic through a third one if the result stays inside, else the secant."""
-    if low == 0:
-        return high * (values[0] / (values[0] - values[high])) ** (1 / POWER)
-    a, b = values[low], values[high]
-    secant = low + (high - low) * a / (a - b)
-    third = min((i for i in values if i not in (0, low, high)), key=lambda i: min(abs(i - low), abs(i - high)), default=None)
-    if third is None or (c := values[third]) in (a, b):
-        return secant
-    curve = low * b * c / ((a - b) * (a - c)) + high * a * c / ((b - a) * (b - c)) + third * a * b / ((c - a) * (c - b))
-    return curve if low < curve < high else secant
+def _guesses(points: list[tuple[float, float]], wanted: float) -> Iterator[float]:
+    """The argument at which the function of these points has the value `wanted`: from three points, from two, from one."""
+    if len(points) > 2 and len({value for _, value in points[:3]}) == 3:
+        (a, fa), (b, fb), (c, fc) = points[:3]
+        yield (
+            a * (wanted - fb) * (wanted - fc) / ((fa - fb) * (fa - fc))
+            + b * (wanted - fa) * (wanted - fc) / ((fb - fa) * (fb - fc))
+            + c * (wanted - fa) * (wanted - fb) / ((fc - fa) * (fc - fb))
+        )
+    (a, fa), *more = points
+    if more and (slope := (fa - more[0][1]) / (a - more[0][0])) > 0:
+        yield a + (wanted - fa) / min(max(slope, POWER / 2), 2.5 * POWER)
+    yield a + (wanted - fa) / POWER
 
 
-SUSPECTS = 4
-"""The number of tokens with the steepest gradients that are tried first, with the last two tokens, which cost little."""
-FIRST_GUESS = 0.75
-"""The first scale, as a share of the scale at which a straight line along the gradient loses the prediction."""
+LATE = 2
+"""The number of tokens at the end of the prompt that are tried first. Their rows cost least, and often they flip first."""
+FIRST_GUESS = 1.2
+"""The first scale, as a share of the scale at which a straight line along the steepest gradient loses the prediction."""
 ROUGH = 1.12
 """A token's bracket is narrowed to this high / low before other tokens are tried at its scale."""
 NEAR = 1.5
 """A token that should flip below NEAR times the current scale is tried there before the bracket is narrowed further."""
+FEW = 2
+"""The number of draws that say which tokens may flip before another one, after the first guess of the token was wrong."""
+SINGLE = 3
+"""The number of tokens that a sweep tries one by one, before its groups grow."""
 
 
 def exact_minimum(evaluations: NoiseEvaluations, order: Sequence[int], levels: int, unit: float) -> Steps[int]:
@@ -143,28 +163,68 @@ def separate_minima(evaluations: NoiseEvaluations, levels: int, unit: float) -> 
     return lows
 
 
+class _Crossings:
+    """Where each token is expected to flip, as far as it was tried: with all draws, or with the first FEW."""
+
+    def __init__(self, evaluations: NoiseEvaluations, levels: int, unit: float) -> None:
+        self.evaluations, self.unit = evaluations, unit
+        few = evaluations.first(FEW) if evaluations.noise.draws > 2 * FEW else None
+        self.all_draws = [Crossing(evaluations, token, levels, unit) for token in range(evaluations.seq)]
+        self.few_draws = [Crossing(few, token, levels, unit) for token in range(evaluations.seq)] if few else []
+        self._screened = few is None
+
+    @property
+    def lead(self) -> Crossing:
+        """The token that should flip first, of those that were tried."""
+        tried = [token for token in range(self.evaluations.seq) if self.is_tried(token) or self.expected(token) < math.inf]
+        return self.all_draws[min(tried, key=lambda token: (self.expected(token), not self.is_tried(token)))]
+
+    def is_tried(self, token: int) -> bool:
+        """Whether the token was tried with all draws."""
+        return bool(self.evaluations.readouts[token])
+
+    def expected(self, token: int) -> float:
+        """The index at which the token is expected to flip. Infinite if it was not tried."""
+        return self.few_draws[token].expected if self.few_draws and not self.is_tried(token) else self.all_draws[token].expected
+
+    def try_expected(self, token: int) -> Steps[None]:
+        """Try the token where the first draws alone say that it flips."""
+        index = min(max(round(self.expected(token)), 1), self.all_draws[token].top)
+        yield from self.evaluations.run([(token, index * self.unit)])
+
+    def screen(self, k: float) -> Steps[None]:
+        """Try all tokens that were not tried yet with the first draws alone, once."""
+        if not self._screened:
+            self._screened = True
+            yield from self.few_draws[0].evaluations.run((token, k) for token in range(self.evaluations.seq) if not self.is_tried(token))
+
+
 def fast_minimum(evaluations: NoiseEvaluations, order: Sequence[int], levels: int, unit: float, first: float) -> Steps[int]:
     """The result of `exact_minimum` for monotone flips, with few rows.
 
-    Narrow the crossing of the token that should flip first, then try all others there. `first` is the scale tried first. If
-    no other token flips at the crossing, the last sweep is also the scoring pass.
+    Narrow the crossing of the token that should flip first, beginning with the last tokens. Then try all others there, the steepest
+    first, until one flips. If none does, this sweep was also the scoring pass. If one flips, the first draws say which others may,
+    and the search goes on with the token that should flip first now. `first` is the scale tried first.
     """
-    crossings = [Crossing(evaluations, token, levels, unit) for token in range(evaluations.seq)]
-    suspects = list(dict.fromkeys([*order[:SUSPECTS], *range(evaluations.seq - 1, max(-1, evaluations.seq - 3), -1)]))
-    start = min(max(round(first / unit), 1), crossings[0].top)
-    yield from evaluations.run((token, start * unit) for token in suspects)
+    crossings, seq = _Crossings(evaluations, levels, unit), evaluations.seq
+    start = min(max(round(first / unit), 1), crossings.all_draws[0].top)
+    yield from evaluations.run((token, start * unit) for token in range(max(0, seq - LATE), seq))
     while True:
-        lead = crossings[min(suspects, key=lambda token: crossings[token].expected)]
-        yield from lead.narrow(ROUGH)
-        rivals = [token for token in suspects if token != lead.token and crossings[token].expected < NEAR * lead.low]
-        if (yield from evaluations.flipping(rivals, lead.low * unit)):
+        lead = crossings.lead
+        if not crossings.is_tried(lead.token):
+            yield from crossings.try_expected(lead.token)
+            continue
+        if (index := lead.next_index(ROUGH)) is not None:
+            yield from evaluations.run([(lead.token, index * unit)])
+            continue
+        rivals = [token for token in range(seq) if token != lead.token and crossings.expected(token) < NEAR * lead.low]
+        if (yield from first_flipping(evaluations, sorted(rivals, key=crossings.expected), lead.low * unit)):
             continue
         yield from lead.narrow(1.0)
-        queue = sorted(order, key=lambda token: crossings[token].expected)
-        below = (yield from first_flipping(evaluations, queue, lead.low * unit)) if lead.low else []
-        if not below:
+        queue = sorted((token for token in order if token != lead.token), key=crossings.expected)
+        if not lead.low or not (yield from first_flipping(evaluations, queue, lead.low * unit, anchor=True)):
             return lead.low
-        suspects = list(dict.fromkeys([*suspects, *below]))
+        yield from crossings.screen(lead.low * unit)
 
 
 def separate_crossings(evaluations: NoiseEvaluations, levels: int, unit: float) -> Steps[list[int]]:
@@ -175,15 +235,21 @@ def separate_crossings(evaluations: NoiseEvaluations, levels: int, unit: float) 
     return [crossing.low for crossing in crossings]
 
 
-def first_flipping(evaluations: NoiseEvaluations, queue: Sequence[int], k: float) -> Steps[list[int]]:
-    """Try `k` on the tokens in order, in growing groups. Returns the flipping tokens of the first group that has any.
-
-    If no token flips, `k` is probably the scale of the scores, so each token runs beside its anchor.
+def first_flipping(evaluations: NoiseEvaluations, queue: Sequence[int], k: float, *, anchor: bool = False) -> Steps[list[int]]:
+    """Try `k` on the tokens in order, the first ones alone, then in growing groups. Returns the flipping tokens of the first group
+    that has any. With `anchor` each row that may be a score has its anchor beside it.
     """
-    size = SUSPECTS
-    while queue:
-        below = yield from evaluations.flipping(queue[:size], k, anchor=True)
+    for group in _groups(queue):
+        below = yield from evaluations.flipping(group, k, anchor)
         if below:
             return below
-        queue, size = queue[size:], 2 * size
     return []
+
+
+def _groups(queue: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The first SINGLE one by one, the others in groups of 2, 4, 8, ..."""
+    size, start = 1, 0
+    while start < len(queue):
+        yield queue[start : start + size]
+        start += size
+        size = 1 if start < SINGLE else 2 * size

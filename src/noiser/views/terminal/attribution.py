@@ -158,7 +158,7 @@ def _facts(attribution: Attribution) -> Text:
     if "k" in notes:
         k = notes["k"]
         value = f"{k:.4f}" if isinstance(k, float) else f"{min(k):.4f} to {max(k):.4f}"
-        parts.append(f"k = {value} ({visible(str(notes.get('k_status', '')))})")
+        parts.append(f"k = {value} ({visible(', '.join(str(notes[name]) for name in ('k_status', 'assumption') if name in notes))})")
     return Text(" \u00b7 ".join([*parts, *cost_texts(attribution.cost)]), style="dim")
 
 
