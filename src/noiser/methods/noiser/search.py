@@ -14,6 +14,8 @@ POWER = 1.5
 """The log-ratio falls from the clean run like k to this power: noise of mean zero acts first through its square."""
 FLAT = 0.02
 """A log-ratio that has lost a smaller share of itself says nothing about where it will be 0."""
+CLOSE = 8
+"""In a bracket of this many cells or fewer, the curve is trusted."""
 PATIENCE = 12
 """After this many scales halving replaces interpolation, which is slow if the log-ratio is flat on one side of the flip."""
 
@@ -75,7 +77,7 @@ class Crossing:
         guess = _crossing(values, low, high)
         if stale >= 5 or len(values) > PATIENCE:
             guess = (low + high) / 2
-        elif stale >= 2 and low:
+        elif stale >= 2 and low and high - low > CLOSE:
             beyond = 2 ** (stale - 2) * max(1.0, 0.03 * (high - low))
             guess += -beyond if signs[-1] else beyond + 1
         return min(max(int(guess), low + 1), high - 1)
@@ -90,7 +92,7 @@ def _crossing(values: dict[int, float], low: int, high: int | None) -> float:
     clean = values[0]
     lost = {math.log(index): math.log(clean - value) for index, value in values.items() if index and clean - value > FLAT * clean}
     if high is None and math.log(low) not in lost:
-        return 2.5 * low
+        return 4.0 * low
     ends = [math.log(index) for index in (low, high) if index and math.log(index) in lost]
     others = sorted(lost.keys() - set(ends), key=lambda scale: abs(scale - sum(ends) / len(ends)))
     highest = float(high) if high is not None else 3.0 * low
