@@ -15,9 +15,10 @@ import torch
 import noiser
 from noiser.cli.run import execute, exit_status
 from noiser.errors import DeviceMemoryError, RunError
-from noiser.experiments.estimate import estimate
+from noiser.experiments.estimate import estimate, forecast
 from noiser.experiments.folder import RecordIndex, RunFolder
 from noiser.experiments.plan import ExecutionConfig, make_plan
+from noiser.experiments.report.reproduce import reproduction
 from noiser.experiments.run import prepare
 from noiser.experiments.trials import RunContents, value_records
 from noiser.methods.base import MethodOutput
@@ -273,6 +274,42 @@ def test_an_estimate_counts_what_is_left_and_writes_nothing(place, done, tmp_pat
     assert estimate(prepared, out, ExecutionConfig(), Quiet()).trials == 0
     assert estimate(prepared, tmp_path / "new", ExecutionConfig(), Quiet()).trials == 8 * 11
     assert not (tmp_path / "new").exists()
+
+
+def test_a_forecast_counts_the_rows_that_the_run_takes(place, tmp_path):
+    """Methods that do not search take what is counted. Mutants: an anchor's row not counted; the model runs its rows after all;
+    the model left with made-up readouts; metrics that ask a judge not left out."""
+    how = {
+        "methods": ["noiser:bound=none+samples=3", "occlusion", "gradient_shap", "integrated_gradients:steps=4"],
+        "metrics": [*METRICS, "comprehensiveness", "answerability"],
+        "data": [{"name": "jsonl", "path": str(place / "few.jsonl"), "limit": 3}],
+    }  # fmt: skip
+    prepared = prepare(plan(place, **how), ExecutionConfig())
+    ran = []
+    with pytest.MonkeyPatch.context() as patch:
+        whole = noiser.LanguageModel.run_perturbed
+        patch.setattr(noiser.LanguageModel, "run_perturbed", lambda lm, rows: ran.append(rows) or whole(lm, rows))
+        found = forecast(prepared, None, ExecutionConfig(), Quiet())
+    assert found.trials == 3 * (5 + 3 * 6) and found.seconds > 0
+    assert sum(map(bool, ran)) == 1, "rows of one method on one prompt, to measure the rate"
+    run(place, tmp_path / "run", **{**how, "metrics": how["metrics"][:-1]})
+    records = RecordIndex(RunFolder.open(tmp_path / "run")).records.values()
+    forward, backward = (sum(each["cost"][name] for each in records if each.get("cost")) for name in ("forward_tokens", "backward_tokens"))
+    assert found.backward_tokens == backward
+    assert found.forward_tokens == pytest.approx(forward, rel=0.05), "equal rows run once, and which are equal depends on the scores"
+    assert forecast(replace(prepared, plan=plan(place)), None, ExecutionConfig(), Quiet()).trials
+
+
+def test_a_quick_table_takes_few_masks_points_and_tokens():
+    """Mutants: the limit that was given replaced; `generate` given twice; another table's metrics changed."""
+    quick = reproduction("table1", ["m"], ["known-mini", "wikibio-mini", "wikibio-mini:generate=5"], None, 0, quick=True)
+    assert [(choice.name, choice.limit, choice.generate) for choice in quick.data] == [
+        ("known-mini", 2, None), ("wikibio-mini", 2, 3), ("wikibio-mini", 2, 5),
+    ]  # fmt: skip
+    assert all("masks=4" in metric for metric in quick.metrics)
+    assert {"integrated_gradients:steps=8", "sequential_integrated_gradients:steps=4"} < set(quick.methods)
+    assert reproduction("figure3", ["m"], ["known-mini"], 7, 0, quick=True).data[0].limit == 7
+    assert reproduction("table1", ["m"], ["known-mini"], None, 0).metrics != quick.metrics
 
 
 def test_retries_write_what_a_sample_is_anew_and_every_reader_sees_it(place, tmp_path):

@@ -1,8 +1,8 @@
 """What an attribution costs, counted before its rows run: the method runs on made-up readouts."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from inspect import isgeneratorfunction, unwrap
 from typing import Any
@@ -139,6 +139,27 @@ def _count(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], 
     return counts
 
 
+@contextmanager
+def rows_counted(lm: LanguageModel) -> Iterator[None]:
+    """Inside the block the model's perturbed rows are counted and not run: their readouts are made up, and nothing flips."""
+    random = generator(0, (), "estimate")
+    vars(lm)["run_perturbed"] = lambda perturbed: [_made_up(rows, random) for rows in perturbed]
+    try:
+        yield
+    finally:
+        del vars(lm)["run_perturbed"]
+
+
+def _made_up(rows: PerturbedRows, random: Any) -> Readout:
+    """Numbers as a model might give them, and the tokens that these rows take."""
+    values, tokens = (0.4 + 0.1 * random.random(rows.draws)).tolist(), layout_of(rows).tokens(rows) * rows.rows
+    backward = tokens if rows.weights is not None else 0
+    anchor = 0.6 if rows.anchor else None
+    return Readout(
+        tuple(values), anchor, base=0.6, rival=0.2, forward_tokens=tokens, backward_tokens=backward, **_no_gradients(rows, random)
+    )
+
+
 def _request(request: Request) -> Steps[Any]:
     return (yield request)
 
@@ -157,10 +178,11 @@ def _varied(random: Any) -> Callable[[PerturbedRows], Readout]:
     return readout
 
 
-def _no_gradients(rows: PerturbedRows) -> dict[str, Any]:
+def _no_gradients(rows: PerturbedRows, random: Any = None) -> dict[str, Any]:
+    """Gradients of zeros, or with `random` each one number."""
     if rows.weights is None:
         return {}
-    zeros = torch.zeros(rows.rows, rows.perturbation.span, rows.clean.embeds.shape[1])
+    zeros = torch.full((rows.rows, rows.perturbation.span, rows.clean.embeds.shape[1]), 0.0 if random is None else float(random.random()))
     return {"gradient": zeros[0], **({"row_gradients": zeros} if rows.row_gradients else {})}
 
 

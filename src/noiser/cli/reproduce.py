@@ -17,8 +17,8 @@ from noiser.cli.status import summary
 from noiser.errors import require_extra
 
 if TYPE_CHECKING:
-    from noiser.experiments.plan import Plan
-    from noiser.experiments.schedule import PreparedRun
+    from noiser.experiments.plan import ExecutionConfig, Plan
+    from noiser.experiments.schedule import PreparedRun, RunProgress
 
 RUNS = Path("runs")
 
@@ -32,6 +32,12 @@ class ReproduceOptions:
         typer.Option(help="Data sets instead of the published ones, or where those are: known:path=FILE.", rich_help_panel=WHAT),
     ] = None
     limit: Limit = None
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="A first look: 2 prompts of each set, 4 masks, few points, 3 continuation tokens.", rich_help_panel=WHAT
+        ),
+    ] = False
     seed: Seed = 0
 
 
@@ -69,6 +75,7 @@ def reproduce(
         prepared = prepare(plan, config)
         folder = out or _default_folder(publication.folder or name, plan, prepared)
         progress.say(f"the run is kept in {folder}", keep=True)
+        _say_forecast(prepared, folder, config, progress, quick=options.quick)
         outcome = run(prepared, folder, config, progress, executor(config))
     console(sys.stderr).print(summary(outcome, folder))
     _write(folder, publication.sections, output)
@@ -81,7 +88,20 @@ def _plan(name: str, options: ReproduceOptions, model: ModelChoiceOptions, judge
 
     chosen = {"name" if field.name == "model" else field.name: getattr(model, field.name) for field in fields(model)}
     data, messages = (split_commas(options.data), []) if options.data else present_sets(published(name).data)
-    return reproduction(name, [chosen], data, options.limit, options.seed, judges), messages
+    return reproduction(name, [chosen], data, options.limit, options.seed, judges, quick=options.quick), messages
+
+
+def _say_forecast(prepared: "PreparedRun", folder: Path, config: "ExecutionConfig", progress: "RunProgress", *, quick: bool) -> None:
+    """Say what the run will take at least, before it begins."""
+    from noiser.cli.progress import duration
+    from noiser.experiments.estimate import forecast
+
+    if not prepared.plan.rows:
+        return
+    cost = forecast(prepared, folder, config, progress)
+    counts = f"{cost.trials:,} trials, {cost.forward_tokens:,} tokens forward, {cost.backward_tokens:,} backward"
+    advice = "" if quick else "; --quick is a first look in minutes"
+    progress.say(f"at least {duration(cost.seconds)} for one worker like this one: {counts}{advice}", keep=True)
 
 
 def _default_folder(name: str, plan: "Plan", prepared: "PreparedRun") -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from noiser.data import read
+from noiser.data import read, read_labelled
 from noiser.errors import OptionError
 from noiser.experiments.plan import Plan, make_plan
 from noiser.registry import read_label
@@ -59,6 +59,27 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+QUICK_LIMIT = 2
+"""Prompts of each set with --quick, unless a limit is given."""
+_QUICK = {
+    "sequential_integrated_gradients:steps=16": "sequential_integrated_gradients:steps=4",
+    "integrated_gradients": "integrated_gradients:steps=8",
+}
+_QUICK_MASKS, _QUICK_TOKENS = 4, 3
+
+
+def _quick(settings: dict[str, list[Any]], data: Sequence[str]) -> dict[str, list[Any]]:
+    """The same with 4 masks, few fixed points on the paths of integrated gradients, and 3 tokens of a continuation."""
+    metrics = [f"{label}+masks={_QUICK_MASKS}" if "protocol" in label else label for label in settings["metrics"]]
+    short = [
+        f"{label}{'+' if '=' in label else ':'}generate={_QUICK_TOKENS}"
+        if "generate=" not in label and read_labelled(label).generate
+        else label
+        for label in data
+    ]
+    return {**settings, "methods": [_QUICK.get(label, label) for label in settings["methods"]], "metrics": metrics, "data": short}
+
+
 def published(name: str) -> Published:
     """The table or figure of that name. Raises OptionError with all names for an unknown one."""
     if name not in PUBLISHED:
@@ -66,8 +87,11 @@ def published(name: str) -> Published:
     return PUBLISHED[name]
 
 
-def reproduction(name: str, models: Sequence[Any], data: Sequence[Any], limit: int | None, seed: int, judges: Sequence[str] = ()) -> Plan:
+def reproduction(
+    name: str, models: Sequence[Any], data: Sequence[Any], limit: int | None, seed: int, judges: Sequence[str] = (), *, quick: bool = False
+) -> Plan:
     """The plan for a table or figure, on `data` as `present_sets` finds it. Without `judges` it asks the default judge if it needs one.
+    `quick`: fewer masks, points and continuation tokens, and QUICK_LIMIT prompts of each set, for a first look.
 
     Raises OptionError for judges if no metric asks one.
     """
@@ -77,7 +101,10 @@ def reproduction(name: str, models: Sequence[Any], data: Sequence[Any], limit: i
         raise OptionError(f"{name} asks no judge: leave out {', '.join(judges)}. Judges are for {', '.join(judged)}")
     settings = {"methods": list(target.methods), "metrics": list(target.metrics), "controls": list(target.controls)}
     settings |= {"judges": list(judges)} if judges else {}
-    return make_plan({"models": list(models), "data": list(data), **settings, "limit": limit, "seed": seed})
+    settings |= {"data": list(data)}
+    if quick:
+        settings, limit = _quick(settings, data), limit or QUICK_LIMIT
+    return make_plan({"models": list(models), **settings, "limit": limit, "seed": seed})
 
 
 def present_sets(names: Sequence[str]) -> tuple[list[str], list[str]]:
