@@ -20,7 +20,8 @@ import pytest
 
 import noiser
 from noiser import cli
-from tests.conftest import tiny
+from noiser.registry import RECOMMENDED
+from tests.conftest import byte_tokenizer, tiny
 
 QUICK = ("--set", "samples=2")
 CONTROL = "\x1b[31mred\x07\x9b2J \u202ebidi\u200b"
@@ -429,3 +430,16 @@ def test_a_standard_output_that_knows_only_ascii_gets_escapes(run, monkeypatch, 
         assert strict(shown)["prompt"]["text"] == "caf\u00e9"
     else:
         assert "caf" in shown
+
+
+def test_a_heat_map_of_another_method_names_the_recommended_one_and_what_it_takes(run):
+    """Mutants: said of the recommended method itself, of another seed of it, or beside JSON; the tokens of the chosen method said."""
+    name, _, options = RECOMMENDED.partition(":")
+    settings = [word for option in options.split("+") for word in ("--set", option)]
+    said = run("one two three", "--method", "occlusion", quick=False).err
+    lm = noiser.LanguageModel(tiny("llama"), byte_tokenizer())
+    assert f"--method {RECOMMENDED}" in " ".join(said.split())
+    tokens = noiser.attribute(lm, "one two three", RECOMMENDED).cost.forward_tokens - len(lm.prompt("one two three"))
+    assert f"({tokens:,} token-forwards" in " ".join(said.split())
+    for words in (("--method", RECOMMENDED), ("--method", name, *settings, "--seed", "3"), ("--method", "occlusion", "--format", "json")):
+        assert "recommended" not in run("one two three", *words, quick=False).err

@@ -25,6 +25,7 @@ from noiser.cli.options import (
 )
 from noiser.cli.outputs import PICTURES, DisplayOptions, Output, choose_format, console, named_view, page
 from noiser.errors import NoiserError, OptionError, PromptError
+from noiser.registry import RECOMMENDED
 
 if TYPE_CHECKING:
     from noiser.attribution.attribute import Failure
@@ -168,6 +169,23 @@ def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs, progress: "Pr
         return
     with output.open() as sink:
         _write(result, None, arguments, sink)
+    if output.format == "heatmap":
+        _say_recommended(lm, result, arguments, progress)
+
+
+def _say_recommended(lm: "LanguageModel", result: "Attribution", arguments: AttributeArgs, progress: "PromptProgress") -> None:
+    """If another method was chosen than the recommended one, say which that is and what it would take here."""
+    import noiser.methods
+    from noiser.attribution.estimate import count_tokens
+    from noiser.cli.progress import duration
+
+    recommended, cost = noiser.methods.parse(RECOMMENDED), result.cost
+    if (recommended.name, {**recommended.options, "seed": None}) == (arguments.method.name, {**arguments.method.options, "seed": None}):
+        return
+    tokens = count_tokens(lm, arguments.prompt or "", recommended, arguments.question)
+    took = cost.forward_tokens + cost.backward_tokens
+    seconds = f", about {duration(cost.seconds * tokens / took)}" if took else ""
+    progress.say(f"recommended: --method {RECOMMENDED} ({tokens:,} token-forwards{seconds} here; docs/faithfulness.md says why)", keep=True)
 
 
 def _forecast(lm: "LanguageModel", arguments: AttributeArgs, progress: "PromptProgress") -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from noiser.cli.catalogue import defaults, listed
 from noiser.cli.options import Out, expand_options, format_option
 from noiser.cli.outputs import Output, console
+from noiser.registry import RECOMMENDED
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -21,7 +22,7 @@ def methods(format_: Annotated[str, format_option("table, json.")] = "table", ou
     records = [{**{name: entry[name] for name in _SHOWN}, "options": defaults(entry)} for entry in listed("methods")]
     with output.open() as sink:
         if output.format == "json":
-            output.write_json({"schema": 1, "methods": records}, sink)
+            output.write_json({"schema": 1, "recommended": RECOMMENDED, "methods": records}, sink)
         else:
             console(sink).print(_listing(records))
 
@@ -39,4 +40,5 @@ def _listing(records: list[dict[str, Any]]) -> "Group":
         blocks.append(Text.assemble((record["name"], "bold"), f"  ({record['family']})"))
         blocks += [Padding(text, (0, 0, 0, 4)) for text in texts]
     note = "T: tokens of the prompt. --method inseq:NAME runs the method NAME of Inseq, if Inseq is installed."
-    return Group(*blocks, Text(note, style="dim"))
+    recommended = f"Recommended by our measurements (docs/faithfulness.md): --method {RECOMMENDED}"
+    return Group(*blocks, Text(note, style="dim"), Text(recommended))

@@ -135,7 +135,7 @@ const methodsForm = (() => {
     const families = [...new Set([...FAMILIES, ...about.methods.map((method) => method.family)])];
     part("families").replaceChildren(...families.map((family) => familyGroup(family, about.methods)).filter(Boolean));
     part("families").addEventListener("change", show);
-    choose(about.default_methods);
+    fill({ methods: about.default_methods });
   }
 
   function familyGroup(family, methods) {
