@@ -77,7 +77,9 @@ class Crossing:
         guess = _crossing(values, low, high)
         if stale >= 5 or len(values) > PATIENCE:
             guess = (low + high) / 2
-        elif stale >= 2 and low and high - low > CLOSE:
+        elif stale >= 2 and not low:
+            guess = min(guess, high / (1.1 + 0.3 * (stale - 2)))
+        elif stale >= 2 and high - low > CLOSE:
             beyond = 2 ** (stale - 2) * max(1.0, 0.03 * (high - low))
             guess += -beyond if signs[-1] else beyond + 1
         return min(max(int(guess), low + 1), high - 1)
@@ -119,14 +121,14 @@ def _guesses(points: list[tuple[float, float]], wanted: float) -> Iterator[float
 
 LATE = 2
 """The number of tokens at the end of the prompt that are tried first. Their rows cost least, and often they flip first."""
-FIRST_GUESS = 1.2
+FIRST_GUESS = 1.6
 """The first scale, as a share of the scale at which a straight line along the steepest gradient loses the prediction."""
 ROUGH = 1.12
 """A token's bracket is narrowed to this high / low before other tokens are tried at its scale."""
 NEAR = 1.5
 """A token that should flip below NEAR times the current scale is tried there before the bracket is narrowed further."""
-FEW = 2
-"""The number of draws that say which tokens may flip before another one, after the first guess of the token was wrong."""
+FEW = 1
+"""The number of draws that are tried on all tokens first. They say which tokens may flip before the others."""
 SINGLE = 3
 """The number of tokens that a sweep tries one by one, before its groups grow."""
 
@@ -173,21 +175,27 @@ class _Crossings:
         few = evaluations.first(FEW) if evaluations.noise.draws > 2 * FEW else None
         self.all_draws = [Crossing(evaluations, token, levels, unit) for token in range(evaluations.seq)]
         self.few_draws = [Crossing(few, token, levels, unit) for token in range(evaluations.seq)] if few else []
-        self._screened = few is None
 
     @property
     def lead(self) -> Crossing:
-        """The token that should flip first, of those that were tried."""
-        tried = [token for token in range(self.evaluations.seq) if self.is_tried(token) or self.expected(token) < math.inf]
-        return self.all_draws[min(tried, key=lambda token: (self.expected(token), not self.is_tried(token)))]
+        """The token that should flip first, of those that something is known about."""
+        known = [token for token in range(self.evaluations.seq) if self.is_tried(token) or self.expected(token) < math.inf]
+        return self.all_draws[min(known, key=lambda token: (self.expected(token), not self.is_tried(token)))]
 
     def is_tried(self, token: int) -> bool:
         """Whether the token was tried with all draws."""
         return bool(self.evaluations.readouts[token])
 
     def expected(self, token: int) -> float:
-        """The index at which the token is expected to flip. Infinite if it was not tried."""
-        return self.few_draws[token].expected if self.few_draws and not self.is_tried(token) else self.all_draws[token].expected
+        """The index at which the token is expected to flip. Infinite if it was not tried, and if the first draws alone do not flip it."""
+        if self.is_tried(token) or not self.few_draws:
+            return self.all_draws[token].expected
+        flips = any(value < 0 for value in self.few_draws[token].values.values())
+        return self.few_draws[token].expected if flips else math.inf
+
+    def hint(self, token: int) -> tuple[float, float]:
+        """A key that sorts tokens by what is known, then by what the first draws say."""
+        return self.expected(token), self.few_draws[token].expected if self.few_draws else math.inf
 
     def try_expected(self, token: int) -> Steps[None]:
         """Try the token where the first draws alone say that it flips."""
@@ -195,22 +203,22 @@ class _Crossings:
         yield from self.evaluations.run([(token, index * self.unit)])
 
     def screen(self, k: float) -> Steps[None]:
-        """Try all tokens that were not tried yet with the first draws alone, once."""
-        if not self._screened:
-            self._screened = True
+        """Try all tokens that were not tried yet with the first draws alone."""
+        if self.few_draws:
             yield from self.few_draws[0].evaluations.run((token, k) for token in range(self.evaluations.seq) if not self.is_tried(token))
 
 
 def fast_minimum(evaluations: NoiseEvaluations, order: Sequence[int], levels: int, unit: float, first: float) -> Steps[int]:
     """The result of `exact_minimum` for monotone flips, with few rows.
 
-    Narrow the crossing of the token that should flip first, beginning with the last tokens. Then try all others there, the steepest
-    first, until one flips. If none does, this sweep was also the scoring pass. If one flips, the first draws say which others may,
-    and the search goes on with the token that should flip first now. `first` is the scale tried first.
+    Try the scale `first` on the last tokens, and with few draws on all others. Narrow the crossing of the token that should flip
+    first. Then try all others there, the likely ones first, until one flips. If none does, this sweep was also the scoring pass. If one
+    flips, the search goes on with the token that should flip first now.
     """
     crossings, seq = _Crossings(evaluations, levels, unit), evaluations.seq
     start = min(max(round(first / unit), 1), crossings.all_draws[0].top)
     yield from evaluations.run((token, start * unit) for token in range(max(0, seq - LATE), seq))
+    yield from crossings.screen(start * unit)
     while True:
         lead = crossings.lead
         if not crossings.is_tried(lead.token):
@@ -223,7 +231,7 @@ def fast_minimum(evaluations: NoiseEvaluations, order: Sequence[int], levels: in
         if (yield from first_flipping(evaluations, sorted(rivals, key=crossings.expected), lead.low * unit)):
             continue
         yield from lead.narrow(1.0)
-        queue = sorted((token for token in order if token != lead.token), key=crossings.expected)
+        queue = sorted((token for token in order if token != lead.token), key=crossings.hint)
         if not lead.low or not (yield from first_flipping(evaluations, queue, lead.low * unit, anchor=True)):
             return lead.low
         yield from crossings.screen(lead.low * unit)
