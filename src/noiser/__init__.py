@@ -7,6 +7,7 @@ from noiser._version import __version__
 
 if TYPE_CHECKING:
     from noiser.attribution.attribute import Failure, attribute, attribute_many
+    from noiser.attribution.budget import fit_budget
     from noiser.attribution.compare import compare
     from noiser.attribution.curves import with_curves
     from noiser.attribution.estimate import CostEstimate, estimate
@@ -56,6 +57,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "fit_budget",
     "interactions",
     "load",
     "read",
@@ -88,6 +90,7 @@ _HOME = {
     "check_metrics": "noiser.evaluation.metric_checks",
     "compare": "noiser.attribution.compare",
     "estimate": "noiser.attribution.estimate",
+    "fit_budget": "noiser.attribution.budget",
     "evaluate": "noiser.evaluation",
     "interactions": "noiser.attribution.interactions",
     "load": "noiser.lm.load",

@@ -443,3 +443,17 @@ def test_a_heat_map_of_another_method_names_the_recommended_one_and_what_it_take
     assert f"({tokens:,} token-forwards" in " ".join(said.split())
     for words in (("--method", RECOMMENDED), ("--method", name, *settings, "--seed", "3"), ("--method", "occlusion", "--format", "json")):
         assert "recommended" not in run("one two three", *words, quick=False).err
+
+
+def test_a_budget_sets_the_samples_of_one_prompt(run, tmp_path):
+    """Mutants: the budget not passed on; a bad one refused after the model was loaded."""
+    ended = run("one two three", "--method", "noiser:bound=none", "--budget", "3000", "--format", "json", quick=False)
+    assert 2_700 <= ended.record["cost"]["forward_tokens"] <= 3_000
+    (tmp_path / "prompts").write_text("a\nb\n")
+    for words, message in (
+        (("one", "--budget", "3x"), "a budget is a number of token-forwards"),
+        (("one", "--method", "occlusion", "--budget", "9"), "occlusion draws none"),
+        (("--file", tmp_path / "prompts", "--budget", "9000"), "--budget is for one prompt"),
+    ):
+        refused = run(*words, quick=False)
+        assert refused.code == 2 and message in refused.err

@@ -77,15 +77,15 @@ def estimate(
     spec = noiser.methods.parse(method, options)
     question = as_question(target, foil, continuation, generate, span, quantity)
     check_token_ids(lm.tokens, question)
-    resolved, clean = _resolve(lm, prompt, spec, question)
-    counts, varied = (_count(lm, spec, resolved, vary=vary) for vary in (False, True))
+    resolved, clean = resolve_clean(lm, prompt, spec, question)
+    counts, varied = (count_rows(lm, spec, resolved, vary=vary) for vary in (False, True))
     return CostEstimate(
         tokens=len(resolved[-1][0].prompt),
         rows=counts.rows,
         forward_tokens=clean.forward_tokens + counts.forward_tokens,
         backward_tokens=clean.backward_tokens + counts.backward_tokens,
         exact=(counts.rows, counts.forward_tokens) == (varied.rows, varied.forward_tokens),
-        seconds=clean.seconds + (counts.forward_tokens + counts.backward_tokens) * _seconds_per_token(lm, counts.first),
+        seconds=clean.seconds + (counts.forward_tokens + counts.backward_tokens) * seconds_per_token(lm, counts.first),
     )
 
 
@@ -93,17 +93,19 @@ def count_tokens(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: 
     """The least token-forwards of an attribution; 0 if they cannot be counted. Nothing but the clean run takes place."""
     if spec.name.startswith("inseq:"):
         return 0
-    resolved, _ = _resolve(lm, prompt, spec, question)
-    return _count(lm, spec, resolved, vary=False).forward_tokens
+    resolved, _ = resolve_clean(lm, prompt, spec, question)
+    return count_rows(lm, spec, resolved, vary=False).forward_tokens
 
 
-def _resolve(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> tuple[list[ResolvedTarget], Cost]:
+def resolve_clean(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> tuple[list[ResolvedTarget], Cost]:
     """The clean runs that the question needs, and their cost."""
     return run_one(lm, resolve_target(lm.tokens, lm.prompt(prompt), question, spec.method.requires))
 
 
 @dataclass
-class _Counts:
+class RowCounts:
+    """Rows that were requested and not run."""
+
     rows: int = 0
     forward_tokens: int = 0
     backward_tokens: int = 0
@@ -111,6 +113,7 @@ class _Counts:
     """The first rows that were requested."""
 
     def add(self, requested: list[PerturbedRows]) -> None:
+        """Count a request."""
         self.first = self.first or requested
         for rows in requested:
             tokens = layout_of(rows).tokens(rows) * rows.rows
@@ -119,9 +122,9 @@ class _Counts:
             self.backward_tokens += tokens if rows.weights is not None else 0
 
 
-def _count(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], *, vary: bool) -> _Counts:
+def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], *, vary: bool) -> RowCounts:
     """Count the rows of the method on every target. With `vary` every readout is another random one, and every prediction flips."""
-    counts = _Counts()
+    counts = RowCounts()
     random = generator(0, (), "estimate")
     for clean, objective in resolved:
         if not isgeneratorfunction(unwrap(spec.method.function)):
@@ -182,11 +185,12 @@ def _no_gradients(rows: PerturbedRows, random: Any = None) -> dict[str, Any]:
     """Gradients of zeros, or with `random` each one number."""
     if rows.weights is None:
         return {}
-    zeros = torch.full((rows.rows, rows.perturbation.span, rows.clean.embeds.shape[1]), 0.0 if random is None else float(random.random()))
+    number = torch.tensor(0.0 if random is None else float(random.random()))
+    zeros = number.expand(rows.rows, rows.perturbation.span, rows.clean.embeds.shape[1])
     return {"gradient": zeros[0], **({"row_gradients": zeros} if rows.row_gradients else {})}
 
 
-def _seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> float:
+def seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> float:
     """Measured on some of the rows of the first request. 0 if there are none."""
     if not requested:
         return 0.0

@@ -10,6 +10,7 @@ import typer
 from noiser.cli.dry_run import check_format, dry_run
 from noiser.cli.inputs import TargetOptions, existing_file, parse_method, read_file_rows, read_messages
 from noiser.cli.options import (
+    METHOD,
     OUTPUT,
     WHAT,
     FieldNames,
@@ -77,6 +78,7 @@ class AttributeArgs:
     display: DisplayOptions
     output: Output
     dry_run: bool = False
+    budget: str | None = None
 
 
 @expand_options
@@ -97,6 +99,14 @@ def attribute(
     method: Method = "noiser",
     settings: Settings = None,
     seed: MethodSeed = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|TIME",
+            help="As many samples as this many token-forwards (50000) or this time (30s, 2m) pays for, with their standard errors.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     model: ModelOptions,
     format_: Annotated[str | None, format_option(FORMAT_HELP)] = None,
     out: Out = None,
@@ -123,11 +133,25 @@ def attribute(
         display=display,
         output=_output(format_, out, many=file is not None),
         dry_run=dry_run,
+        budget=budget,
     )
+    if budget is not None:
+        _check_budget(budget, arguments)
     if dry_run:
         check_format(arguments.output)
     model.check_chat(arguments.prompt)
     raise typer.Exit(_run(model, arguments))
+
+
+def _check_budget(budget: str, arguments: AttributeArgs) -> None:
+    """Raises OptionError for what is no budget, or cannot keep one."""
+    from noiser.attribution.budget import parse_budget
+
+    parse_budget(budget)
+    if arguments.file is not None:
+        raise OptionError("--budget is for one prompt; with --file set the method's samples, which --dry-run can price")
+    if "samples" not in arguments.method.options:
+        raise OptionError(f"--budget sets the number of samples, and {arguments.method.label} draws none")
 
 
 def _output(format_: str | None, path: Path | None, *, many: bool) -> Output:
@@ -146,6 +170,11 @@ def _run(model: ModelOptions, arguments: AttributeArgs) -> int:
 
     found = None if arguments.file is None else read_file_rows(arguments.file, arguments.fields)
     with loaded_model(model, 1 if found is None else len(found.rows)) as (lm, progress):
+        if arguments.budget is not None:
+            from noiser.attribution.budget import fit_budget
+
+            method = fit_budget(lm, arguments.prompt or "", arguments.method, arguments.budget, arguments.question)
+            arguments = replace(arguments, method=method)
         if arguments.dry_run:
             tasks = [(arguments.prompt or "", arguments.question)] if found is None else _tasks(lm, found, arguments.question)
             return dry_run(lm, tasks, arguments.method, arguments.output)
