@@ -73,7 +73,7 @@ def test_the_layers_are_as_before_behind_the_block():
     """Mutant: `finally` left out."""
     layer: Any = nn.Linear(2, 2)
     layer.support_avx512bf16_for_cpu = True
-    with pytest.raises(KeyError), stored_weights(layer):
+    with pytest.raises(KeyError), stored_weights(layer.modules()):
         assert not layer.support_avx512bf16_for_cpu
         raise KeyError
     assert layer.support_avx512bf16_for_cpu

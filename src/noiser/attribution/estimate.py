@@ -16,9 +16,10 @@ from noiser.lm.batching import run_batch
 from noiser.lm.devices import unify_memory_errors
 from noiser.lm.following import TokensLike
 from noiser.lm.forward import layout_of
-from noiser.lm.model import LanguageModel, check_language_model, evaluation_mode
+from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.requests import Ended, Request, Steps, ask, next_request
+from noiser.lm.restore import evaluation_mode
 from noiser.lm.scheduler import isolate_errors, model_errors, run_one
 from noiser.lm.target import Objective, Question, ResolvedTarget, check_token_ids, resolve_target
 from noiser.lm.tokenizer import Source

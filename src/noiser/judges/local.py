@@ -20,7 +20,8 @@ from noiser.judges.json_decoding import ConstrainedDecoder, JsonTemplate, StopWh
 from noiser.judges.protocol import LOCAL
 from noiser.lm.devices import unify_memory_errors
 from noiser.lm.load import identify, load
-from noiser.lm.model import LanguageModel, evaluation_mode
+from noiser.lm.model import LanguageModel
+from noiser.lm.restore import evaluation_mode
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}
 """Questions in a batch, by device. 16 on any other device."""

@@ -27,6 +27,7 @@ from noiser.lm.forward import LAYOUTS, Layout, exceeds_window, longest_prefixes,
 from noiser.lm.kv_cache import CleanRun, LayoutName, read_cache
 from noiser.lm.perturbation import AddNoise, Batch, PerturbedRows
 from noiser.lm.quantity import token_logit_fn
+from noiser.lm.restore import evaluation_mode
 from noiser.lm.rotary import length_class
 from noiser.storage import cache_folder, write_file
 from noiser.text.prompt import Prompt
@@ -138,7 +139,7 @@ class LayoutCheck:
 
     def _check_length(self, length: int, keys: int) -> str:
         try:
-            with torch.no_grad():
+            with evaluation_mode(self.model):
                 difference, tokens = _difference(self.model, self.synthetic_ids, length, keys, self.budget, self.device)
         except DeviceMemoryError:
             raise

@@ -22,9 +22,10 @@ from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, spl
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable
-from noiser.lm.quantized import check_quantized, stored_weights
+from noiser.lm.quantized import check_quantized
 from noiser.lm.requests import ForwardRequest
-from noiser.lm.rotary import fresh_frequencies, length_class, most_tokens
+from noiser.lm.restore import evaluation_mode
+from noiser.lm.rotary import length_class, most_tokens
 from noiser.lm.tokenizer import Source, Tokens, prompt_warnings
 from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature, why_not_differentiable
 from noiser.text.prompt import Prompt
@@ -120,13 +121,11 @@ class LanguageModel:
 
     def layout(self, prompt: Prompt) -> tuple[Layout, str]:
         """The layout for rows of this prompt, and the reason if it is the full one. A short check of the model may run first."""
-        with evaluation_mode(self.model):
-            name, reason = self._layout_check.layout(len(prompt))
+        name, reason = self._layout_check.layout(len(prompt))
         return LAYOUTS[name], reason
 
     def _choose_layout(self, seq: int) -> LayoutName:
-        with evaluation_mode(self.model):
-            return self._layout_check.layout(seq)[0]
+        return self._layout_check.layout(seq)[0]
 
     def _length_class(self, seq: int) -> int:
         return length_class(self.model.config.get_text_config(), seq)
@@ -363,17 +362,3 @@ def check_language_model(lm: Any) -> None:
 
 def _as_list(ids: Any) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Evaluation mode and no gradients inside the block. Afterwards each module has its own mode again."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with torch.inference_mode(False), torch.no_grad(), fresh_frequencies(model), stored_weights(model):
-            yield
-    finally:
-        for module in training:
-            module.training = True

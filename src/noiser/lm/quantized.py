@@ -1,7 +1,7 @@
 """Models with weights of 8 or 4 bits: which are refused, and what keeps the numbers of the others the same in every batch."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,13 +61,13 @@ def _check_threshold(name: str, threshold: float) -> None:
 
 
 @contextmanager
-def stored_weights(model: Any) -> Iterator[None]:
+def stored_weights(modules: Iterable[Any]) -> Iterator[None]:
     """Inside the block, 4-bit layers of bitsandbytes compute with their weights as they are stored.
 
     On CPUs with AVX-512 BF16 the first pass without gradients would rearrange them for good: rounded to bfloat16, and with wrong
     gradients afterwards. The notes of 8-bit layers about float16 are not logged.
     """
-    layers = [layer for layer in model.modules() if vars(layer).get("support_avx512bf16_for_cpu")]
+    layers = [layer for layer in modules if vars(layer).get("support_avx512bf16_for_cpu")]
     logger, quiet = logging.getLogger(LOGGER), _News()
     try:
         for layer in layers:

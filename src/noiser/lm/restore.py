@@ -11,6 +11,22 @@ import torch
 
 from noiser.lm.devices import has_accelerate_hook
 from noiser.lm.quantized import stored_weights
+from noiser.lm.rotary import fresh_frequencies
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the block. Afterwards each module has its own mode again."""
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.inference_mode(False), torch.no_grad(), fresh_frequencies(modules), stored_weights(modules):
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager
@@ -30,7 +46,7 @@ def restore_after(model: Any, tokenizer: Any) -> Iterator[None]:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             stack.callback(_restore_backend, backend, backend.padding, backend.truncation)
-        stack.enter_context(stored_weights(model))
+        stack.enter_context(stored_weights(model.modules()))
         if has_accelerate_hook(model):
             model.to = lambda *_, **__: model
         yield

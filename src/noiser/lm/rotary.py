@@ -1,6 +1,6 @@
 """Rotary positions whose frequencies depend on the length of the prompt: one prompt must not change the numbers of another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,13 +44,13 @@ def _scalings(config: Any) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def fresh_frequencies(model: Any) -> Iterator[None]:
+def fresh_frequencies(found: Iterable[Any]) -> Iterator[None]:
     """Inside the block, `dynamic` frequencies follow the forward pass at hand and not those before it.
 
     transformers keeps the frequencies of the longest prompt so far, so a prompt's numbers depend on what ran before. Afterwards
-    the model is as it was.
+    the modules are as they were.
     """
-    modules = [module for module in model.modules() if "dynamic" in str(getattr(module, "rope_type", ""))]
+    modules = [module for module in found if "dynamic" in str(vars(module).get("rope_type", ""))]
     before = [dict(_state(module)) for module in modules]
     hooks = [module.register_forward_pre_hook(_forget_longest) for module in modules]
     try:

@@ -169,6 +169,8 @@ def _answer_forward(lm: LanguageModel, jobs: Sequence[Job]) -> None:
 
 def _answer_perturbed(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     """Run the perturbed rows of all jobs in shared batches."""
+    if not jobs:
+        return
     perturbed = [rows for job in jobs if isinstance(job.request, list) for rows in job.request]
     begin = time.perf_counter()
     longest = max((len(rows.clean.prompt) for rows in perturbed), default=0)
