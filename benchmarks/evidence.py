@@ -17,7 +17,7 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,19 +219,34 @@ def _cell(row: Row) -> str:
 
 
 def against(name: str, other: str = "recency") -> str:
-    """For each method the mean paired difference to another row under Soft-NS and Soft-NC, with the interval over groups."""
+    """For each method the mean paired difference to another row with its interval over groups: under Soft-NS and Soft-NC, in the sum of
+    their log-ratios, and with tokens that the model writes anew.
+    """
     groups, there = {row: group for line in _lines(name) for row, group in line["groups"].items()}, values(name)
-    lines = [f"| minus {other} | {' | '.join(SOFT)} |", "|---|---|---|"]
+    metrics = [*SOFT, next(metric for metric in SETS[name].metrics if "infill" in metric)]
+    lines = [f"| minus {other} | {' | '.join([*metrics[:2], 'log-ratio', metrics[2]])} |", f"|{'---|' * 5}"]
     for method in SETS[name].methods:
-        cells = []
-        for metric in SOFT:
-            found = {row: (each.get(method, {}).get(metric), each[other].get(metric)) for row, each in there.items() if row in groups}
-            pairs = {row: a - b for row, (a, b) in found.items() if a is not None and b is not None}
-            jackknife, differences = ClusterJackknife([str(groups[row] or row) for row in pairs]), np.array(list(pairs.values()))
-            low, high = jackknife.interval(differences.mean(), jackknife.means(differences))
-            cells.append(f"{differences.mean():+.3f} ({low:+.3f} to {high:+.3f})")
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        pairs = [_pairs({row: there[row] for row in groups}, method, other, metric) for metric in metrics]
+        cells = [_interval(groups, each, lambda mean: mean[0] - mean[1]) for each in pairs]
+        both = {row: [*pairs[0][row], *pairs[1][row]] for row in pairs[0].keys() & pairs[1].keys()}
+        ratio = _interval(groups, both, lambda mean: np.log(mean[0] / mean[1]) + np.log(mean[2] / mean[3]))
+        lines.append(f"| {method} | {' | '.join([*cells[:2], ratio, cells[2]])} |")
     return "\n".join(lines)
+
+
+def _pairs(there: Mapping[str, Any], method: str, other: str, metric: str) -> dict[str, list[float]]:
+    """By row, the values of the two, where both are there."""
+    found = {row: [each.get(label, {}).get(metric) for label in (method, other)] for row, each in there.items()}
+    return {row: pair for row, pair in found.items() if None not in pair}
+
+
+def _interval(groups: Mapping[str, Any], found: Mapping[str, Sequence[float]], of: Callable[[Any], Any]) -> str:
+    """A function of the columns' means, with its 95 % jackknife interval over groups."""
+    columns = np.array(list(found.values())).T
+    jackknife = ClusterJackknife([str(groups[row] or row) for row in found])
+    value = float(of(columns.mean(axis=1)))
+    low, high = jackknife.interval(value, of(np.stack([jackknife.means(column) for column in columns])))
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def main() -> None:
