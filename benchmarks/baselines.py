@@ -20,7 +20,7 @@ import psutil
 import torch
 
 import noiser
-from benchmarks.prompts import BY_LENGTH
+from benchmarks.prompts import BY_LENGTH, drawn
 
 COMMON: dict[str, Any] = {"baseline": "unk"}
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -49,10 +49,13 @@ def main() -> None:
     parser.add_argument("--memory", choices=["ours", "inseq"], help="only print the peak memory of one call of one method, in MiB")
     parser.add_argument("--occlusion", action="store_true", help="occlusion against T batched forward passes")
     parser.add_argument("--continuation", action="store_true", help="ten generated tokens against the last alone")
+    parser.add_argument("--known", type=Path, metavar="FILE", help="draw the prompts from this file of Known: 9 to 11 tokens")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     prompts = list(BY_LENGTH[options.length][: options.prompts])
+    if options.known:
+        prompts = drawn(noiser.load(), "known", options.known, range(9, 12), options.prompts)
     if options.memory:
         print(peak(options.memory, options.methods[0], prompts[0]))
         return

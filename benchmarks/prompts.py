@@ -1,4 +1,13 @@
-"""Prompts written for the benchmarks, in three lengths (in tokens of the default model)."""
+"""Prompts written for the benchmarks, in three lengths (in tokens of the default model), and prompts drawn from files."""
+
+import random
+from pathlib import Path
+
+import noiser
+from noiser.data import read
+from noiser.experiments.screening import screen
+
+SEED = 19
 
 ABOUT_10 = (
     "The Eiffel Tower is located in the city of",
@@ -39,3 +48,11 @@ ABOUT_42 = (
     "is skipped; if a number cannot be read, the program prints an error and",
 )
 BY_LENGTH = {"10": ABOUT_10, "20": ABOUT_20, "42": ABOUT_42}
+
+
+def drawn(lm: noiser.LanguageModel, name: str, file: Path, lengths: range, count: int) -> list[str]:
+    """The first `count` rows of a set, in an order drawn with SEED, that the model answers and that have so many tokens."""
+    data = read(name, file)
+    rows = [row for row in data.rows if not row.error and len(lm.prompt(row.prompt)) in lengths]
+    found = screen(lm, random.Random(SEED).sample(rows, len(rows)), data.match, count)
+    return [str(each.row.prompt) for each in found if each.answered][:count]

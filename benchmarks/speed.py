@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 import noiser
 from benchmarks.plain import embed, released_evaluation, released_loop
-from benchmarks.prompts import BY_LENGTH
+from benchmarks.prompts import BY_LENGTH, drawn
 from noiser.methods.noiser.noise import official_noise
 from noiser.results.attribution import Attribution
 
@@ -28,7 +29,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "official, exact": {"variant": "official", "search": "exact"},
     "paper, exact": {"search": "exact"},
     "paper, fast": {"search": "fast"},
+    "rms, 3 draws": {"bound": "rms", "scale": 4.0, "samples": 3},
 }
+"""The last is the recommended method."""
+DRAWN = {"10": ("known", range(9, 12)), "20": ("known", range(17, 24)), "42": ("longra", range(40, 45))}
+"""From which set the prompts of a length are drawn, and their tokens."""
 
 
 def main() -> None:
@@ -39,6 +44,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="which of our variants to run")
     parser.add_argument("--whole", action="store_true", help="run the released loop to its end once per length")
     parser.add_argument("--memory", choices=["plain", *WAYS], help="only print the peak memory of one prompt, in MB")
+    parser.add_argument("--files", nargs=2, type=Path, metavar=("KNOWN", "LONGRA"), help="draw the prompts from these files")
     options = parser.parse_args()
     lm = noiser.load()
     if options.memory:
@@ -48,8 +54,11 @@ def main() -> None:
     check(lm, BY_LENGTH["10"][0])
     print("\n| T about | way | x faster than the released loop | token-forwards / floor | forward passes | seconds | peak MB |")
     print("|---|---|---|---|---|---|---|")
+    files: dict[str, Path] = dict(zip(("known", "longra"), options.files, strict=True)) if options.files else {}
     for length in options.lengths:
-        measure(lm, length, BY_LENGTH[length][: options.prompts], options.ways, options.whole)
+        name, tokens = DRAWN[length]
+        texts = drawn(lm, name, files[name], tokens, options.prompts) if files else BY_LENGTH[length][: options.prompts]
+        measure(lm, length, texts, options.ways, options.whole)
     if "10" in options.lengths:
         compare_batching(lm)
 
