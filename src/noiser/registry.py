@@ -27,6 +27,8 @@ class Entry:
     source: str
     function: Callable[..., Any]
     check: Callable[..., None] | None = None
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Takes all options and returns them with `auto` replaced by what it stands for beside the others. A run is known by the result."""
     version: int = 1
     """Goes up whenever the numbers change. A run never mixes results of two versions."""
     added: tuple[str, ...] = ()
@@ -65,7 +67,7 @@ class Entry:
         resolved = self.options | values
         if self.check is not None:
             self.check(**{name: resolved[name] for name in _keyword_only(self.check)})
-        return resolved
+        return resolved if self.settle is None else self.settle(resolved)
 
     def resolve_label(self, label: str, options: Mapping[str, Any] | None, seed: int | None) -> dict[str, Any]:
         """All options: the defaults, replaced by those that `label` carries and by `options`.
@@ -167,16 +169,20 @@ def method(
     cost: str = "not stated",
     changes: str = "not stated",
     check: Callable[..., None] | None = None,
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None,
     paper_normalization: PaperNormalization = "abs_l1",
     version: int = 1,
     added: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:
-    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError. See `Entry.added`."""
+    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError. See `Entry.added` and
+    `Entry.settle`.
+    """
 
     def register(function: Callable) -> Callable:
         METHODS[name] = Method(
-            name=name, family=family, source=source, function=function, cost=cost, changes=changes, check=check, requires=requires,
+            name=name, family=family, source=source, function=function, cost=cost, changes=changes, check=check, settle=settle,
+            requires=requires,
             paper_normalization=paper_normalization, version=version, added=added,
         )  # fmt: skip
         return function
