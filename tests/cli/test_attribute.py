@@ -183,7 +183,7 @@ def test_json_of_odd_text_is_one_line_and_gives_it_back(run):
         (("--set", "samples=0"), "samples must be from 1 to"),
         (("--set", "samples"), "--set wants NAME=VALUE"),
         (("--set", "=3"), "--set wants NAME=VALUE"),
-        (("--set", "search=slow"), "search must be one of fast, exact; got 'slow'"),
+        (("--set", "search=slow"), "search must be one of auto, fast, exact; got 'slow'"),
         (("--set", "variant=official", "--set", "bound=l1"), "variant=official"),
         (("--method", "no-such"), "no method 'no-such'; there are"),
         (("--normalize", "l1"), "--normalize must be one of none, clip_l1"),

@@ -84,11 +84,11 @@ def test_a_cpu_says_it_in_other_words(lm, expected, error):
 
 
 def test_the_budget_is_remembered(lm):
-    noiser.attribute(lm, PROMPT)
+    noiser.attribute(lm, PROMPT, "noiser:bound=none")
     limit = Limit(lm.model, 60)
-    noiser.attribute(lm, PROMPT)
+    noiser.attribute(lm, PROMPT, "noiser:bound=none")
     first, limit.failed = limit.failed, 0
-    noiser.attribute(lm, PROMPT[::-1])
+    noiser.attribute(lm, PROMPT[::-1], "noiser:bound=none")
     assert first >= 3
     assert limit.failed <= first // 3
 

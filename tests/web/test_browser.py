@@ -98,10 +98,12 @@ def texts(page: Any) -> list[list[tuple[str, str]]]:
 
 
 def choose(page: Any, *methods: str) -> None:
-    """Exactly these methods, by their chips."""
+    """Exactly these methods, by their chips, with their own defaults."""
     page.eval_on_selector("#app-methods", "methods => { methods.open = true; }")
     for box in page.locator("#app-families input").all():
         box.set_checked(box.get_attribute("value") in methods, force=True)
+    if "noiser" in methods:  # it comes with the options of the recommended method
+        options_of(page, "noiser").get_by_role("button", name="Reset to defaults").click()
 
 
 def says(page: Any, part: str, pattern: str) -> None:
