@@ -14,7 +14,7 @@ from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.target import Question, check_token_ids
 from noiser.lm.tokenizer import Source
-from noiser.registry import MethodSpec
+from noiser.registry import MethodSpec, read_label
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 FEWEST = 4
@@ -60,10 +60,10 @@ def fit_budget(
     spec = noiser.methods.parse(method, options)
     amount, is_time = parse_budget(budget)
     if "samples" not in spec.options:
-        raise OptionError(f"{spec.label} draws no samples that a budget could limit; noiser --dry-run says what it takes")
+        raise OptionError(f"{spec.label} draws no samples that a budget could limit; noiser attribute --dry-run says what it takes")
     question = as_question(target, foil, continuation, generate, span, quantity)
     check_token_ids(lm.tokens, question)
-    resolved, clean = resolve_clean(lm, lm.prompt(prompt), spec, question)
+    resolved, clean = resolve_clean(lm, prompt, spec, question)
 
     def tokens(samples: int) -> int:
         counts = count_rows(lm, _with_samples(spec, samples), resolved, vary=False)
@@ -97,6 +97,6 @@ def _with_samples(spec: MethodSpec, samples: int) -> MethodSpec:
     """The specification with another number of samples. Its label says so."""
     auto = spec.options["samples"] == "auto"  # then these two say when to stop, which the budget does now
     options = {name: value for name, value in spec.options.items() if not (auto and name in ("tolerance", "max_samples"))}
-    label = spec.label if "samples=" in spec.label else f"{spec.label}{'+' if '=' in spec.label else ':'}samples={samples}"
-    label = re.sub(r"samples=[^+]*", f"samples={samples}", label)
+    carried = {name: value for name, value in read_label(spec.label)[1].items() if name in options} | {"samples": samples}
+    label = f"{spec.name}:{'+'.join(f'{name}={value}' for name, value in carried.items())}"
     return replace(noiser.methods.parse(spec.name, options | {"samples": samples}), label=label)

@@ -192,7 +192,7 @@ def about_schema() -> Schema:
     fields: dict[str, Schema] = {
         "noiser": TEXT, "model": either(TEXT, NULL), "revision": either(TEXT, NULL),
         "status": {"enum": ["loading", "ready", "failed"]}, "message": TEXT, "limits": limits, "chat": BOOLEAN,
-        "default_methods": TEXTS, "recommended_method": TEXT, "methods": listed(method), "examples": listed(OBJECT),
+        "default_methods": TEXTS, "methods": listed(method), "examples": listed(OBJECT),
     }  # fmt: skip
     return record(fields)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from noiser._version import __version__
-from noiser.registry import DEFAULT_METHODS, RECOMMENDED
+from noiser.registry import DEFAULT_METHODS
 from noiser.web.page import EXAMPLES
 from noiser.web.queue import AnswerCache, Job, JobQueue
 from noiser.web.requests import Limits
@@ -92,7 +92,6 @@ class Session:
             "limits": self.limits.to_dict(),
             "chat": bool(lm and getattr(lm.tokenizer, "chat_template", None)),
             "default_methods": list(DEFAULT_METHODS),
-            "recommended_method": RECOMMENDED,
             "methods": [_describe(method) for method in ordered],
             "examples": EXAMPLES,
         }

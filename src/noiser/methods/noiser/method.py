@@ -81,7 +81,7 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
     "noiser",
     family="perturbation",
     source="Ghasemi Madani et al. 2025, arXiv:2504.02911",
-    cost="1.4 to 2.1 times T x samples rows of T/2 tokens, measured (1.1 times without a search; fewer with unit)",
+    cost="1.2 to 2 times T x samples rows of T/2 tokens, medians of long and short prompts (1.1 times without a search; fewer with unit)",
     changes="noise is added to the embedding of one unit at a time",
     check=check,
     settle=settle,
