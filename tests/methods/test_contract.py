@@ -284,7 +284,7 @@ def test_every_choice_of_an_option_gives_scores(name):
         found = explained(name, prompt=prompt, **{option: value})
         assert found.scores.shape == (1, 5), f"{option}={value}"
         assert np.isfinite(found.scores).all(), f"{option}={value}"
-        assert found.options[option] == value
+        assert found.options[option] == resolved(name, {option: value})[option][1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
