@@ -98,6 +98,9 @@ class Method(Entry):
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None
     """What the clean run records: the gradient of the top-two margin, the gradient of the explained quantity, or its attention
     weights, reduced by this function (see `noiser.lm.attention.AttentionReducer`)."""
+    ahead: Callable[..., Any] | None = None
+    """Function(lm, prompt, options): the rows that it will ask for, as a `noiser.lm.ahead.RowsAhead`, if they do not depend on the clean
+    run. They may then share its pass."""
     paper_normalization: PaperNormalization = "abs_l1"
     """How the authors' released code normalises scores of this kind before it measures them. `signed_sum`: divide by the sum.
     `abs_l1`: divide the absolute values by their sum. `softmax`: apply one more softmax. `none`: leave them."""
@@ -171,18 +174,19 @@ def method(
     check: Callable[..., None] | None = None,
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     requires: Literal["margin", "objective"] | Callable[..., Any] | None = None,
+    ahead: Callable[..., Any] | None = None,
     paper_normalization: PaperNormalization = "abs_l1",
     version: int = 1,
     added: tuple[str, ...] = (),
 ) -> Callable[[Callable], Callable]:
-    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError. See `Entry.added` and
-    `Entry.settle`.
+    """Register a function in METHODS under `name`. `check` takes some of the options by name and raises OptionError. See `Entry.added`,
+    `Entry.settle` and `Method.ahead`.
     """
 
     def register(function: Callable) -> Callable:
         METHODS[name] = Method(
             name=name, family=family, source=source, function=function, cost=cost, changes=changes, check=check, settle=settle,
-            requires=requires,
+            requires=requires, ahead=ahead,
             paper_normalization=paper_normalization, version=version, added=added,
         )  # fmt: skip
         return function

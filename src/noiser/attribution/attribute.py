@@ -175,6 +175,8 @@ def _explain(
     """One prompt: the clean runs that the question needs, then the method on every target, all rows together."""
     prompt = lm.prompt(source)
     requires = spec.method.requires
+    if spec.method.ahead is not None and cleans is None:  # clean runs that are shared with other methods come without one method's rows
+        requires = spec.method.ahead(lm, prompt, spec.options)
     resolved = yield from cached(resolve_target(lm.tokens, prompt, question, requires), cleans, requires)
     advice = [*lm.warnings, *prompt.warnings, *_given_id_warnings(lm, question), *target_warnings(lm.tokens, prompt, question, resolved[0])]
     outputs = yield from gather([_run_method(lm, spec, target) for target in resolved])

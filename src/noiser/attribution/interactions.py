@@ -114,7 +114,7 @@ class _Game:
         self.players = len(self.units.texts)
         if self.players < 2:
             raise OptionError(f"interactions need at least two units; this prompt has one {unit}: use a smaller unit")
-        self.replacement = baseline_embeds(lm, self.clean, baseline)
+        self.replacement = baseline_embeds(lm, self.clean.prompt, baseline)
         self.cost = Cost(0.0, len(self.clean.prompt), 0, 0)
         self.coalitions = 0
         self.empty = 0.0

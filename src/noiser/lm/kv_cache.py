@@ -20,6 +20,18 @@ LayoutName = Literal["packed", "full"]
 
 
 @dataclass(frozen=True, eq=False)
+class RowGradients:
+    """The explained quantity in some perturbed rows, and its gradient."""
+
+    values: tuple[float, ...]
+    """In each row."""
+    total: Float[Tensor, "seq dim"]
+    """Weighted sum over the rows of the gradient with respect to the perturbed embeddings, float32."""
+    parts: Float[Tensor, "rows seq dim"] | None = None
+    """The parts of that sum. None unless requested."""
+
+
+@dataclass(frozen=True, eq=False)
 class CleanRun:
     """A prompt as the model sees it without any perturbation."""
 
@@ -35,6 +47,8 @@ class CleanRun:
     quantity. None if no gradient was requested, or if memory did not allow it."""
     attention: Tensor | None = None
     """The reduced attention weights. None if no reducer was requested, and in a truncated run: see `source`."""
+    ahead: RowGradients | None = None
+    """What was read from the rows that went through the model with this run, see `noiser.lm.ahead`. None if there were none."""
     whole: "CleanRun | None" = None
     """The longer run that this one was truncated from. None if it was not truncated."""
     choose_layout: Callable[[int], LayoutName] = lambda _seq: "full"

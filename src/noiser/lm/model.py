@@ -13,12 +13,13 @@ from torch import Tensor
 
 from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError
 from noiser.lm.adapter import model_name, model_revision, unwrap
+from noiser.lm.ahead import run_with_rows
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.checkpoint import check_architecture
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
 from noiser.lm.forward import LAYOUTS, Layout, call_model, layout_of, run_packed_prompts, run_prompt
-from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, read_cache, split_layers
+from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, RowGradients, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable
@@ -150,6 +151,10 @@ class LanguageModel:
         parts = [request.split(self._length_class) for request in requests]
         with evaluation_mode(self.model):
             self._try_model()
+            together = self._forward_ahead(parts[0][0]) if len(parts) == len(parts[0]) == 1 else None
+            if together is not None:
+                self._report()
+                return [together.clean_runs()]
             for group in self._forward_groups([part for split in parts for part in split]):
                 results += self._forward_that_fits(group, gradient=group[0].scalars is not None and not self._no_gradient)
                 self._report()
@@ -274,6 +279,27 @@ class LanguageModel:
         with unify_memory_errors():
             return self._forward(group, gradient=False)
 
+    def _forward_ahead(self, request: ForwardRequest) -> "_ForwardResult | None":
+        """The sequence and its rows ahead in one pass. None if there are none, or if it has to be tried without them."""
+        ahead, seq = request.ahead, len(request.prompt)
+        if ahead is None or self._no_gradient or seq * (1 + ahead.perturbation.rows) > self.gradient_budget.tokens:
+            return None
+        ids = torch.tensor(request.prompt.input_ids, device=self.device)
+        embeds = self.model.get_input_embeddings()(ids).detach()
+        try:
+            with unify_memory_errors():
+                logits, layers, read = run_with_rows(self.model, embeds, ahead)
+        except DeviceMemoryError:
+            return None
+        except Exception:
+            self._no_gradient = why_not_differentiable(self.model, ids)
+            if not self._no_gradient:
+                raise
+            return None
+        self.token_counter.forward_tokens += seq * (1 + ahead.perturbation.rows)
+        self.token_counter.backward_tokens += seq * ahead.perturbation.rows
+        return _ForwardResult(request, embeds, logits, layers, {}, None, self._choose_layout, self._length_class, read)
+
     def _forward(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
         ids = [torch.tensor(request.prompt.input_ids, device=self.device) for request in group]
         with torch.set_grad_enabled(gradient):
@@ -332,6 +358,7 @@ class _ForwardResult:
     attention: Tensor | None
     choose_layout: Callable[[int], LayoutName]
     length_class: Callable[[int], int]
+    ahead: RowGradients | None = None
 
     def clean_run(self) -> CleanRun:
         """The clean run of the whole sequence."""
@@ -343,6 +370,7 @@ class _ForwardResult:
             self.layers,
             self.gradients.get(last),
             self.attention,
+            self.ahead,
             choose_layout=self.choose_layout,
             length_class=self.length_class,
         )

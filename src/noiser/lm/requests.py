@@ -11,15 +11,16 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from torch import Tensor
 
+from noiser.lm.ahead import RowsAhead
 from noiser.lm.attention import AttentionReducer
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.text.prompt import Prompt
 
 R = TypeVar("R")
-Requires = Literal["margin", "objective"] | AttentionReducer | None
-"""What a method needs from the clean runs: the gradient of the top-two margin, the gradient of the explained quantity, or
-attention weights reduced by this function."""
+Requires = Literal["margin", "objective"] | AttentionReducer | RowsAhead | None
+"""What a method needs from the clean runs: the gradient of the top-two margin, the gradient of the explained quantity,
+attention weights reduced by this function, or rows that may go through the model with a clean run."""
 ScalarsOfLogits = Callable[[Tensor], Mapping[int, Tensor]]
 """From the logits at the ends [ends, vocab] to scalars. The key is the index of the end whose clean run keeps the gradient."""
 
@@ -34,6 +35,8 @@ class ForwardRequest:
     scalars: ScalarsOfLogits | None = None
     """What to take gradients of."""
     attention_reducer: AttentionReducer | None = None
+    ahead: RowsAhead | None = None
+    """Rows that share the pass of the clean run, if no other prompt does and the memory allows it."""
     separate: bool = False
     """Whether each end closes a prompt of its own. Otherwise all ends are read from one sequence, whatever its length does."""
 

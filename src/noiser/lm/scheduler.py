@@ -161,8 +161,9 @@ def _answer_forward(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     total = sum(len(request.prompt) for request in requests)
     for job, request, cleans in zip(jobs, requests, answers, strict=True):
         job.seconds += seconds * len(request.prompt) / total
-        job.forward_tokens += len(request.prompt)
-        job.backward_tokens += sum(len(request.prompt) for clean in cleans if clean.gradient is not None)
+        rows_ahead = len(cleans[0].ahead.values) if cleans[0].ahead else 0
+        job.forward_tokens += len(request.prompt) * (1 + rows_ahead)
+        job.backward_tokens += len(request.prompt) * (sum(clean.gradient is not None for clean in cleans) + rows_ahead)
         finite = all(bool(clean.logits.isfinite().all()) for clean in cleans)
         _resume(lm, job, cleans if finite else NonFiniteError(NOT_FINITE))
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from noiser.errors import OptionError, PromptError
+from noiser.lm.ahead import RowsAhead
 from noiser.lm.following import TokensLike, follow, token_ids
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.perturbation import ModelContext, Perturbation, PerturbedRows, Readout
@@ -135,7 +136,8 @@ def resolve_target(tokens: Tokens, prompt: Prompt, question: Question, requires:
     """Run what the question needs unperturbed. Returns one objective for each row of the scores.
 
     `requires` says what else the clean runs must provide: the gradient of the top-two margin after the explained tokens
-    (`margin`), the gradient of each branch's number (`objective`), or the reduced attention weights of the first branch.
+    (`margin`), the gradient of each branch's number (`objective`), or the reduced attention weights of the first branch. Rows ahead
+    run if the number is read at the end of the prompt and nowhere else.
     """
     if question.kind == "a continuation":
         return (yield from _resolve_continuation(tokens, prompt, question, requires))
@@ -213,8 +215,11 @@ def _resolve_span(tokens: Tokens, prompt: Prompt, question: Question, requires: 
 
 def _resolve_tokens(tokens: Tokens, context: Prompt, ids: tuple[int, ...], quantity: str, requires: Requires) -> Steps[ResolvedTarget]:
     """One or several tokens as one target. The target's own tokens get no scores."""
+    if len(ids) == 1:
+        clean = yield from _run_at_end(context, requires, lambda logits: _logit_fn(quantity, ids, (len(context) - 1,), logits))
+        return _resolved(tokens, clean, [clean], ids, quantity)
     ends = tuple(range(len(context) - 1, len(context) + len(ids) - 1))
-    if quantity in DISTANCES and len(ids) > 1:
+    if quantity in DISTANCES:
         raise OptionError(
             f"{quantity} is a distance of one next-token distribution, and the target has {len(ids)} tokens: give it as continuation, "
             "which has a row for each token, or take prob, log_prob or mean_prob"
@@ -238,6 +243,7 @@ def _resolve_contrast(
         raise OptionError(f"target and foil are the same, {text!r}: there is nothing between them")
     if len(target_ids) <= 1 and len(foil_ids) == 1:
         return (yield from _resolve_token_contrast(tokens, prompt, quantity, target_ids, foil_ids, requires))
+    requires = None if isinstance(requires, RowsAhead) else requires
     branch_quantity = "log_prob" if quantity == "log_odds" else quantity
     if not target_ids:
         target_ids = ((yield from _run(ForwardRequest(prompt, (len(prompt) - 1,))))[0].prediction,)
@@ -289,14 +295,17 @@ def _run_at_end(prompt: Prompt, requires: Requires, logit_fn_of: Callable[[Tenso
     def scalars(logits: Tensor) -> dict[int, Tensor]:
         return {0: _margin(logits[0]) if requires == "margin" else logit_fn_of(logits).function(logits[None])[0]}
 
-    (clean,) = yield from _run(_forward_request(prompt, (len(prompt) - 1,), scalars, requires))
+    request = _forward_request(prompt, (len(prompt) - 1,), scalars, requires)
+    if isinstance(requires, RowsAhead) and requires.perturbation.span == len(prompt):
+        request = replace(request, ahead=replace(requires, logit_fn_of=logit_fn_of))
+    (clean,) = yield from _run(request)
     return clean
 
 
 def _forward_request(prompt: Prompt, ends: tuple[int, ...], scalars: ScalarsOfLogits, requires: Requires) -> ForwardRequest:
     if isinstance(requires, str):
         return ForwardRequest(prompt, ends, scalars)
-    return ForwardRequest(prompt, ends, attention_reducer=requires)
+    return ForwardRequest(prompt, ends, attention_reducer=None if isinstance(requires, RowsAhead) else requires)
 
 
 def _margin(logits: Tensor) -> Tensor:
@@ -378,6 +387,16 @@ def measure(
     ]
     readouts = iter((yield from ask(perturbed)))
     return [_signed_sum(objective.branches, [next(readouts) for _ in objective.branches]) for _ in perturbations]
+
+
+def measure_ahead(objective: Objective, ahead: RowsAhead) -> Steps[Measurement]:
+    """The explained quantity in these rows and its gradient, from the clean run if they went through the model with it."""
+    read = objective.branches[0].clean.ahead
+    if read is not None and len(objective.branches) == 1:
+        by_row = None if read.parts is None else _to_numpy(read.parts)
+        return Measurement(np.array(read.values), None, _to_numpy(read.total), by_row)
+    (measurement,) = yield from measure(objective, [ahead.perturbation], weights=ahead.weights, row_gradients=ahead.row_gradients)
+    return measurement
 
 
 def _signed_sum(branches: Sequence[Branch], readouts: Sequence[Readout]) -> Measurement:

@@ -10,11 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.errors import OptionError
-from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.requests import Steps, ask
-from noiser.lm.target import Measurement, measure
+from noiser.lm.target import Measurement, measure, measure_ahead
 from noiser.text.prompt import Prompt
 from noiser.text.units import Units, units
 
@@ -28,6 +27,7 @@ __all__ = [
     "baseline_embeds",
     "keep_units",
     "measure",
+    "measure_ahead",
     "units_to_perturb",
 ]
 
@@ -56,11 +56,11 @@ def units_to_perturb(prompt: Prompt, unit: Unit) -> Units:
     return found
 
 
-def baseline_embeds(lm: LanguageModel, clean: CleanRun, baseline: Baseline) -> Float[Tensor, "seq dim"] | None:
+def baseline_embeds(lm: LanguageModel, prompt: Prompt, baseline: Baseline) -> Float[Tensor, "seq dim"] | None:
     """The embedding of an absent token at each position. None: zeros; `unk`: that of the unknown token (as in Inseq)."""
     if baseline == "zero":
         return None
-    return lm.embeddings([lm.tokens.unknown]).expand(len(clean.prompt), -1)
+    return lm.embeddings([lm.tokens.unknown]).expand(len(prompt), -1)
 
 
 def keep_units(units: Units, present: Bool[np.ndarray, "rows units"], replacement: Float[Tensor, "seq dim"] | None) -> Interpolate:

@@ -60,7 +60,7 @@ def deeplift(
     check_slope(objective)
     kinds = CAPTUM if rules == "captum" else EVERY
     rescaled = sum(isinstance(module, kinds) for module in lm.model.modules())
-    start = baseline_embeds(lm, clean, baseline)
+    start = baseline_embeds(lm, clean.prompt, baseline)
     if not rescaled and (plain := clean_gradient(clean, objective)) is not None:
         return MethodOutput(aggregate(plain * distance(clean, start), aggregation), {"rescaled_modules": 0, "warnings": [NO_RULE]})
     prompt_and_baseline = Interpolate(0, broadcast_shares(np.array([1.0, 0.0]), len(clean.prompt)), start)

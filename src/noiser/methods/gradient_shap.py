@@ -1,22 +1,34 @@
 """GradientSHAP: gradients at random points of the path from a baseline to the prompt."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from noiser.lm.ahead import RowsAhead
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.target import Objective
-from noiser.methods.base import Baseline, MethodOutput, Steps, baseline_embeds, measure
+from noiser.methods.base import Baseline, MethodOutput, Steps, baseline_embeds, measure_ahead
 from noiser.methods.gradients import Aggregation, aggregate, broadcast_shares, distance
 from noiser.methods.uncertainty import stderr_of_mean
 from noiser.registry import Range, method
 from noiser.rng import generator
+from noiser.text.prompt import Prompt
 
 MAX_KEPT = 1 << 26
 """Numbers in the gradients of all samples. Above it (half a gigabyte) they are not kept, and there are no standard errors."""
+
+
+def rows_ahead(lm: LanguageModel, prompt: Prompt, options: Mapping[str, Any]) -> RowsAhead:
+    """The random points, which do not depend on the clean run."""
+    samples = options["samples"]
+    shares = generator(options["seed"], prompt.input_ids, "gradient_shap").random(samples)
+    points = Interpolate(0, broadcast_shares(shares, len(prompt)), baseline_embeds(lm, prompt, options["baseline"]))
+    keep = samples * len(prompt) * lm.model.get_input_embeddings().weight.shape[1] <= MAX_KEPT
+    return RowsAhead(points, (1 / samples,) * samples, row_gradients=keep)
 
 
 @method(
@@ -24,6 +36,7 @@ MAX_KEPT = 1 << 26
     family="gradient",
     source="Lundberg & Lee 2017, arXiv:1705.07874",
     cost="samples rows of T tokens, forward and backward",
+    ahead=rows_ahead,
     changes="all embeddings are at random points between the baseline and the prompt",
 )
 def gradient_shap(
@@ -48,12 +61,9 @@ def gradient_shap(
 
     Source: Lundberg & Lee 2017, arXiv:1705.07874, with one baseline and no noise on the input.
     """
-    shares = generator(seed, clean.prompt.input_ids, "gradient_shap").random(samples)
-    start = baseline_embeds(lm, clean, baseline)
-    points = Interpolate(0, broadcast_shares(shares, len(clean.prompt)), start)
-    way = distance(clean, start)
-    keep = samples * way.size <= MAX_KEPT
-    (measurement,) = yield from measure(objective, [points], weights=(1 / samples,) * samples, row_gradients=keep)
+    ahead = rows_ahead(lm, clean.prompt, {"samples": samples, "baseline": baseline, "seed": seed})
+    measurement = yield from measure_ahead(objective, ahead)
+    way = distance(clean, baseline_embeds(lm, clean.prompt, baseline))
     assert measurement.gradient is not None
     contributions = np.asarray(measurement.gradient) * way
     if measurement.row_gradients is None:

@@ -62,7 +62,7 @@ def integrated_gradients(
 
     Source: Sundararajan, Taly & Yan 2017, arXiv:1703.01365.
     """
-    start = baseline_embeds(lm, clean, baseline)
+    start = baseline_embeds(lm, clean.prompt, baseline)
     (integral,) = yield from integrate(objective, [Path(0, distance(clean, start), start)], steps, tolerance)
     total, expected = float(integral.contributions.sum()), objective.value - integral.at_baseline
     notes = {
@@ -104,7 +104,7 @@ def sequential_integrated_gradients(
 
     Source: Enguehard 2023, arXiv:2305.15853.
     """
-    start = baseline_embeds(lm, clean, baseline)
+    start = baseline_embeds(lm, clean.prompt, baseline)
     distances = distance(clean, start)
     paths = [Path(token, distances[[token]], None if start is None else start[[token]]) for token in range(len(clean.prompt))]
     integrals = yield from integrate(objective, paths, steps, tolerance)

@@ -61,7 +61,7 @@ def lime(
     """
     units = units_to_perturb(clean.prompt, unit)
     present = _draw_subsets(samples, len(units.texts), keep, pairs, generator(seed, clean.prompt.input_ids, "lime"))
-    subsets = keep_units(units, present, baseline_embeds(lm, clean, baseline))
+    subsets = keep_units(units, present, baseline_embeds(lm, clean.prompt, baseline))
     (measurement,) = yield from measure(objective, [subsets])
     share_read = len(present) / 2 ** len(units.texts) if pairs else 0.0
     enough = samples >= 2 * len(units.texts) or share_read == 1

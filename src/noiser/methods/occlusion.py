@@ -30,7 +30,7 @@ def occlusion(
     Source: Zeiler & Fergus 2014, arXiv:1311.2901.
     """
     units = units_to_perturb(clean.prompt, unit)
-    replacement = baseline_embeds(lm, clean, baseline)
+    replacement = baseline_embeds(lm, clean.prompt, baseline)
     perturbations = []
     for members in units.members:
         first, stop = members[0], members[-1] + 1

@@ -62,7 +62,7 @@ def shapley(
         chosen, samples or min(MAX_DEFAULT, SAMPLES_PER_UNIT * players), players, generator(seed, clean.prompt.input_ids, "shapley")
     )
     present = next(sampling)
-    (measurement,) = yield from measure(objective, [keep_units(units, present, baseline_embeds(lm, clean, baseline))])
+    (measurement,) = yield from measure(objective, [keep_units(units, present, baseline_embeds(lm, clean.prompt, baseline))])
     estimate = _finish(sampling, measurement.values)
     notes = {
         "sampler": chosen,

@@ -68,7 +68,7 @@ class Cost:
     forward_tokens: int
     """Tokens that went through the whole model, as the engine counts them. They do not depend on the clock."""
     backward_tokens: int
-    """Tokens of backward passes."""
+    """Tokens of backward passes, in the rows whose gradient is wanted."""
     peak_bytes: int
     """On a GPU the most memory allocated during the call; on a CPU the process's highest resident size so far."""
 
