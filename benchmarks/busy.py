@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -92,6 +93,7 @@ def busy(neighbours: int) -> Iterator[None]:
 
 def serve(name: str) -> None:
     """Run a pass for each line of input, and print the seconds that it took."""
+    warnings.simplefilter("ignore")  # that it is busy here is the point
     model = noiser.load(name).model
     embeds = model.get_input_embeddings()(torch.arange(TOKENS)).detach().expand(ROWS, -1, -1)
     with torch.no_grad():

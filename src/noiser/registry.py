@@ -11,7 +11,8 @@ from noiser.options import Range as Range
 
 RECOMMENDED = "noiser:bound=rms+scale=4+samples=3"
 """The method that docs/faithfulness.md recommends, and why: among the best under every metric that was tried, better than `recency` on
-prompts that ask for one answer, near the known truth, without a search, and of the same meaning on every model."""
+prompts that ask for one answer (on continuations nothing that was tried is), near the known truth, without a search, and of the same
+meaning on every model."""
 DEFAULT_METHODS = (RECOMMENDED, "occlusion", "integrated_gradients")
 """The recommended method, and two that everyone knows."""
 DEFAULT_METRICS = ("soft_ns", "soft_nc", *(f"comprehensiveness:operator={each}" for each in ("delete", "infill")))

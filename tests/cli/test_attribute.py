@@ -445,6 +445,15 @@ def test_a_heat_map_of_another_method_names_the_recommended_one_and_what_it_take
         assert "recommended" not in run("one two three", *words, quick=False).err
 
 
+@pytest.mark.parametrize("method", ["occlusion", RECOMMENDED])
+def test_under_a_continuation_no_method_is_recommended(run, method):
+    """Mutant: the recommended method named there all the same."""
+    for words in (("--generate", "2"), ("--continuation", " and more", "--span", "0:1")):
+        said = " ".join(run("one two three", "--method", method, *words, quick=False).err.split())
+        assert "recommended: none for continuations" in said
+        assert "--method noiser" not in said
+
+
 def test_a_budget_sets_the_samples_of_one_prompt(run, tmp_path):
     """Mutants: the budget not passed on; a bad one refused after the model was loaded."""
     ended = run("one two three", "--method", "noiser:bound=none", "--budget", "3000", "--format", "json", quick=False)

@@ -203,11 +203,14 @@ def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs, progress: "Pr
 
 
 def _say_recommended(lm: "LanguageModel", result: "Attribution", arguments: AttributeArgs, progress: "PromptProgress") -> None:
-    """If another method was chosen than the recommended one, say which that is and what it would take here."""
+    """Say which method is recommended, if it is another one, and what it would take here; or that none is."""
     import noiser.methods
     from noiser.attribution.estimate import count_tokens
     from noiser.cli.progress import duration
 
+    if arguments.question.kind in ("a continuation", "a span"):
+        progress.say("recommended: none for continuations, where no method that was tried beats recency (docs/faithfulness.md)", keep=True)
+        return
     recommended, cost = noiser.methods.parse(RECOMMENDED), result.cost
     if (recommended.name, {**recommended.options, "seed": None}) == (arguments.method.name, {**arguments.method.options, "seed": None}):
         return
