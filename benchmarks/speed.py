@@ -2,7 +2,7 @@
 
 Every evaluation of the released loop takes the same time (`plain.released_loop`: 11 rows of equal length, logits at all
 positions, T x 11 evaluations). So three evaluations are timed before and three after our run on each prompt, and their median
-times T x 11 is the loop's time. `--whole` also runs the loop to its end, once for each length, as a check.
+times T x 11 is the loop's time. `--whole N` also runs the loop to its end on N prompts of each length, as a check.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("lengths", nargs="*", default=list(BY_LENGTH), help=f"of {', '.join(BY_LENGTH)}")
     parser.add_argument("--prompts", type=int, default=8, help="number of prompts of each length")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="which of our variants to run")
-    parser.add_argument("--whole", action="store_true", help="run the released loop to its end once per length")
+    parser.add_argument("--whole", type=int, default=0, help="prompts of each length on which the released loop runs to its end, too")
     parser.add_argument("--memory", choices=["plain", *WAYS], help="only print the peak memory of one prompt, in MB")
     parser.add_argument("--files", nargs=2, type=Path, metavar=("KNOWN", "LONGRA"), help="draw the prompts from these files")
     options = parser.parse_args()
@@ -73,7 +73,7 @@ def check(lm: noiser.LanguageModel, text: str) -> None:
     print(f"Same official result on {text!r}: k = {plain.k}, scores within {worst:.1e}.", flush=True)
 
 
-def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], ways: Sequence[str], whole: bool) -> None:
+def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], ways: Sequence[str], whole: int) -> None:
     """Print one row for each way, over these prompts."""
     ratios: dict[str, list[float]] = {way: [] for way in ways}
     results: dict[str, list[Attribution]] = {way: [] for way in ways}
@@ -107,17 +107,18 @@ def measure(lm: noiser.LanguageModel, length: str, texts: Sequence[str], ways: S
         same = sum(a.notes["k"] == b.notes["k"] for a, b in zip(results["paper, exact"], results["paper, fast"], strict=True))
         seen = sum(r.notes["non_monotone"] > 0 for r in results["paper, fast"])
         print(f"| {length} | fast = exact | k equal on {same} of {len(texts)}; non-monotone flips on {seen} | | | | |", flush=True)
-    if whole:
-        run_whole(lm, length, texts[0], loop[0])
+    for number, text in enumerate(texts[:whole]):
+        seconds = {way: results[way][number].cost.seconds for way in ways}
+        print(f"| {length} | released loop, run whole | {run_whole(lm, text, loop[number], seconds)} | | | | |", flush=True)
 
 
-def run_whole(lm: noiser.LanguageModel, length: str, text: str, expected: float) -> None:
-    """Run the released loop to its end and print its time."""
+def run_whole(lm: noiser.LanguageModel, text: str, expected: float, seconds: dict[str, float]) -> str:
+    """Run the released loop to its end: its time, and how many times as long as each way that is."""
     begin = time.perf_counter()
     released_loop(lm.model, lm.prompt(text).input_ids, official_noise(SAMPLES, lm.model.config.hidden_size, None), STEPS)
-    print(
-        f"| {length} | released loop, run whole | | | | {time.perf_counter() - begin:.0f} (by evaluations: {expected:.0f}) | |", flush=True
-    )
+    taken = time.perf_counter() - begin
+    ratios = ", ".join(f"{taken / each:.1f} times {way}" for way, each in seconds.items())
+    return f"{taken:.0f} s (by evaluations: {expected:.0f}): {ratios}"
 
 
 def evaluation_times(lm: noiser.LanguageModel, text: str, count: int = 3) -> list[float]:

@@ -1,7 +1,7 @@
 """Rows that share the pass of the clean run: the same numbers as in a pass of their own.
 
 Mutants caught, each run: the last row left out instead of the clean one (`logits[:-1]`); the gradient of the clean row taken along;
-the weights of the rows left out; the keys of the last row kept instead of the first's; rows ahead of a question about other positions.
+the weights of the rows left out; packed rows behind a clean run without keys; rows ahead of a question about other positions.
 """
 
 from dataclasses import replace
@@ -13,8 +13,9 @@ import torch
 import noiser
 from noiser.attribution.attribute import attribute_each
 from noiser.errors import ModelError, NonFiniteError
-from noiser.lm.ahead import run_with_rows
+from noiser.lm.perturbation import Interpolate, PerturbedRows
 from noiser.lm.quantity import token_logit_fn
+from noiser.lm.requests import ForwardRequest
 from noiser.lm.target import Question
 from noiser.methods import parse
 from tests.conftest import byte_tokenizer, tiny
@@ -49,6 +50,7 @@ def counted(lm, spec, question):
     calls = []
     hook = lm.model.register_forward_pre_hook(lambda *_: calls.append(1))
     (found,) = attribute_each(lm, [(PROMPT, Question(**question))], spec, "raise")
+    assert isinstance(found, noiser.Attribution)
     hook.remove()
     return found, len(calls)
 
@@ -63,21 +65,26 @@ def test_in_one_pass_the_numbers_are_those_of_two(lm, question):
     assert more - passes == (question in SHARE)
 
 
-def test_other_methods_get_the_clean_keys_and_values_of_such_a_run(lm):
-    """Occlusion's rows read them where both methods share a clean run."""
-    request = METHOD.method.ahead(lm, lm.prompt(PROMPT), METHOD.options)
-    (clean,) = lm.clean([lm.prompt(PROMPT)])
-    ahead = replace(request, logit_fn_of=lambda _: token_logit_fn("prob", (17,), (len(PROMPT) - 1,)))
-    _, layers, _ = run_with_rows(lm.model, clean.embeds, ahead)
-    for pair, expected in zip(layers, clean.layers, strict=True):
-        for found, right in zip(pair, expected, strict=True):
-            torch.testing.assert_close(found, right)
+def test_other_rows_of_such_a_clean_run_are_right(lm):
+    """It has no keys and values to reuse, so they run whole."""
+    prompt = lm.prompt(PROMPT)
+    logit_fn = token_logit_fn("prob", (17,), (len(PROMPT) - 1,))
+    assert METHOD.method.ahead is not None
+    ahead = replace(METHOD.method.ahead(lm, prompt, METHOD.options), logit_fn_of=lambda _: logit_fn)
+    ((together,),) = lm.forward([ForwardRequest(prompt, (len(PROMPT) - 1,), ahead=ahead)])
+    (alone,) = lm.clean([prompt])
+    assert together.ahead is not None
+    values = [
+        lm.run_perturbed([PerturbedRows(clean, Interpolate(3, torch.zeros(1, 1)), logit_fn)])[0].values for clean in (together, alone)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
 def test_many_prompts_share_their_clean_runs_instead(lm):
     one = noiser.attribute(lm, PROMPT, METHOD)
-    both = list(noiser.attribute_many(lm, [PROMPT, (5, 9, 5)], METHOD))
-    np.testing.assert_allclose(both[0].scores, one.scores, rtol=1e-4, atol=1e-7)
+    first, _ = noiser.attribute_many(lm, [PROMPT, (5, 9, 5)], METHOD)
+    assert isinstance(first, noiser.Attribution)
+    np.testing.assert_allclose(first.scores, one.scores, rtol=1e-4, atol=1e-7)
 
 
 def test_without_the_memory_for_all_rows_at_once_they_run_apart():

@@ -26,6 +26,7 @@ import noiser.methods  # enters every method, those of other packages too
 from noiser.errors import ModelError, NoiserError, OptionError
 from noiser.registry import METHODS, Range
 from noiser.text.prompt import Turn
+from noiser.text.spans import NamedSpan
 from tests.conftest import byte_tokenizer, tiny
 from tests.lm.test_restore import same, state
 
@@ -279,6 +280,7 @@ def test_an_option_means_the_same_as_text(name):
 def test_every_choice_of_an_option_gives_scores(name):
     annotations = METHODS[name].function.__annotations__
     prompt = replace(model().prompt("Hi. a"), turns=(Turn("user", (0, 1)), Turn("assistant", (3, 4))))
+    prompt = replace(prompt, spans=(NamedSpan("greeting", 0, 3), NamedSpan("letter", 4, 5)))
     tried = [(o, v) for o, v in choices(name) if get_origin(annotations[o]) is Literal and isinstance(resolved(name, {o: v}), dict)]
     for option, value in tried:
         found = explained(name, prompt=prompt, **{option: value})

@@ -48,6 +48,9 @@ def attribute(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    spans: Any = None,
+    documents: Any = None,
+    budget: int | str | None = None,
     **options: Any,
 ) -> Attribution:
     """Which tokens of `prompt` made the model predict `target`?
@@ -66,6 +69,12 @@ def attribute(
                   default for a span), or `mean_prob`. With a foil: the difference in `prob` or the `log_odds`. Of one next
                   token also `hellinger` or `jsd`: how far the whole distribution moves, whichever token it moves to.
 
+    spans         names for parts of the prompt, `[{"name": ..., "start": ..., "stop": ...}]`; documents: sources that stand before it,
+                  `[{"title": ..., "text": ...}]`. See `LanguageModel.prompt`, `unit="span"` and `Attribution.by("span")`.
+
+    budget        token-forwards (50000) or a time (`30s`): as many samples as it pays for, see `noiser.fit_budget`; with `unit="auto"`
+                  scores as fine as it pays for, see `noiser.attribution.refine`.
+
     `options` are the method's, `seed` among them. Raises PromptError, OptionError, ModelError, NonFiniteError or
     DeviceMemoryError. The model is never changed.
     """
@@ -73,6 +82,16 @@ def attribute(
     spec = noiser.methods.parse(method, options)
     question = as_question(target, foil, continuation, generate, span, quantity)
     check_token_ids(lm.tokens, question)
+    if spans is not None or documents is not None:
+        prompt = lm.prompt(prompt, spans, documents)
+    if spec.options.get("unit") == "auto" and budget is not None:
+        from noiser.attribution.refine import refine
+
+        return refine(lm, prompt, spec, question, budget)
+    if budget is not None:
+        from noiser.attribution.budget import fit_budget
+
+        spec = fit_budget(lm, prompt, spec, budget, question)
     (result,) = attribute_each(lm, [(prompt, question)], spec, "raise")
     assert isinstance(result, Attribution)
     return result
@@ -178,13 +197,18 @@ def _explain(
     if spec.method.ahead is not None and cleans is None:  # clean runs that are shared with other methods come without one method's rows
         requires = spec.method.ahead(lm, prompt, spec.options)
     resolved = yield from cached(resolve_target(lm.tokens, prompt, question, requires), cleans, requires)
-    advice = [*lm.warnings, *prompt.warnings, *_given_id_warnings(lm, question), *target_warnings(lm.tokens, prompt, question, resolved[0])]
-    outputs = yield from gather([_run_method(lm, spec, target) for target in resolved])
+    advice = advice_on(lm, prompt, question, resolved[0])
+    outputs = yield from gather([run_method(lm, spec, target) for target in resolved])
     targets = tuple(objective.target for _, objective in resolved)
     runs = [run for clean, objective in resolved for run in (clean, *(branch.clean for branch in objective.branches))]
     perturbed = any(run.has_rows for run in runs)
     margins = [_margin(clean) for clean, _ in resolved]
     return _Explained(len(prompt), resolved[-1][0].prompt, targets, outputs, margins, advice, perturbed)
+
+
+def advice_on(lm: LanguageModel, prompt: Prompt, question: Question, resolved: ResolvedTarget) -> list[str]:
+    """Warnings about the model, the prompt and the target."""
+    return [*lm.warnings, *prompt.warnings, *_given_id_warnings(lm, question), *target_warnings(lm.tokens, prompt, question, resolved)]
 
 
 def _margin(clean: CleanRun) -> float:
@@ -199,7 +223,8 @@ def _given_id_warnings(lm: LanguageModel, question: Question) -> list[str]:
     return list(unknown_id_warnings(lm.tokens, ids))
 
 
-def _run_method(lm: LanguageModel, spec: MethodSpec, resolved: ResolvedTarget) -> Steps[MethodOutput]:
+def run_method(lm: LanguageModel, spec: MethodSpec, resolved: ResolvedTarget) -> Steps[MethodOutput]:
+    """The method on one target, its output checked. Raises ForeignError for an output that is none."""
     clean, objective = resolved
     result = spec.method.function(lm, clean, objective, **spec.options)
     output = (yield from cast(Steps[MethodOutput], result)) if isgenerator(result) else result

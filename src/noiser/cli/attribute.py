@@ -7,8 +7,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.dry_run import check_format, dry_run
-from noiser.cli.inputs import TargetOptions, existing_file, parse_method, read_file_rows, read_messages
+from noiser.cli.dry_run import check_format, dry_run, dry_run_levels
+from noiser.cli.inputs import SourceOptions, TargetOptions, existing_file, parse_method, read_file_rows, read_messages
 from noiser.cli.options import (
     METHOD,
     OUTPUT,
@@ -68,11 +68,13 @@ class Place:
 class AttributeArgs:
     """What `noiser attribute` explains, and how. Everything is checked before weights are read."""
 
-    prompt: str | list[Any] | None
+    prompt: "str | list[Any] | TokenizedPrompt | None"
     """A text or a chat; None if the prompts come from a file."""
     file: str | None
     fields: str | None
     """The value of --fields."""
+    named: dict[str, list[Any]]
+    """The spans or documents of the prompt."""
     method: "MethodSpec"
     question: "Question"
     display: DisplayOptions
@@ -87,6 +89,7 @@ def attribute(
     *,
     target: TargetOptions,
     messages: Messages = None,
+    sources: SourceOptions,
     file: Annotated[
         str | None,
         typer.Option(
@@ -103,7 +106,8 @@ def attribute(
         str | None,
         typer.Option(
             metavar="N|TIME",
-            help="As many samples as this many token-forwards (50000) or this time (30s, 2m) pays for, with their standard errors.",
+            help="As many samples as this many token-forwards (50000) or this time (30s, 2m) pays for, with their standard errors; with "
+            "unit=auto scores as fine as it pays for.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -116,9 +120,12 @@ def attribute(
     ] = False,
 ) -> None:
     """Which words of a prompt made the model predict the next word?"""
-    sources = (prompt, messages, file)
-    if sum(source is not None for source in sources) != 1:
-        raise OptionError(f"give either a prompt, --messages or --file{', not both' if any(sources) else ''}")
+    given = (prompt, messages, file)
+    if sum(source is not None for source in given) != 1:
+        raise OptionError(f"give either a prompt, --messages or --file{', not both' if any(given) else ''}")
+    named = sources.read()
+    if named and file is not None:
+        raise OptionError(f"--{next(iter(named))} is for one prompt, not for --file")
     if file not in (None, "-"):
         existing_file(str(file))
     if fields is not None and file is None:
@@ -129,6 +136,7 @@ def attribute(
         file=file,
         fields=fields,
         method=parse_method(method, settings or [], seed),
+        named=named,
         question=target.question(),
         display=display,
         output=_output(format_, out, many=file is not None),
@@ -150,7 +158,7 @@ def _check_budget(budget: str, arguments: AttributeArgs) -> None:
     parse_budget(budget)
     if arguments.file is not None:
         raise OptionError("--budget is for one prompt; with --file set the method's samples, which --dry-run can price")
-    if "samples" not in arguments.method.options:
+    if "samples" not in arguments.method.options and arguments.method.options.get("unit") != "auto":
         raise OptionError(f"--budget sets the number of samples, and {arguments.method.label} draws none")
 
 
@@ -170,7 +178,11 @@ def _run(model: ModelOptions, arguments: AttributeArgs) -> int:
 
     found = None if arguments.file is None else read_file_rows(arguments.file, arguments.fields)
     with loaded_model(model, 1 if found is None else len(found.rows)) as (lm, progress):
-        if arguments.budget is not None:
+        if arguments.named:
+            arguments = replace(arguments, prompt=lm.prompt(arguments.prompt or "", **arguments.named))
+        if arguments.dry_run and arguments.method.options.get("unit") == "auto" and found is None:
+            return dry_run_levels(lm, arguments.prompt or "", arguments.question, arguments.method, arguments.output)
+        if arguments.budget is not None and arguments.method.options.get("unit") != "auto":
             from noiser.attribution.budget import fit_budget
 
             method = fit_budget(lm, arguments.prompt or "", arguments.method, arguments.budget, arguments.question)
@@ -190,7 +202,8 @@ def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs, progress: "Pr
 
     output = arguments.output
     _forecast(lm, arguments, progress)
-    result = attribution.attribute(lm, arguments.prompt or "", arguments.method, arguments.question)
+    budget = arguments.budget if arguments.method.options.get("unit") == "auto" else None
+    result = attribution.attribute(lm, arguments.prompt or "", arguments.method, arguments.question, budget=budget)
     arguments.display.check_result(result)
     result = _add_curves(lm, result, arguments)
     if output.format in PICTURES:

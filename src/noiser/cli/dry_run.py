@@ -50,6 +50,24 @@ def dry_run(lm: "LanguageModel", tasks: "Sequence[tuple[Source, Question] | Nois
     return 1 if failed or len(valid) < len(tasks) else 0
 
 
+def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", method: "MethodSpec", output: Output) -> int:
+    """What each level of unit=auto would cost on the whole prompt."""
+    from noiser.attribution.refine import level_costs
+    from noiser.cli.progress import duration
+
+    levels = level_costs(lm, prompt, method, question)
+    with output.open() as sink:
+        if output.format == "heatmap":
+            lines = [f"{method.label}, on the whole prompt at each level:"]
+            for each in levels:
+                cost = f"{each['rows']:,} rows, {each['forward_tokens']:,} token-forwards, about {duration(each['seconds'])}"
+                lines.append(f"  {each['level']:9} {each['parts']:6,} parts, {cost}")
+            console(sink).print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        else:
+            output.write_json({"schema": 1, "method": method.label, "levels": levels}, sink)
+    return 0
+
+
 def _summary(estimates: "Sequence[CostEstimate]", prompts: int, method: "MethodSpec") -> dict[str, Any]:
     """The estimates added up, and scaled to all prompts."""
     scale = prompts / max(1, len(estimates))

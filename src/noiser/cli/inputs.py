@@ -63,6 +63,50 @@ class TargetOptions:
         return Question(target, foil, continuation, self.generate, _read_span(self.span), self.quantity)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """The named parts of a prompt."""
+
+    spans: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='Names for parts of the prompt, as JSON: [{"name": "doc-2", "start": 120, "stop": 640}], in characters.',
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    documents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='Documents that stand before the prompt, as JSON lines or a list: {"title": "...", "text": "..."}. Each is a named span.',
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+
+    def read(self) -> dict[str, list[Any]]:
+        """What of the two is given, as `LanguageModel.prompt` takes it. Raises OptionError."""
+        given = {"spans": self.spans, "documents": self.documents}
+        if all(given.values()):
+            raise OptionError("give --spans or --documents, not both: each document is a span")
+        return {name: _read_list(f"--{name}", file) for name, file in given.items() if file is not None}
+
+
+def _read_list(option: str, file: str) -> list[Any]:
+    """A JSON list, or one JSON object on each line."""
+    from noiser.data.content import read_content
+
+    try:
+        items = read_content(read_input(file), file).items
+    except OptionError as error:
+        raise OptionError(f"{option} wants JSON, a list or an object on each line: {error}") from error
+    wrong = next((item for item in items if item.error), None)
+    if wrong is not None:
+        raise OptionError(f"{option}: {file}, number {wrong.number}: {wrong.error}")
+    values = [item.value for item in items]
+    return values[0] if len(values) == 1 and isinstance(values[0], list) else values
+
+
 def read_words(option: str, value: str | None) -> TokenIds | None:
     """A text as it is; `id:7042` as a token id; `id:7,8` as several."""
     if value is None or not value.startswith("id:"):

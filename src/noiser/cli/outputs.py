@@ -32,7 +32,7 @@ class ScaleOptions:
 
     granularity: Annotated[
         str | None,
-        typer.Option(help="Sum the scores over each token, word, sentence, line or turn. (default: token)", rich_help_panel=OUTPUT),
+        typer.Option(help="Sum the scores over each token, word, sentence, line, turn or span. (default: token)", rich_help_panel=OUTPUT),
     ] = None
     normalize: Annotated[
         str,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from noiser.lm.forward import call_model
-from noiser.lm.kv_cache import KeysValues, RowGradients, new_cache, read_cache
+from noiser.lm.kv_cache import RowGradients
 from noiser.lm.perturbation import Perturbation
 from noiser.lm.quantity import LogitFn, check_differentiable
 
@@ -31,26 +31,21 @@ class RowsAhead:
     """What is read from each row, given the clean run's logits. The question says it."""
 
 
-def run_with_rows(
-    model: Any, embeds: Float[Tensor, "seq dim"], ahead: RowsAhead
-) -> tuple[Float[Tensor, "1 vocab"], tuple[KeysValues, ...], RowGradients | None]:
-    """One pass of the clean prompt and the rows: the clean run's logits, keys and values, and what was read from the rows.
+def run_with_rows(model: Any, embeds: Float[Tensor, "seq dim"], ahead: RowsAhead) -> tuple[Float[Tensor, "1 vocab"], RowGradients | None]:
+    """One pass of the clean prompt and the rows: the clean run's logits, and what was read from the rows.
 
-    The last is None if a logit or a gradient of theirs is NaN or infinite.
+    The latter is None if a logit or a gradient of theirs is NaN or infinite.
     """
     assert ahead.logit_fn_of is not None
     rows = ahead.perturbation.apply(embeds, range(ahead.perturbation.rows))
     every = torch.cat([embeds[None], rows]).detach().requires_grad_()
-    cache = new_cache(model)
-    options: dict[str, Any] = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
     with torch.enable_grad():
-        logits = call_model(model, inputs_embeds=every.clone(), logits_to_keep=1, **options).logits[:, -1:].to(every.device)
+        logits = call_model(model, inputs_embeds=every.clone(), logits_to_keep=1, use_cache=False).logits[:, -1:].to(every.device)
         clean = logits[0].detach().float()
         values = ahead.logit_fn_of(clean).function(logits[1:])
         total = (values * torch.tensor(ahead.weights, dtype=values.dtype, device=values.device)).sum()
         check_differentiable(total)
         parts = torch.autograd.grad(total, every)[0][1:].float()
-    layers = tuple((keys[:1].clone(), values[:1].clone()) for keys, values in read_cache(cache))
     finite = bool(logits[1:].isfinite().all() and parts.isfinite().all())
     read = RowGradients(tuple(values.detach().tolist()), parts.sum(0), parts if ahead.row_gradients else None)
-    return clean, layers, read if finite else None
+    return clean, read if finite else None

@@ -12,6 +12,7 @@ from noiser.errors import PromptError
 from noiser.lm.bounded import BoundedError, run_bounded
 from noiser.lm.token_text import check_unicode
 from noiser.text.prompt import TOOLS, Prompt, Turn
+from noiser.text.spans import NamedSpan
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
@@ -162,6 +163,17 @@ def _render_with_spans(tokenizer: Any, messages: Sequence[Message], template_arg
     return {"unknown": [], "variables": [], "text": text, "spans": spans, "messages": taken}
 
 
+def reads(tokenizer: Any, variable: str) -> bool:
+    """Whether the tokenizer's chat template reads this variable."""
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    try:
+        found = run_bounded(lambda: {"variables": _variables(tokenizer, {})})
+    except BoundedError:
+        return False
+    return variable in (found["variables"] or ())
+
+
 def _variables(tokenizer: Any, template_args: Mapping[str, Any]) -> list[str] | None:
     """The variables that the template reads, without those that are always there. None if that cannot be found out."""
     from jinja2 import meta
@@ -310,17 +322,9 @@ def find_turns(messages: Sequence[Message], spans: Sequence[Sequence[Span]], pro
     taken: set[int] = set()
     turns: list[Turn] = []
     for message, parts in zip(messages, spans, strict=True):
-        inside = (t for t, token in enumerate(prompt.offsets) if any(_is_inside(token, span, prompt.text) for span in parts))
+        named = [NamedSpan(message["role"], *part) for part in parts]
+        inside = (t for t, token in enumerate(prompt.offsets) if any(span.holds(token, prompt.text) for span in named))
         tokens = tuple(t for t in inside if t not in taken and not prompt.special[t])
         taken.update(tokens)
         turns.append(Turn(message["role"], tokens))
     return tuple(turns)
-
-
-def _is_inside(token: Span, span: Span, text: str) -> bool:
-    """Spaces count only in a token of spaces: ` Hi` belongs to `Hi`, though its space may be the template's."""
-    start, stop = max(token[0], span[0]), min(token[1], span[1])
-    if start >= stop:
-        return span[0] < token[0] == token[1] < span[1]
-    inside, whole = ("".join(text[slice(*part)].split()) for part in ((start, stop), token))
-    return 2 * len(inside) >= len(whole) and (bool(inside) or not whole)

@@ -105,10 +105,11 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, revision={self.revision!r}, device={str(self.device)!r}, dtype={self.model.dtype})"
 
-    def prompt(self, source: Source) -> Prompt:
+    def prompt(self, source: Source, spans: Any = None, documents: Any = None) -> Prompt:
         """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`. It has the warnings of `prompt_warnings`."""
-        prompt = self.tokens.prompt(source)
-        found = tuple(prompt_warnings(self.tokens, source, prompt))
+        prompt = self.tokens.prompt(source, spans, documents)
+        asked = [{"role": "user", "content": source}] if prompt.turns and isinstance(source, str) else source
+        found = tuple(prompt_warnings(self.tokens, asked, prompt))
         return replace(prompt, warnings=(*prompt.warnings, *found)) if found else prompt
 
     def embeddings(self, token_ids: Sequence[int]) -> Float[Tensor, "tokens dim"]:
@@ -280,7 +281,8 @@ class LanguageModel:
             return self._forward(group, gradient=False)
 
     def _forward_ahead(self, request: ForwardRequest) -> "_ForwardResult | None":
-        """The sequence and its rows ahead in one pass. None if there are none, or if it has to be tried without them."""
+        """The sequence and its rows ahead in one pass, without keys and values for other rows. None if there are none, or if it has to
+        be tried without them."""
         ahead, seq = request.ahead, len(request.prompt)
         if ahead is None or self._no_gradient or seq * (1 + ahead.perturbation.rows) > self.gradient_budget.tokens:
             return None
@@ -288,7 +290,7 @@ class LanguageModel:
         embeds = self.model.get_input_embeddings()(ids).detach()
         try:
             with unify_memory_errors():
-                logits, layers, read = run_with_rows(self.model, embeds, ahead)
+                logits, read = run_with_rows(self.model, embeds, ahead)
         except DeviceMemoryError:
             return None
         except Exception:
@@ -298,7 +300,7 @@ class LanguageModel:
             return None
         self.token_counter.forward_tokens += seq * (1 + ahead.perturbation.rows)
         self.token_counter.backward_tokens += seq * ahead.perturbation.rows
-        return _ForwardResult(request, embeds, logits, layers, {}, None, self._choose_layout, self._length_class, read)
+        return _ForwardResult(request, embeds, logits, (), {}, None, lambda _seq: "full", self._length_class, read)
 
     def _forward(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
         ids = [torch.tensor(request.prompt.input_ids, device=self.device) for request in group]

@@ -9,9 +9,12 @@ from operator import index
 from typing import Any, SupportsIndex
 
 from noiser.errors import OptionError, PromptError
-from noiser.lm.chat import Message, check_messages, encode_chat, find_turns, is_chat, render
+from noiser.lm.chat import Message, check_messages, encode_chat, find_turns, is_chat, reads, render
+from noiser.lm.chat_spans import name_spans
+from noiser.lm.documents import DOCUMENTS, find_documents, plain, read_documents
 from noiser.lm.token_text import Offsets, TokenText, align, check_unicode, concatenate
 from noiser.text.prompt import Prompt, read_template_args
+from noiser.text.spans import merged, read_spans
 
 Source = str | Sequence[int] | Sequence[Message] | Prompt
 UNREADABLE = "\ufffd"
@@ -34,8 +37,13 @@ class Tokens:
         self._special = frozenset([*tokenizer.all_special_ids, *added])
         self._token_text = TokenText(tokenizer)
 
-    def prompt(self, source: Source) -> Prompt:
+    def prompt(self, source: Source, spans: Any = None, documents: Any = None) -> Prompt:
         """Make a prompt of text, of a chat (`[{"role": ..., "content": ...}, ...]`) or of token ids.
+
+        spans      names for parts of the text, `[{"name": ..., "start": ..., "stop": ...}]` in characters of it, of a chat in characters
+                   of the rendered chat (`Prompt.text`). A chat names its messages by itself.
+        documents  sources that stand before the question or chat, `[{"title": ..., "text": ...}]`; each is a named span. They come
+                   through the tokenizer's own template if that reads documents, else in plain text: see `noiser.lm.documents`.
 
         Text is tokenised with the tokenizer's own special tokens. A chat is rendered and tokenised by the tokenizer's own
         template, with the answer's header at the end; if the last message is the assistant's, its answer stays open. Contents
@@ -49,6 +57,12 @@ class Tokens:
         Raises PromptError if there are no tokens, or more than the model takes (nothing is ever truncated), if the text is
         not valid Unicode, if a message lacks role or content, or if the chat template is missing or refuses the messages.
         """
+        if documents is not None:
+            if spans is not None:
+                raise OptionError("give spans or documents, not both: each document is a span")
+            return self._with_documents(source, read_documents(documents))
+        if spans is not None:
+            return self._with_spans(source, spans)
         if isinstance(source, Prompt):
             self._check(source.input_ids)
             return source
@@ -76,6 +90,7 @@ class Tokens:
             special=(*prompt.special, *(i in self._special for i in ids)),
             offsets=(*prompt.offsets[: len(prompt) - unfinished], *((start + a, start + b) for a, b in spans)) if known else (),
             turns=prompt.turns,
+            spans=prompt.spans,
             warnings=prompt.warnings,
         )
 
@@ -155,16 +170,43 @@ class Tokens:
             if backend is not None and truncation is not None:
                 backend.enable_truncation(**truncation)
 
-    def _chat_prompt(self, messages: list[dict[str, Any]]) -> Prompt:
-        chat = render(self.tokenizer, messages, self.template_args)
+    def _chat_prompt(
+        self, messages: list[dict[str, Any]], more_args: Mapping[str, Any] | None = None, documents: Sequence[Mapping[str, str]] = ()
+    ) -> Prompt:
+        template_args = self.template_args | dict(more_args or {})
+        chat = render(self.tokenizer, messages, template_args)
         with self._restored_backend():
-            encoding = encode_chat(self.tokenizer, chat.messages, self.template_args, **self._call_options())
+            encoding = encode_chat(self.tokenizer, chat.messages, template_args, **self._call_options())
         if encoding is None:
             prompt = self._make_prompt(*self._encode(chat.text, add_special_tokens=False), chat.text)
         else:
             prompt = self._make_prompt(encoding["input_ids"], _offsets(encoding), chat.text)
-        spans = chat.spans if prompt.text == chat.text else [[] for _ in messages]
-        return replace(prompt, turns=find_turns(messages, spans, prompt), warnings=chat.warnings)
+        is_known = prompt.text == chat.text
+        turns = find_turns(messages, chat.spans if is_known else [[] for _ in messages], prompt)
+        found, missing = find_documents(documents, chat.text)
+        spans = merged(name_spans(chat.messages, chat.spans, chat.text), found) if is_known else ()
+        return replace(prompt, turns=turns, spans=spans, warnings=(*chat.warnings, *missing))
+
+    def _with_spans(self, source: Source, spans: Any) -> Prompt:
+        prompt = self.prompt(source)
+        if not prompt.offsets or (isinstance(source, str) and prompt.text != source):
+            raise PromptError("this tokenizer's tokens do not spell the text, so that spans cannot be found in it")
+        return replace(prompt, spans=read_spans(spans, prompt.text))
+
+    def _with_documents(self, source: Source, documents: list[dict[str, str]]) -> Prompt:
+        if not isinstance(source, str) and not is_chat(source):
+            raise PromptError("documents stand before a question or a chat: give text or messages with them, not tokens")
+        if reads(self.tokenizer, DOCUMENTS):
+            messages = check_messages([{"role": "user", "content": source}] if isinstance(source, str) else source)
+            return self._chat_prompt(messages, {DOCUMENTS: documents}, documents)
+        if isinstance(source, str):
+            return self._with_spans(*plain(documents, source))
+        messages = check_messages(source)
+        number = next((n for n, message in enumerate(messages) if message["role"] == "user"), None)
+        if number is None or not isinstance(messages[number]["content"], str):
+            raise PromptError("documents stand in the first message of the user: it is missing, or its content is a list of parts")
+        messages[number] = {**messages[number], "content": plain(documents, messages[number]["content"])[0]}
+        return self._chat_prompt(messages, {}, documents)
 
     def _make_prompt(self, ids: Sequence[int], offsets: Offsets | None = None, text: str | None = None) -> Prompt:
         self._check(ids)

@@ -31,7 +31,8 @@ __all__ = [
     "units_to_perturb",
 ]
 
-Unit = Literal["token", "word", "sentence", "line", "turn"]
+Unit = Literal["token", "word", "sentence", "line", "paragraph", "turn", "span", "auto"]
+"""What is perturbed together. `auto`: as fine as a budget allows, see `noiser.attribution.refine`; no method does that by itself."""
 Baseline = Literal["zero", "unk"]
 
 
@@ -50,6 +51,8 @@ class MethodOutput:
 
 def units_to_perturb(prompt: Prompt, unit: Unit) -> Units:
     """The prompt's units of this kind. Raises OptionError if there are none."""
+    if unit == "auto":
+        raise OptionError("unit=auto needs a budget: noiser attribute --budget, or attribute(..., budget=50000)")
     found = units(prompt, unit)
     if not found.texts:
         raise OptionError(f"this prompt has no {unit}s to perturb: use unit=token")

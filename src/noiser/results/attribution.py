@@ -144,7 +144,7 @@ class Attribution(Showable):
         return self.scores if how == "none" else normalize(self.scores, how)
 
     def by(self, unit: str) -> "UnitScores":
-        """The scores summed over words, sentences, lines or the turns of a chat; see `noiser.text.units.units`."""
+        """The scores summed over words, sentences, lines, named spans or the turns of a chat; see `noiser.text.units.units`."""
         found = units(self.prompt, unit)
         return UnitScores(found, *found.sums(self.scores), None if self.stderr is None else found.sums(self.stderr)[0], self.dof)
 
@@ -315,6 +315,7 @@ def prompt_dict(prompt: Prompt, given: int | None) -> dict[str, Any]:
         **({"offsets": [list(span) for span in prompt.offsets]} if prompt.offsets else {}),
         **({"special": list(prompt.special)} if any(prompt.special) else {}),
         **({"turns": turns} if turns else {}),
+        **({"spans": [vars(span).copy() for span in prompt.spans]} if prompt.spans else {}),
     }
 
 

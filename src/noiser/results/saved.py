@@ -15,6 +15,7 @@ from noiser.results.records import MethodRow, MetricColumn, Number, Record, Row,
 from noiser.results.sanity import Checkup, MetricCheckup, MetricVerdict, Verdict
 from noiser.storage import printable, strict_json
 from noiser.text.prompt import Prompt, Turn
+from noiser.text.spans import read_spans
 from noiser.text.units import Units
 
 T = TypeVar("T")
@@ -210,11 +211,12 @@ def _prompt(record: Mapping[str, Any]) -> Prompt:
     special = tuple(map(bool, record.get("special") or [False] * len(ids)))
     offsets = tuple((int(start), int(stop)) for start, stop in record.get("offsets", ()))
     turns = tuple(Turn(_word(turn["role"]), tuple(map(int, turn["tokens"]))) for turn in record.get("turns", ()))
+    spans = read_spans(record.get("spans", ()), str(record["text"]))
     if not len(tokens) == len(ids) == len(special) == len(offsets or ids):
         raise ValueError("its prompt has not one token, id and offset for each place")
     if any(not 0 <= token < len(ids) for turn in turns for token in turn.tokens) or not 0 < record["given"] <= len(ids):
         raise ValueError("its prompt names tokens that it does not have")
-    return Prompt(_word(record["text"]), ids, tokens, special, offsets, turns)
+    return Prompt(_word(record["text"]), ids, tokens, special, offsets, turns, spans)
 
 
 def _target(record: Mapping[str, Any]) -> Target:

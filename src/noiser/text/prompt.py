@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noiser.errors import OptionError
+from noiser.text.spans import NamedSpan, within
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Prompt:
     """The first character of each token in `text`, and one past its last. A token without text has an empty span."""
     turns: tuple[Turn, ...] = ()
     """One turn for each message of a chat, in order. Empty for anything else."""
+    spans: tuple[NamedSpan, ...] = ()
+    """Named parts of `text`, in its order, outer ones first: sources, documents, the messages of a chat and their parts."""
     warnings: tuple[str, ...] = ()
     """What of a chat the model does not see."""
 
@@ -50,7 +53,8 @@ class Prompt:
         if kept and self.tokens[length - 1].startswith("<0x") and any(start < len(text) for start, _ in self.offsets[length : length + 1]):
             text = text[:-1] + "\ufffd"
         turns = tuple(Turn(turn.role, tuple(token for token in turn.tokens if token < length)) for turn in self.turns)
-        return Prompt(text, self.input_ids[:length], self.tokens[:length], self.special[:length], kept, turns, self.warnings)
+        spans = within(self.spans, len(text))
+        return Prompt(text, self.input_ids[:length], self.tokens[:length], self.special[:length], kept, turns, spans, self.warnings)
 
 
 TOOLS = "tools"

@@ -1,4 +1,4 @@
-"""Tokens grouped into words, sentences, lines and turns, so that scores can be summed over them."""
+"""Tokens grouped into words, sentences, lines, turns and named spans, so that scores can be summed over them."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from noiser.errors import OptionError, require_extra
 from noiser.text.prompt import Prompt
+from noiser.text.spans import innermost
 
 Span = tuple[int, int]
 """First and one past the last character."""
@@ -27,6 +28,7 @@ EDGES = regex.compile(rf"(?P<front>{PUNCTUATION})(?P<core>\S*?)(?P<back>{PUNCTUA
 BOUNDED = regex.compile(r"(?sw).+?\b")
 """One word between Unicode's default boundaries (UAX 29), which use no dictionary."""
 LINE = regex.compile(r"[^\n\r\x85\u2028\u2029]+")
+BLANK = regex.compile(r"(?:\r\n|[\n\r\x85\u2028])\s*(?:\r\n|[\n\r\x85\u2028])|\u2029")
 SPACE = regex.compile(r"\s")
 UNPADDED = regex.compile(r"\S(?:.*\S)?", regex.DOTALL)
 
@@ -48,6 +50,15 @@ def words(text: str) -> Iterator[Span]:
 def lines(text: str) -> Iterator[Span]:
     """The text between newlines, with its indentation. Blank lines are left out."""
     return (line.span() for line in LINE.finditer(text) if SPACE.sub("", line[0]))
+
+
+def paragraphs(text: str) -> Iterator[Span]:
+    """The text between blank lines, without the space around it."""
+    start = 0
+    for stop, following in [*(gap.span() for gap in BLANK.finditer(text)), (len(text), len(text))]:
+        if (inner := UNPADDED.search(text, start, stop)) is not None:
+            yield inner.span()
+        start = following
 
 
 def sentences(text: str) -> Iterator[Span]:
@@ -78,8 +89,10 @@ def treebank(text: str) -> Iterator[Span]:
     yield from NLTKWordTokenizer().span_tokenize(text)
 
 
-CUTS: dict[str, Callable[[str], Iterable[Span]]] = {"word": words, "treebank": treebank, "sentence": sentences, "line": lines}
-UNITS = ("token", *CUTS, "turn")
+CUTS: dict[str, Callable[[str], Iterable[Span]]] = {
+    "word": words, "treebank": treebank, "sentence": sentences, "line": lines, "paragraph": paragraphs,
+}  # fmt: skip
+UNITS = ("token", *CUTS, "turn", "span")
 
 
 def is_available(kind: str) -> bool:
@@ -96,7 +109,7 @@ class Units:
     of: tuple[int | None, ...]
     """The unit of each token, numbered from 0 in the order of the text. None for a token without a unit."""
     texts: tuple[str, ...]
-    """The text of each unit."""
+    """The text of each unit; of a named span its name."""
 
     @cached_property
     def members(self) -> tuple[tuple[int, ...], ...]:
@@ -128,7 +141,7 @@ def units(prompt: Prompt, kind: str) -> Units:
     """Group the prompt's tokens into units of a kind in `UNITS`. The rules are in docs/units.md.
 
     Without offsets, the prompt's text is its concatenated tokens. Raises OptionError for an unknown kind, and for turns if
-    the prompt is no chat.
+    the prompt is no chat, and for spans if it has none.
     """
     if kind not in UNITS:
         raise OptionError(f"units are {', '.join(UNITS)}; got {kind!r}")
@@ -136,6 +149,8 @@ def units(prompt: Prompt, kind: str) -> Units:
         return Units(kind, tuple(range(len(prompt))), prompt.tokens)
     if kind == "turn":
         return _turn_units(prompt)
+    if kind == "span":
+        return _span_units(prompt)
     return _text_units(prompt, kind)
 
 
@@ -146,6 +161,17 @@ def _turn_units(prompt: Prompt) -> Units:
     turns = [turn.tokens for turn in prompt.turns if turn.tokens]
     of = {token: number for number, tokens in enumerate(turns) for token in tokens if not prompt.special[token]}
     return _renumbered("turn", [of.get(token) for token in range(len(prompt))], [_turn_text(prompt, tokens) for tokens in turns])
+
+
+def _span_units(prompt: Prompt) -> Units:
+    """One unit for each span that has tokens of its own, named by it. A token belongs to the innermost span."""
+    if not prompt.spans:
+        raise OptionError("this prompt has no named spans: give spans, documents or a chat, see docs/units.md")
+    of = [
+        None if special else innermost(offset, prompt.spans, prompt.text)
+        for offset, special in zip(prompt.offsets, prompt.special, strict=True)
+    ]
+    return _renumbered("span", of, [span.name for span in prompt.spans])
 
 
 def _turn_text(prompt: Prompt, tokens: tuple[int, ...]) -> str:

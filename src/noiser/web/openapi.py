@@ -107,7 +107,7 @@ def result_schemas() -> dict[str, Schema]:
     """The results, as the command line's JSON has them."""
     prompt: dict[str, Schema] = {
         "text": TEXT, "input_ids": IDS, "tokens": TEXTS, "given": INTEGER, "offsets": listed(IDS), "special": listed(BOOLEAN),
-        "turns": listed(record({"role": TEXT, "tokens": IDS})),
+        "turns": listed(record({"role": TEXT, "tokens": IDS})), "spans": listed(record({"name": TEXT, "start": INTEGER, "stop": INTEGER})),
     }  # fmt: skip
     target: dict[str, Schema] = {
         "token_ids": IDS, "tokens": TEXTS, "prob": NUMBER, "rank": INTEGER, "quantity": TEXT, "value": NUMBER,
@@ -128,7 +128,7 @@ def result_schemas() -> dict[str, Schema]:
     }  # fmt: skip
     pairs = listed(listed(either(NUMBER, NULL)))
     return {
-        "Prompt": record(prompt, optional=("offsets", "special", "turns")),
+        "Prompt": record(prompt, optional=("offsets", "special", "turns", "spans")),
         "Target": record(target),
         "Cost": record({"seconds": NUMBER, "forward_tokens": INTEGER, "backward_tokens": INTEGER, "peak_bytes": INTEGER}),
         "Curve": record(curve),

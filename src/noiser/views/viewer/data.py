@@ -92,7 +92,8 @@ def _agreement(comparison: Comparison) -> View:
 
 def _tokens(prompt: Prompt) -> View:
     turns = [turn for turn in prompt.turns if turn.tokens]
-    kinds = [kind for kind in UNITS if kind not in ("token", "treebank") and is_available(kind) and (kind != "turn" or turns)]
+    given = {"turn": turns, "span": prompt.spans}
+    kinds = [kind for kind in UNITS if kind not in ("token", "treebank") and is_available(kind) and given.get(kind, True)]
     return {
         "labels": [mark_space(visible(token)) for token in prompt.tokens],
         "texts": [visible(token) for token in readable_tokens(prompt)],
