@@ -12,6 +12,7 @@ import torch
 
 import noiser
 from noiser.errors import DeviceMemoryError, ModelError
+from noiser.lm.devices import slow_bfloat16
 from noiser.lm.forward import Full, Packed
 from tests.conftest import tiny
 
@@ -192,3 +193,18 @@ def test_no_batch_is_larger_than_the_budget(tokenizer, expected, prefix):
     agrees(noiser.attribute(lm, PROMPT[:8]), expected["fast", PROMPT[:8]])
     assert max(limit.sizes) <= 50
     assert max(rows) <= 7
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "capabilities", "says"),
+    [
+        (torch.bfloat16, "cpu", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        (torch.bfloat16, "cpu", {"avx2": True, "avx512_bf16": True}, False),
+        (torch.bfloat16, "cpu", {}, False),
+        (torch.bfloat16, "cuda", {"avx2": True}, False),
+        (torch.float32, "cpu", {"avx2": True}, False),
+    ],
+)
+def test_bfloat16_without_instructions_for_it_is_said(dtype, device, capabilities, says):
+    """Mutants: the name of a capability taken for the capability; said of float32, of a GPU, or where nothing is known."""
+    assert bool(slow_bfloat16(dtype, torch.device(device), capabilities)) == says

@@ -1,7 +1,7 @@
 """Where a model computes, how much goes through it at once, and what happens if that does not fit into memory."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -226,3 +226,16 @@ def reset_peak(devices: Sequence[torch.device]) -> None:
     for device in devices:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+
+
+def slow_bfloat16(dtype: torch.dtype, device: torch.device, capabilities: Mapping[str, Any] | None = None) -> str:
+    """One line if bfloat16 runs on a processor without instructions for it; empty if not, and where nobody knows.
+
+    capabilities  what the processor can do, by name; asked of torch by default.
+    """
+    if dtype != torch.bfloat16 or device.type != "cpu":
+        return ""
+    found = getattr(torch.cpu, "get_capabilities", dict)() if capabilities is None else capabilities
+    if not found or any("bf16" in name and can for name, can in found.items()):
+        return ""
+    return "this processor has no instructions for bfloat16: float32 is faster here, and more precise"

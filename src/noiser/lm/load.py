@@ -20,6 +20,7 @@ from noiser.errors import ModelError, require_extra
 from noiser.lm.adapter import Adapter, add_adapter, find_adapter, is_adapter
 from noiser.lm.checkpoint import check_architecture, check_hub_model, first_line, folder_revision, unify_model_errors, weight_files
 from noiser.lm.completeness import check_loaded, check_sizes, is_quantized
+from noiser.lm.devices import slow_bfloat16
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
 from noiser.lm.quantized import check_quantization
@@ -87,6 +88,8 @@ def load(
         if place.adapter is not None:
             loaded = add_adapter(loaded, place.adapter, device_found, allow_pickle=allow_pickle)
     loaded.eval()
+    if line := slow_bfloat16(loaded.dtype, device_found):
+        warnings.warn(line, RuntimeWarning, stacklevel=2)
     if device_map is None:
         loaded.to(device=device_found)
     name, found_revision = place.full_name, place.full_revision(loaded.config)
