@@ -9,6 +9,7 @@ another sign counted; the plain run left out where the budget pays for it; token
 """
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,22 @@ def test_a_part_that_speaks_against_its_whole_gets_no_share_of_it():
     (mill,) = [part for part in walk(found.notes["levels"]) if part["name"] == "mill"]
     assert mill["raw"] == pytest.approx(-0.05, rel=1e-3)
     assert mill["score"] == 0
+
+
+def test_a_part_that_stands_around_another_is_refined_without_it():
+    """The inner span is one heavy word in the middle of a sentence, and is not refined."""
+    place = [m.group() for m in re.finditer(r"\w+|[^\w\s]", TEXT)].index("mill")
+    weights = [0.01] * COUNT
+    weights[0], weights[place] = 1.0, 0.5
+    lm, prompt = made(weights)
+    prompt = replace(prompt, spans=(NamedSpan("outer", 0, len(TEXT)), NamedSpan("inner", *prompt.offsets[place])))
+    found = noiser.attribute(lm, prompt, "occlusion:unit=auto", first_logit, budget=12 * COUNT)
+    outer, inner = found.notes["levels"]
+    assert outer["refined"]
+    assert inner["tokens"] == [place]
+    for part in walk([outer]):
+        assert place not in part["tokens"]
+        assert part["raw"] == pytest.approx(sum(weights[token] for token in part["tokens"]), rel=1e-3, abs=1e-4)
 
 
 def test_with_a_budget_for_every_token_it_is_the_plain_run():

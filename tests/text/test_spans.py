@@ -62,7 +62,23 @@ def test_spans_cover_and_conserve(spans, data):
 def test_of_two_equal_spans_a_token_belongs_to_the_one_that_lies_inside():
     spans = read_spans([NamedSpan("outer", 2, 9), NamedSpan("inner", 2, 9)], TEXT)
     assert [span.name for span in spans] == ["outer", "inner"]
-    assert innermost((3, 4), spans, TEXT) == 1
+    assert innermost(spans, [(3, 4)], TEXT) == [1]
+
+
+def test_tokens_out_of_order_are_all_looked_at():
+    assert innermost(read_spans([NamedSpan("a", 0, 5)], TEXT), [(0, 1), (8, 9), (1, 2)], TEXT) == [0, None, 0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(nested(), st.lists(st.tuples(st.integers(0, LENGTH), st.integers(0, 6)), max_size=12), st.booleans())
+def test_the_innermost_span_of_tokens_in_any_order(spans, tokens, in_order):
+    """Against all spans tried on every token: some tokens are empty, overlap, or are out of order, as special ones can be."""
+    read = read_spans(spans, TEXT)
+    offsets = [(start, min(start + size, LENGTH)) for start, size in (sorted(tokens) if in_order else tokens)]
+    for offset, found in zip(offsets, innermost(read, offsets, TEXT), strict=True):
+        holding = [number for number, span in enumerate(read) if span.holds(offset, TEXT)]
+        sizes = {number: read[number].stop - read[number].start for number in holding}
+        assert found == max((n for n in holding if sizes[n] == min(sizes.values())), default=None)
 
 
 @pytest.mark.parametrize(

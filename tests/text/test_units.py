@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from noiser.errors import OptionError, PromptError
 from noiser.lm.token_text import align
 from noiser.text.prompt import Prompt, Turn
-from noiser.text.units import UNITS, units
+from noiser.text.units import UNITS, paragraphs, units
 from tests.tokenizers_built_here import Characters, byte_level, metaspace, tokens, word_piece
 
 TOKENIZERS = {
@@ -265,7 +265,7 @@ def test_an_unfinished_character_is_finished_by_the_next_token():
 
 
 def test_unknown_kinds_and_turns_of_no_chat_are_refused():
-    with pytest.raises(OptionError, match="token, word, treebank, sentence, line, turn; got 'page'"):
+    with pytest.raises(OptionError, match="token, word, treebank, sentence, line, paragraph, turn, span; got 'page'"):
         units(end_to_end("a"), "page")
     with pytest.raises(OptionError, match="messages="):
         units(end_to_end("a"), "turn")
@@ -276,3 +276,9 @@ def test_words_of_a_long_prompt_are_quick():
     start = perf_counter()
     assert len(units(prompt, "word").texts) == 6000
     assert perf_counter() - start < 3
+
+
+def test_paragraphs_end_at_blank_lines_and_not_at_line_breaks():
+    """Mutants: a line break taken for a blank line; a blank line with spaces in it overlooked; a separator of paragraphs overlooked."""
+    text = "\n\none\ntwo \n \t\n\n three\r\n\r\nfour\u2029five\n"
+    assert [text[start:stop] for start, stop in paragraphs(text)] == ["one\ntwo", "three", "four", "five"]

@@ -112,7 +112,7 @@ class _Refinement:
             raise OptionError("unit=auto explains one target at a time: give a target, or a span of the continuation")
         self.resolved: ResolvedTarget = resolved[0]
         self.prompt = self.resolved[0].prompt
-        self.cuts = {level: units(self.prompt, level).of for level in LEVELS if self._can_cut(level)}
+        self.cuts = {level: units(self.prompt, level) for level in LEVELS if self._can_cut(level)}
         self._refused: set[Part] = set()
         amount, is_time = (math.inf, False) if budget is None else parse_budget(budget)
         self.limit = self._tokens_in(amount) if is_time else amount
@@ -145,14 +145,17 @@ class _Refinement:
         return count_rows(self.lm, self.spec_of("span"), [self._on(parts)], vary=False)
 
     def _on(self, parts: Sequence[Part]) -> ResolvedTarget:
-        """The same target, with these parts as the only spans of the prompt."""
+        """The same target, with these parts as the only spans of the prompt. All other tokens count as special: they belong to no span,
+        also where a part stands around them."""
         clean, objective = self.resolved
         offsets = self.prompt.offsets
         spans = [
             NamedSpan(str(number), min(offsets[t][0] for t in part.tokens), max(offsets[t][1] for t in part.tokens))
             for number, part in enumerate(parts)
         ]
-        named = replace(clean, prompt=replace(self.prompt, spans=tuple(spans)))
+        inside = {token for part in parts for token in part.tokens}
+        special = tuple(token not in inside for token in range(len(self.prompt)))
+        named = replace(clean, prompt=replace(self.prompt, spans=tuple(spans), special=special))
         branches = tuple(replace(branch, clean=named) if branch.clean is clean else branch for branch in objective.branches)
         return named, replace(objective, branches=branches)
 
@@ -192,7 +195,7 @@ class _Refinement:
             groups: dict[Any, list[int]] = defaultdict(list)
             last: Any = None
             for token in whole.tokens:
-                unit = self.prompt.offsets[token] if level == "token" else self.cuts[level][token]
+                unit = self.prompt.offsets[token] if level == "token" else self.cuts[level].of[token]
                 last = unit if unit is not None or level == "span" else last
                 if last is not None:
                     groups[last].append(token)
@@ -201,9 +204,9 @@ class _Refinement:
         return []
 
     def _part(self, level: str, tokens: list[int]) -> Part:
-        if level == "span":
-            found = units(self.prompt, "span")
-            return Part(level, found.texts[found.of[tokens[0]] or 0], tuple(tokens))
+        unit = self.cuts[level].of[tokens[0]]
+        if level == "span" and unit is not None:
+            return Part(level, self.cuts[level].texts[unit], tuple(tokens))
         text = self.prompt.text[self.prompt.offsets[tokens[0]][0] : self.prompt.offsets[tokens[-1]][1]].strip()
         return Part(level, text if len(text) <= EXCERPT else f"{text[: EXCERPT - 1]}\u2026", tuple(tokens))
 

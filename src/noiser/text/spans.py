@@ -1,7 +1,9 @@
 """Named parts of a prompt: sources, documents, messages and their parts. They may lie inside each other, and never cross."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from noiser.errors import OptionError
@@ -89,10 +91,22 @@ def _check_nesting(spans: Sequence[NamedSpan]) -> None:
         around.append(span)
 
 
-def innermost(token: tuple[int, int], spans: Sequence[NamedSpan], text: str) -> int | None:
-    """The number of the smallest span that holds the token; of equal ones the last. None if none does."""
-    holding = [number for number, span in enumerate(spans) if span.holds(token, text)]
-    return min(reversed(holding), key=lambda number: spans[number].stop - spans[number].start, default=None)
+def innermost(spans: Sequence[NamedSpan], tokens: Sequence[tuple[int, int]], text: str) -> list[int | None]:
+    """For each token the number of the smallest span that holds it; of equal ones the last. None if none does.
+
+    `tokens` are their offsets in the text. In order, as they nearly always are, only the tokens near a span are looked at.
+    """
+    found: list[int | None] = [None] * len(tokens)
+    stops = [stop for _, stop in tokens]
+    in_order = all(a <= b for a, b in pairwise(tokens)) and all(a <= b for a, b in pairwise(stops))
+    for number, span in sorted(enumerate(spans), key=lambda each: each[1].start - each[1].stop):  # the largest first, equal ones in order
+        near = range(len(tokens))
+        if in_order:
+            near = range(bisect_left(stops, span.start), bisect_right(tokens, (span.stop, len(text))))
+        for token in near:
+            if span.holds(tokens[token], text):
+                found[token] = number
+    return found
 
 
 def within(spans: Iterable[NamedSpan], length: int) -> tuple[NamedSpan, ...]:

@@ -167,11 +167,12 @@ def _span_units(prompt: Prompt) -> Units:
     """One unit for each span that has tokens of its own, named by it. A token belongs to the innermost span."""
     if not prompt.spans:
         raise OptionError("this prompt has no named spans: give spans, documents or a chat, see docs/units.md")
-    of = [
-        None if special else innermost(offset, prompt.spans, prompt.text)
-        for offset, special in zip(prompt.offsets, prompt.special, strict=True)
-    ]
-    return _renumbered("span", of, [span.name for span in prompt.spans])
+    of = innermost(prompt.spans, prompt.offsets, prompt.text)
+    return _renumbered(
+        "span",
+        [None if special else unit for unit, special in zip(of, prompt.special, strict=True)],
+        [span.name for span in prompt.spans],
+    )
 
 
 def _turn_text(prompt: Prompt, tokens: tuple[int, ...]) -> str:
