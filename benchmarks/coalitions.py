@@ -15,10 +15,11 @@ import numpy as np
 import noiser
 from noiser.evaluation.sanity import PROMPTS
 from noiser.evaluation.sanity_models import ignoring
+from noiser.lm.measure import measure
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import Steps
 from noiser.lm.scheduler import schedule
-from noiser.lm.target import Question, measure, resolve_target
+from noiser.lm.target import Question, resolve_target
 from noiser.methods.base import keep_units
 from noiser.methods.coalitions import Sampling, all_coalitions, by_leverage, by_permutations, exact, paired_coalitions
 from noiser.methods.lime import ridge

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 from noiser._version import __version__
 
 if TYPE_CHECKING:
-    from noiser.attribution.attribute import Failure, attribute, attribute_many
+    from noiser.attribution.attribute import attribute, attribute_many
     from noiser.attribution.budget import fit_budget
     from noiser.attribution.compare import compare
     from noiser.attribution.curves import with_curves
     from noiser.attribution.estimate import CostEstimate, estimate
+    from noiser.attribution.explain import Failure
     from noiser.attribution.interactions import interactions
     from noiser.errors import NoiserError
     from noiser.evaluation import evaluate
@@ -76,7 +77,7 @@ _HOME = {
     "Evaluation": "noiser.results.evaluation",
     "Example": "noiser.results.records",
     "FailedPrompt": "noiser.results.saved",
-    "Failure": "noiser.attribution.attribute",
+    "Failure": "noiser.attribution.explain",
     "Interactions": "noiser.results.interactions",
     "JudgeConfig": "noiser.judges.protocol",
     "JudgeHow": "noiser.judges.protocol",

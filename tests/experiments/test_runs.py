@@ -185,8 +185,8 @@ def test_a_method_that_takes_too_long_is_given_up_and_the_others_are_not(place, 
     def slow(lm, clean, goal):
         from time import sleep
 
+        from noiser.lm.measure import measure
         from noiser.lm.perturbation import Interpolate
-        from noiser.lm.target import measure
 
         for _ in range(3):
             sleep(0.2)
@@ -333,7 +333,7 @@ def test_the_time_limit_is_for_all_metrics_together(place, tmp_path, monkeypatch
     """Each value alone would be quick enough; six of them are not, and are not tried again one by one."""
     from time import sleep
 
-    from noiser.lm.target import measure
+    from noiser.lm.measure import measure
     from noiser.metrics.sample import Value
     from noiser.registry import METRICS as ALL
     from noiser.registry import Metric

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import noiser
-from noiser.attribution.attribute import attribute_each
+from noiser.attribution.explain import attribute_each
 from noiser.errors import ModelError, NonFiniteError
 from noiser.lm.perturbation import Interpolate, PerturbedRows
 from noiser.lm.quantity import token_logit_fn

@@ -283,6 +283,10 @@ def test_every_choice_of_an_option_gives_scores(name):
     prompt = replace(prompt, spans=(NamedSpan("greeting", 0, 3), NamedSpan("letter", 4, 5)))
     tried = [(o, v) for o, v in choices(name) if get_origin(annotations[o]) is Literal and isinstance(resolved(name, {o: v}), dict)]
     for option, value in tried:
+        if (option, value) == ("unit", "auto"):
+            with pytest.raises(OptionError, match="needs a budget"):
+                explained(name, prompt=prompt, unit="auto")
+            continue
         found = explained(name, prompt=prompt, **{option: value})
         assert found.scores.shape == (1, 5), f"{option}={value}"
         assert np.isfinite(found.scores).all(), f"{option}={value}"

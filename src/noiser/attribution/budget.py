@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import noiser.methods
-from noiser.attribution.attribute import as_question
 from noiser.attribution.estimate import count_rows, resolve_clean, seconds_per_token
+from noiser.attribution.explain import as_question
 from noiser.errors import OptionError
 from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel, check_language_model

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import noiser.methods
-from noiser.attribution.attribute import as_question, attribute
+from noiser.attribution.attribute import attribute
+from noiser.attribution.explain import as_question
 from noiser.errors import NoiserError, PromptError
 from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel, check_language_model

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 
 from noiser.errors import NoiserError, OptionError
+from noiser.lm.measure import measure
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate, Perturbation
 from noiser.lm.requests import Steps, deduplicate, gather
 from noiser.lm.scheduler import schedule
-from noiser.lm.target import Objective, Question, measure, resolve_target
+from noiser.lm.target import Objective, Question, resolve_target
 from noiser.results.attribution import Attribution, Comparison, Curve
 
 ROUNDING = 0.02

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import noiser.methods
-from noiser.attribution.attribute import as_question
+from noiser.attribution.explain import as_question
 from noiser.errors import NoiserError, OptionError
 from noiser.lm.batching import run_batch
 from noiser.lm.devices import unify_memory_errors

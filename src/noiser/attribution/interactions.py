@@ -6,13 +6,14 @@ from typing import Any, cast, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from noiser.attribution.attribute import as_question
+from noiser.attribution.explain import as_question
 from noiser.errors import OptionError, require_extra
 from noiser.lm.following import TokensLike
+from noiser.lm.measure import measure
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.requests import Steps
 from noiser.lm.scheduler import run_one
-from noiser.lm.target import Question, ResolvedTarget, check_token_ids, measure, resolve_target, target_warnings
+from noiser.lm.target import Question, ResolvedTarget, check_token_ids, resolve_target, target_warnings
 from noiser.lm.tokenizer import Source
 from noiser.methods.base import Baseline, Unit, baseline_embeds, keep_units, units_to_perturb
 from noiser.results.attribution import Cost

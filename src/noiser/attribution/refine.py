@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 import noiser.methods
-from noiser.attribution.attribute import advice_on, attribute_each, run_method
 from noiser.attribution.budget import SHARE, parse_budget
 from noiser.attribution.estimate import RowCounts, count_rows, resolve_clean, seconds_per_token
+from noiser.attribution.explain import advice_on, attribute_each, run_method
 from noiser.errors import OptionError
 from noiser.lm.model import LanguageModel
 from noiser.lm.scheduler import run_one

@@ -29,7 +29,7 @@ from noiser.errors import NoiserError, OptionError, PromptError
 from noiser.registry import RECOMMENDED
 
 if TYPE_CHECKING:
-    from noiser.attribution.attribute import Failure
+    from noiser.attribution.explain import Failure
     from noiser.cli.progress import PromptProgress
     from noiser.data import FileRows, Row
     from noiser.lm.model import LanguageModel
@@ -257,7 +257,7 @@ def _results(
     lm: "LanguageModel", found: "FileRows", arguments: AttributeArgs, progress: "PromptProgress"
 ) -> Iterator[tuple[Place, "Attribution | Failure"]]:
     """The place of each row, and its result or failure."""
-    from noiser.attribution.attribute import Failure, attribute_each
+    from noiser.attribution.explain import Failure, attribute_each
     from noiser.lm.target import check_token_ids
 
     check_token_ids(lm.tokens, arguments.question)
@@ -305,7 +305,7 @@ def _asks_nothing(question: "Question") -> bool:
 
 def _checked(result: "Attribution | Failure", display: DisplayOptions) -> "Attribution | Failure":
     """The result, or a Failure if it cannot be normalized or summed as the user wants. So the other lines are not lost."""
-    from noiser.attribution.attribute import Failure
+    from noiser.attribution.explain import Failure
 
     if isinstance(result, Failure):
         return result
@@ -338,7 +338,7 @@ def _write_page(results: Iterable[tuple[Place, "Attribution | Failure"]], argume
 
     If every row failed, an old file is left alone.
     """
-    from noiser.attribution.attribute import Failure
+    from noiser.attribution.explain import Failure
     from noiser.views.labels import visible
 
     views, failed = [], 0
@@ -354,13 +354,13 @@ def _write_page(results: Iterable[tuple[Place, "Attribution | Failure"]], argume
 
 
 def _error(result: "Attribution | Failure") -> Exception | None:
-    from noiser.attribution.attribute import Failure
+    from noiser.attribution.explain import Failure
 
     return result.error if isinstance(result, Failure) else None
 
 
 def _write(result: "Attribution | Failure", place: Place | None, arguments: AttributeArgs, sink: IO[str]) -> None:
-    from noiser.attribution.attribute import Failure
+    from noiser.attribution.explain import Failure
 
     if arguments.output.format == "heatmap":
         _write_heatmap(result, place, arguments.display, sink)
@@ -376,7 +376,7 @@ def _write(result: "Attribution | Failure", place: Place | None, arguments: Attr
 def _write_heatmap(result: "Attribution | Failure", place: Place | None, display: DisplayOptions, sink: IO[str]) -> None:
     from rich.text import Text
 
-    from noiser.attribution.attribute import Failure
+    from noiser.attribution.explain import Failure
     from noiser.views.labels import visible
     from noiser.views.terminal.attribution import heatmap
 

@@ -72,7 +72,7 @@ class SourceOptions:
         typer.Option(
             metavar="FILE",
             help='Names for parts of the prompt, as JSON: [{"name": "doc-2", "start": 120, "stop": 640}], in characters.',
-            rich_help_panel=WHAT,
+            rich_help_panel=ADVANCED,
         ),
     ] = None
     documents: Annotated[
@@ -80,7 +80,7 @@ class SourceOptions:
         typer.Option(
             metavar="FILE",
             help='Documents that stand before the prompt, as JSON lines or a list: {"title": "...", "text": "..."}. Each is a named span.',
-            rich_help_panel=WHAT,
+            rich_help_panel=ADVANCED,
         ),
     ] = None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from noiser.attribution.attribute import Failure, attribute_each
+from noiser.attribution.explain import Failure, attribute_each
 from noiser.errors import (
     DeviceMemoryError,
     ForeignError,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from noiser.attribution.attribute import Failure
+from noiser.attribution.explain import Failure
 from noiser.data import Dataset, Row
 from noiser.errors import NoiserError, PromptError, RunError
 from noiser.evaluation.runner import EvaluationRunner, ExampleResult, Result, status_of, trace_of

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from noiser.errors import OptionError
+from noiser.lm.measure import Measurement, measure, measure_ahead
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import Interpolate
 from noiser.lm.requests import Steps, ask
-from noiser.lm.target import Measurement, measure, measure_ahead
 from noiser.text.prompt import Prompt
 from noiser.text.units import Units, units
 
