@@ -307,7 +307,7 @@ def test_a_quick_table_takes_few_masks_points_and_tokens():
         ("known-mini", 2, None), ("wikibio-mini", 2, 3), ("wikibio-mini", 2, 5),
     ]  # fmt: skip
     assert all("masks=4" in metric for metric in quick.metrics)
-    assert {"integrated_gradients:steps=8", "sequential_integrated_gradients:steps=4"} < set(quick.methods)
+    assert {"integrated_gradients:steps=8", "sequential_integrated_gradients:steps=4", "lime:samples=50"} < set(quick.methods)
     assert reproduction("figure3", ["m"], ["known-mini"], 7, 0, quick=True).data[0].limit == 7
     assert reproduction("table1", ["m"], ["known-mini"], None, 0).metrics != quick.metrics
 

@@ -64,12 +64,13 @@ QUICK_LIMIT = 2
 _QUICK = {
     "sequential_integrated_gradients:steps=16": "sequential_integrated_gradients:steps=4",
     "integrated_gradients": "integrated_gradients:steps=8",
+    "lime": "lime:samples=50",
 }
 _QUICK_MASKS, _QUICK_TOKENS = 4, 3
 
 
 def _quick(settings: dict[str, list[Any]], data: Sequence[str]) -> dict[str, list[Any]]:
-    """The same with 4 masks, few fixed points on the paths of integrated gradients, and 3 tokens of a continuation."""
+    """The same with 4 masks, few fixed points on the paths of integrated gradients, 50 samples for LIME, and 3 tokens of a continuation."""
     metrics = [f"{label}+masks={_QUICK_MASKS}" if "protocol" in label else label for label in settings["metrics"]]
     short = [
         f"{label}{'+' if '=' in label else ':'}generate={_QUICK_TOKENS}"
