@@ -454,6 +454,22 @@ def test_under_a_continuation_no_method_is_recommended(run, method):
         assert "--method noiser" not in said
 
 
+def test_documents_are_sources_that_a_budget_refines(run, tmp_path, monkeypatch):
+    """Mutants: the documents not passed on; curves computed beyond the budget; a bad document found only after the model was loaded."""
+    (tmp_path / "d.jsonl").write_text('{"title": "a", "text": "one"}\n{"title": "b", "text": "two"}\n')
+    words = ("three", "--documents", tmp_path / "d.jsonl", "--method", "occlusion:unit=auto")
+    ended = run(*words, "--budget", "600", "--format", "json", quick=False)
+    assert [part["name"] for part in ended.record["notes"]["levels"]] == ["a", "b", "question"]
+    assert ended.record["cost"]["forward_tokens"] <= 600
+    monkeypatch.setattr("noiser.attribution.curves.with_curves", lambda *_: pytest.fail("the curves cost more than the budget"))
+    run(*words, "--budget", "600", "--out", tmp_path / "a.html", quick=False)
+    assert "levels" in (tmp_path / "a.html").read_text()
+    levels = run(*words, "--dry-run", "--format", "json", quick=False).record["levels"]
+    assert [each["level"] for each in levels][:1] == ["span"]
+    (tmp_path / "bad.json").write_text("[{]")
+    assert "--documents wants JSON" in run("x", "--documents", tmp_path / "bad.json", quick=False).err
+
+
 def test_a_budget_sets_the_samples_of_one_prompt(run, tmp_path):
     """Mutants: the budget not passed on; a bad one refused after the model was loaded."""
     ended = run("one two three", "--method", "noiser:bound=none", "--budget", "3000", "--format", "json", quick=False)

@@ -319,7 +319,10 @@ def _checked(result: "Attribution | Failure", display: DisplayOptions) -> "Attri
 def _add_curves(lm: "LanguageModel", result: "Attribution", arguments: AttributeArgs) -> "Attribution":
     from noiser.attribution.curves import with_curves
 
-    return with_curves(lm, result) if arguments.display.with_curves(arguments.output.format) else result
+    wanted = arguments.display.with_curves(arguments.output.format)
+    if result.options.get("unit") == "auto" and arguments.display.curves is None:
+        wanted = False  # a page has them by default, and they would pass the budget
+    return with_curves(lm, result) if wanted else result
 
 
 def _write_lines(results: Iterable[tuple[Place, "Attribution | Failure"]], arguments: AttributeArgs) -> int:
