@@ -90,7 +90,11 @@ def test_all_scores_and_metrics_are_what_they_were(smol, stored, tolerance):
     dividing = {label for label in before if "deeplift" in label}
     # these divide by small numbers: on another processor a rounding of 1e-6 becomes up to 3e-4 of their scores
     assert differences(*({label: each[label] for label in dividing} for each in (found, before)), 10 * tolerance) == []
-    assert differences(*({label: each[label] for label in before.keys() - dividing} for each in (found, before)), tolerance) == []
+    together = {label for label in before if label.endswith("gradient_shap")}
+    assert differences(*({label: each[label] for label in together} for each in (found, before)), max(tolerance, ROUNDING)) == []
+    assert (
+        differences(*({label: each[label] for label in before.keys() - dividing - together} for each in (found, before)), tolerance) == []
+    )
     evaluated, there = without_intervals(record.evaluation(smol)), without_intervals(stored["evaluation"])
     assert differences(evaluated, there, max(tolerance, ROUNDING)) == []
     for part in ("records", "rows"):
@@ -101,6 +105,7 @@ def test_all_scores_and_metrics_are_what_they_were(smol, stored, tolerance):
 SEARCHED = ("noiser", "noiser exact", "noiser k_max", "noiser word", "noiser official")
 """Methods whose search is another one since then: the same k, and scores from rows in other batches, at another cost."""
 ROUNDING = 1e-5
+"""Also for the target's probability beside GradientSHAP, whose clean run shares its pass with the rows since then."""
 
 
 def without_searches(*results: dict) -> tuple[dict, ...]:
