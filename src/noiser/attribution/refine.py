@@ -8,7 +8,6 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count as counting
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from noiser.lm.tokenizer import Source
 from noiser.registry import MethodSpec
 from noiser.results.attribution import Attribution, Cost
 from noiser.text.prompt import Prompt
-from noiser.text.spans import NamedSpan, merged
+from noiser.text.spans import NamedSpan, free_name, merged
 from noiser.text.units import is_available, units
 
 LEVELS = ("span", "paragraph", "sentence", "word", "token")
@@ -273,8 +272,7 @@ class _Refinement:
         spans = []
         for leaf in leaves:
             offsets = [self.prompt.offsets[token] for token in leaf.tokens]
-            names = (leaf.name if n == 1 else f"{leaf.name} ({n})" for n in counting(1))
-            name = leaf.name if leaf.level == "span" else next(name for name in names if name.strip() and name not in taken)
+            name = leaf.name if leaf.level == "span" else free_name(leaf.name or "space", taken)
             taken.add(name)
             spans.append(NamedSpan(name, min(start for start, _ in offsets), max(stop for _, stop in offsets)))
         return spans

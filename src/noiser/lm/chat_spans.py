@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, count
 from typing import Any
 
-from noiser.text.spans import NamedSpan, crosses
+from noiser.text.spans import NamedSpan, crosses, free_name
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
@@ -85,7 +84,6 @@ def _unique(spans: Iterable[NamedSpan]) -> Iterator[NamedSpan]:
     """A second span of a name gets a number: two results of one tool, for example."""
     taken: set[str] = set()
     for span in spans:
-        names = chain([span.name], (f"{span.name} ({number})" for number in count(2)))
-        name = next(name for name in names if name not in taken)
+        name = free_name(span.name, taken)
         taken.add(name)
         yield NamedSpan(name, span.start, span.stop)

@@ -1,9 +1,9 @@
 """Named parts of a prompt: sources, documents, messages and their parts. They may lie inside each other, and never cross."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, count, pairwise
 from typing import Any
 
 from noiser.errors import OptionError
@@ -107,6 +107,12 @@ def innermost(spans: Sequence[NamedSpan], tokens: Sequence[tuple[int, int]], tex
             if span.holds(tokens[token], text):
                 found[token] = number
     return found
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or with the first number that nobody has: `look`, `look (2)`."""
+    names = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(each for each in names if each not in taken)
 
 
 def within(spans: Iterable[NamedSpan], length: int) -> tuple[NamedSpan, ...]:
