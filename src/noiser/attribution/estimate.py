@@ -13,9 +13,10 @@ import noiser.methods
 from noiser.attribution.explain import as_question
 from noiser.errors import NoiserError, OptionError
 from noiser.lm.batching import run_batch
-from noiser.lm.devices import unify_memory_errors
+from noiser.lm.devices import held_bytes, unify_memory_errors
 from noiser.lm.following import TokensLike
 from noiser.lm.forward import layout_of
+from noiser.lm.memory import rows_bytes
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.requests import Ended, Request, Steps, ask, next_request
@@ -44,6 +45,8 @@ class CostEstimate:
     """Whether the counts are exact. If not, the method decides by what it measures, as a search does, and nearly always takes more."""
     seconds: float
     """The forward and backward tokens, at the rate that a sample of the rows had on this machine."""
+    peak_bytes: int
+    """About the highest memory use: what the process holds after the clean run, and the largest batch of rows."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -80,6 +83,7 @@ def estimate(
     check_token_ids(lm.tokens, question)
     resolved, clean = resolve_clean(lm, prompt, spec, question)
     counts, varied = (count_rows(lm, spec, resolved, vary=vary) for vary in (False, True))
+    held = held_bytes(lm.devices)
     return CostEstimate(
         tokens=len(resolved[-1][0].prompt),
         rows=counts.rows,
@@ -87,6 +91,7 @@ def estimate(
         backward_tokens=clean.backward_tokens + counts.backward_tokens,
         exact=(counts.rows, counts.forward_tokens) == (varied.rows, varied.forward_tokens),
         seconds=clean.seconds + (counts.forward_tokens + counts.backward_tokens) * seconds_per_token(lm, counts.first),
+        peak_bytes=held + counts.batch_bytes,
     )
 
 
@@ -110,12 +115,15 @@ class RowCounts:
     rows: int = 0
     forward_tokens: int = 0
     backward_tokens: int = 0
+    batch_bytes: int = 0
+    """About what the largest batch takes."""
     first: list[PerturbedRows] = field(default_factory=list)
     """The first rows that were requested."""
 
-    def add(self, requested: list[PerturbedRows]) -> None:
+    def add(self, lm: LanguageModel, requested: list[PerturbedRows]) -> None:
         """Count a request."""
         self.first = self.first or requested
+        self.batch_bytes = max(self.batch_bytes, rows_bytes(lm.model, requested, lm.budget, lm.gradient_budget))
         for rows in requested:
             tokens = layout_of(rows).tokens(rows) * rows.rows
             self.rows += rows.rows
@@ -136,7 +144,7 @@ def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarge
             request = next_request(steps)
             while not isinstance(request, Ended):
                 if isinstance(request, list):
-                    counts.add(request)
+                    counts.add(lm, request)
                     request = next_request(steps, [readouts(rows) for rows in request])
                 else:
                     request = next_request(steps, run_one(lm, _request(request))[0])

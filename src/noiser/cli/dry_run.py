@@ -80,6 +80,7 @@ def _summary(estimates: "Sequence[CostEstimate]", prompts: int, method: "MethodS
         "estimated": len(estimates),
         "longest": max((each.tokens for each in estimates), default=0),
         **{name: value if name == "seconds" else round(value) for name, value in sums.items()},
+        "peak_bytes": max((each.peak_bytes for each in estimates), default=0),
         "exact": len(estimates) == prompts and all(each.exact for each in estimates),
         "least": not all(each.exact for each in estimates),
     }
@@ -93,7 +94,7 @@ def _sentences(record: dict[str, Any]) -> str:
     prompts = f"a prompt of {record['longest']:,} tokens" if record["prompts"] == 1 else f"{record['prompts']:,} prompts"
     lines = [
         f"{record['method']} on {prompts}: {about}{record['rows']:,} rows, {record['forward_tokens']:,} token-forwards{backward}",
-        f"{about or 'about '}{duration(record['seconds'])} on this machine",
+        f"{about or 'about '}{duration(record['seconds'])} on this machine, about {record['peak_bytes'] / 1e9:.1f} GB of memory at most",
     ]
     if record["estimated"] < record["prompts"]:
         lines.append(f"from {record['estimated']} of the prompts, spread evenly over the file")

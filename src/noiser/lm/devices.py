@@ -118,7 +118,7 @@ def plan_budget(model: Any, placement: Placement, tokens: int | None = None) -> 
     """
     config = model.config.get_text_config()
     element_bytes = next(model.parameters()).element_size()
-    per_token = element_bytes * _numbers_per_token(model)
+    per_token = element_bytes * numbers_per_token(model)
     per_row = config.vocab_size * (element_bytes + 12)
     free = min(_activation_bytes(device, placement.widest, 16, 512 * MIB) for device in placement.devices)
     most, length = (32768, 1024) if all(device.type == "cuda" for device in placement.devices) else (4096, 256)
@@ -134,7 +134,7 @@ def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens
     """
     config = model.config.get_text_config()
     element_bytes = next(model.parameters()).element_size()
-    per_token = element_bytes * _numbers_per_token(model) * getattr(config, "num_hidden_layers", 1)
+    per_token = element_bytes * numbers_per_token(model) * getattr(config, "num_hidden_layers", 1)
     per_row = config.vocab_size * (element_bytes + 20)
     free = {device: _activation_bytes(device, placement.visiting, 8, 2048 * MIB) for device in placement.devices}
     total = max(1, sum(placement.weights.values()))
@@ -144,7 +144,7 @@ def plan_gradient_budget(model: Any, placement: Placement, plain: Budget, tokens
     return Budget(tokens=tokens or planned, rows=rows, length=plain.length)
 
 
-def _numbers_per_token(model: Any) -> int:
+def numbers_per_token(model: Any) -> int:
     """About how many numbers the widest layer holds for one token. Some configurations name a size for each layer (Gemma 3n)."""
     config = model.config.get_text_config()
     hidden = getattr(config, "hidden_size", None) or model.get_input_embeddings().weight.shape[-1]
@@ -219,6 +219,12 @@ def peak_bytes(devices: Sequence[torch.device]) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def held_bytes(devices: Sequence[torch.device]) -> int:
+    """What is in use now, counted as `peak_bytes` counts."""
+    gpus = [device for device in devices if device.type == "cuda"]
+    return sum(torch.cuda.memory_allocated(device) for device in gpus) if gpus else psutil.Process().memory_info().rss
 
 
 def reset_peak(devices: Sequence[torch.device]) -> None:

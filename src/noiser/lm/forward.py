@@ -104,7 +104,13 @@ class Packed:
         ]
         cleans = list(prefix_lengths)
         queries, prefix = _suffix_columns(batch.members, cleans), _prefix_columns(list(prefix_lengths.values()))
-        return _masked_forward(model, torch.cat(suffixes, dim=1), queries, prefix, kept, prefix_cache(list(prefix_lengths.items())))
+        rows, prefixes = torch.cat(suffixes, dim=1), list(prefix_lengths.items())
+        size = block_size(starts[-1], len(prefix.position) + starts[-1], rows.device)
+        if size < starts[-1] and not batch.needs_gradient:
+            return _blockwise_forward(model, rows, queries, prefix, kept, prefix_cache(prefixes, starts[-1]), size)
+        if size < starts[-1] and not len(prefix.position):
+            return FULL.logits(model, batch, embeds)  # a gradient needs all at once, and a whole row needs no mask
+        return _masked_forward(model, rows, queries, prefix, kept, prefix_cache(prefixes))
 
 
 def longest_prefixes(members: Sequence[PerturbedRows]) -> dict[CleanRun, int]:
@@ -117,7 +123,15 @@ def longest_prefixes(members: Sequence[PerturbedRows]) -> dict[CleanRun, int]:
 
 
 Layout = Full | Packed
-LAYOUTS: dict[LayoutName, Layout] = {"full": Full(), "packed": Packed()}
+FULL = Full()
+LAYOUTS: dict[LayoutName, Layout] = {"full": FULL, "packed": Packed()}
+MASK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
+"""The most elements of a mask. Longer rows run in blocks, so that no mask has the square of a long prompt."""
+
+
+def block_size(tokens: int, keys: int, device: torch.device) -> int:
+    """How many of a row's tokens run at a time: all of them, if their mask over the keys is small enough."""
+    return min(tokens, max(1, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys))
 
 
 def layout_of(rows: PerturbedRows) -> Layout:
@@ -178,6 +192,9 @@ class _Columns:
     row: Int[np.ndarray, " columns"]
     """The index of its member; -1 in a prefix."""
 
+    def __getitem__(self, columns: slice) -> "_Columns":
+        return _Columns(self.prompt[columns], self.position[columns], self.first[columns], self.row[columns])
+
 
 def _prefix_columns(lengths: Sequence[int]) -> _Columns:
     total = sum(lengths)
@@ -201,20 +218,22 @@ def _ranges(lengths: Sequence[int]) -> Int[np.ndarray, " columns"]:
     return np.concatenate([np.arange(length) for length in lengths])
 
 
-def _visible(queries: _Columns, prefix: _Columns | None) -> Bool[np.ndarray, "queries keys"]:
+def _visible(queries: _Columns, own: _Columns, prefix: _Columns | None) -> Bool[np.ndarray, "queries keys"]:
     """A query sees its prompt's clean positions before its suffix, and its own suffix up to itself."""
-    own = (queries.row[:, None] == queries.row) & (queries.position <= queries.position[:, None])
+    suffix = (queries.row[:, None] == own.row) & (own.position <= queries.position[:, None])
     if prefix is None:
-        return own
+        return suffix
     before = (queries.prompt[:, None] == prefix.prompt) & (prefix.position < queries.first[:, None])
-    return np.concatenate([before, own], axis=1)
+    return np.concatenate([before, suffix], axis=1)
 
 
 def _masked_forward(
-    model: Any, rows: Tensor, queries: _Columns, prefix: _Columns | None, kept: list[int], cache: Any
+    model: Any, rows: Tensor, queries: _Columns, prefix: _Columns | None, kept: list[int], cache: Any, own: _Columns | None = None
 ) -> Float[Tensor, "rows kept vocab"]:
-    visible = _visible(queries, prefix)
-    key_position = queries.position if prefix is None else np.concatenate([prefix.position, queries.position])
+    """own: the columns of the rows that these queries may see; None: the queries themselves."""
+    own = queries if own is None else own
+    visible = _visible(queries, own, prefix)
+    key_position = own.position if prefix is None else np.concatenate([prefix.position, own.position])
     return call_model(
         model,
         inputs_embeds=rows,
@@ -225,6 +244,21 @@ def _masked_forward(
         # A list with accelerate: it would move a tensor to the first device, and the last layer's states are on another.
         logits_to_keep=kept if has_accelerate_hook(model) else torch.tensor(kept, device=rows.device),
     ).logits.to(rows.device)
+
+
+def _blockwise_forward(
+    model: Any, rows: Tensor, queries: _Columns, prefix: _Columns, kept: list[int], cache: Any, size: int
+) -> Float[Tensor, "rows kept vocab"]:
+    """The same, `size` tokens of the rows at a time. A block sees the prefix, the blocks before it and itself, and nothing that comes
+    later is computed for it. `cache` keeps what the blocks leave."""
+    found: dict[int, Tensor] = {}
+    for start in range(0, rows.shape[1], size):
+        stop = min(start + size, rows.shape[1])
+        here = [end - start for end in kept if start <= end < stop]
+        block = rows[:, start:stop]
+        logits = _masked_forward(model, block, queries[start:stop], prefix, here or [stop - start - 1], cache, queries[:stop])
+        found |= {start + end: logits[:, index] for index, end in enumerate(here)}
+    return torch.stack([found[end] for end in kept], dim=1)
 
 
 WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}

@@ -130,17 +130,47 @@ class PrefixLayer(DynamicLayer):
 
 
 def _join(prefix: Tensor, new: Tensor) -> Tensor:
+    if not prefix.shape[-2]:
+        return new
     return torch.cat([prefix.expand(len(new), -1, -1, -1), new], dim=-2)
 
 
-def prefix_cache(prefixes: Sequence[tuple[CleanRun, int]]) -> Cache:
-    """One cache of the first `length` positions of each (clean run, length), concatenated along the sequence."""
+class GrowingLayer(PrefixLayer):
+    """The same, for rows that are run in blocks: each block's keys and values are stored behind those of the blocks before it."""
+
+    def __init__(self, keys: Tensor, values: Tensor, tokens: int) -> None:
+        super().__init__(keys, values)
+        self._tokens, self._filled = tokens, 0
+        self._own: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """The prefix, the blocks before, and this block. Only the blocks, of `tokens` tokens in all, stay in memory."""
+        if self._own is None:
+            keys, values = (new.new_empty(*new.shape[:2], self._tokens, new.shape[-1]) for new in (key_states, value_states))
+            self._own = keys, values
+        filled = self._filled + key_states.shape[-2]
+        for own, new in zip(self._own, (key_states, value_states), strict=True):
+            own[:, :, self._filled : filled] = new
+        self._filled = filled
+        keys, values = (_join(prefix, own[:, :, :filled]) for prefix, own in zip(self._prefix, self._own, strict=True))
+        return keys, values
+
+
+def prefix_cache(prefixes: Sequence[tuple[CleanRun, int]], growing: int = 0) -> Cache:
+    """One cache of the first `length` positions of each (clean run, length), concatenated along the sequence.
+
+    growing  the number of tokens that come behind it in blocks; 0: in one pass.
+    """
     lengths = [length for _, length in prefixes]
     layers = []
     for pairs in zip(*(clean.layers for clean, _ in prefixes), strict=True):
-        keys, values = (torch.cat([pair[side][:, :, :n] for pair, n in zip(pairs, lengths, strict=True)], -2) for side in (0, 1))
-        layers.append(PrefixLayer(keys, values))
+        keys, values = (_concatenated([pair[side][:, :, :n] for pair, n in zip(pairs, lengths, strict=True)]) for side in (0, 1))
+        layers.append(GrowingLayer(keys, values, growing) if growing else PrefixLayer(keys, values))
     return Cache(layers=layers)
+
+
+def _concatenated(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-2)
 
 
 def new_cache(model: Any) -> DynamicCache | None:

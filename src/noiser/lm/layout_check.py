@@ -32,12 +32,16 @@ from noiser.lm.rotary import length_class
 from noiser.storage import cache_folder, write_file
 from noiser.text.prompt import Prompt
 
-FORMAT = 2
+FORMAT = 3
 """Part of the name of what is remembered in the cache. It changes when the check changes."""
 ROWS = 2
 """Draws of noise in each trial. Their difference is the effect that a layout's error is compared with."""
 SHORTEST = 16
 """Tokens of the shortest prompt that is checked. Shorter prompts have its result."""
+LONG = 1024
+"""Tokens of the longest prompt whose check runs whole rows of every kind. Longer prompts have a check of few rows."""
+TAIL = 32
+"""Tokens at the end of a prompt that get noise in that check."""
 
 
 _IN_THIS_PROCESS: WeakKeyDictionary[Any, dict[str, dict[str, str]]] = WeakKeyDictionary()
@@ -140,7 +144,8 @@ class LayoutCheck:
     def _check_length(self, length: int, keys: int) -> str:
         try:
             with evaluation_mode(self.model):
-                difference, tokens = _difference(self.model, self.synthetic_ids, length, keys, self.budget, self.device)
+                check = _difference if length <= LONG else _difference_when_long
+                difference, tokens = check(self.model, self.synthetic_ids, length, keys, self.budget, self.device)
         except DeviceMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  (whatever a model raises on a mask, a cache or positions)
@@ -217,6 +222,43 @@ def _difference(
     return difference / effect, tokens
 
 
+def _difference_when_long(
+    model: Any, synthetic_ids: Callable[[int, int], list[int]], seq: int, keys: int, budget: Budget, device: torch.device
+) -> tuple[float, int]:
+    """The same for a long prompt, in two and a half times its tokens.
+
+    Noise on the last tokens of it, and of a short prompt, shares a packing of `keys` tokens, as short suffixes do. The second half of the
+    long prompt runs alone and without noise, as long suffixes do: its logits must be those of the clean run.
+    """
+    embed, config = model.get_input_embeddings(), model.config
+    lengths = [n for n in (4 * TAIL, seq) if length_class(config, n) == length_class(config, seq)]
+    cleans = [_clean(model, embed(torch.tensor(synthetic_ids(n, number), device=device))) for number, n in enumerate(lengths)]
+    if not all(clean.layers for clean in cleans):
+        raise ValueError("the model keeps more than keys and values")
+    trials = [_noise_on_tail(model, clean) for clean in cleans]
+    effect = max(float((trial.whole - clean.logits).norm(dim=-1).max()) for trial, clean in zip(trials, cleans, strict=True))
+    packing = _fill(trials, keys, budget)
+    packed = _logits(LAYOUTS["packed"], model, [trial.rows for trial in packing], 1)
+    difference = float((torch.stack([trial.whole for trial in packing], dim=1) - packed).norm(dim=-1).max())
+    half = _noise(cleans[-1], seq // 2, torch.zeros(1, 1, cleans[-1].embeds.shape[1], device=device))
+    alone = _logits(LAYOUTS["packed"], model, [half], 1)[0, 0]
+    difference = max(difference, float((alone - cleans[-1].logits).norm()))
+    return difference / effect, 2 * sum(lengths) + sum(trial.suffix for trial in packing) + seq - seq // 2
+
+
+def _noise_on_tail(model: Any, clean: CleanRun) -> _Trial:
+    """One draw of noise on the last tokens."""
+    generator = torch.Generator().manual_seed(len(clean.prompt))
+    noise = torch.randn(1, TAIL, clean.embeds.shape[1], generator=generator).to(clean.embeds.device) * clean.embeds.float().std()
+    rows = _noise(clean, len(clean.prompt) - TAIL, noise)
+    return _Trial(rows, _logits(LAYOUTS["full"], model, [rows], 1)[:, 0])
+
+
+def _noise(clean: CleanRun, start: int, noise: Float[Tensor, "rows span dim"]) -> PerturbedRows:
+    """Rows with noise from this position on, read at the last one."""
+    return PerturbedRows(clean, AddNoise(start, noise, 1.0), token_logit_fn("prob", (0,), (len(clean.prompt) - 1,)))
+
+
 def _clean(model: Any, embeds: Float[Tensor, "seq dim"]) -> CleanRun:
     length = len(embeds)
     with unify_memory_errors():
@@ -228,12 +270,10 @@ def _clean(model: Any, embeds: Float[Tensor, "seq dim"]) -> CleanRun:
 def _trials(model: Any, clean: CleanRun, budget: Budget) -> list[_Trial]:
     """Noise on the first, the middle and the last token, two draws each, read at the last position."""
     last = len(clean.prompt) - 1
-    size, logit_fn = clean.embeds.float().std(), token_logit_fn("prob", (0,), (last,))
+    size = clean.embeds.float().std()
     generator = torch.Generator().manual_seed(last)
     noise = torch.randn(3, ROWS, 1, clean.embeds.shape[1], generator=generator).to(clean.embeds.device) * size
-    members = [
-        PerturbedRows(clean, AddNoise(position, own, 1.0), logit_fn) for position, own in zip((0, last // 2, last), noise, strict=True)
-    ]
+    members = [_noise(clean, position, own) for position, own in zip((0, last // 2, last), noise, strict=True)]
     groups = [members] if len(members) * ROWS * len(clean.prompt) <= budget.tokens else [[member] for member in members]
     whole = torch.cat([_logits(LAYOUTS["full"], model, group, ROWS) for group in groups], dim=1)
     return [_Trial(rows, whole[:, index]) for index, rows in enumerate(members)]

@@ -11,16 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError
+from noiser.errors import DeviceMemoryError, ModelError
 from noiser.lm.adapter import model_name, model_revision, unwrap
 from noiser.lm.ahead import run_with_rows
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.checkpoint import check_architecture
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
-from noiser.lm.forward import LAYOUTS, Layout, call_model, layout_of, run_packed_prompts, run_prompt
+from noiser.lm.forward import LAYOUTS, Layout, layout_of, run_packed_prompts, run_prompt
+from noiser.lm.generation import greedy
 from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, RowGradients, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
+from noiser.lm.memory import check_clean, check_rows, fits, gradient_bytes
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable
 from noiser.lm.quantized import check_quantized
@@ -157,7 +159,7 @@ class LanguageModel:
                 self._report()
                 return [together.clean_runs()]
             for group in self._forward_groups([part for split in parts for part in split]):
-                results += self._forward_that_fits(group, gradient=group[0].scalars is not None and not self._no_gradient)
+                results += self._forward_that_fits(group, self._has_room(group, gradient=group[0].scalars is not None))
                 self._report()
         remaining = iter(results)
         return [[run for result in islice(remaining, len(split)) for run in result.clean_runs()] for split in parts]
@@ -171,16 +173,11 @@ class LanguageModel:
         generation_config = getattr(self.model, "generation_config", None)
         end_ids = {self.tokenizer.eos_token_id} | set(_as_list(getattr(generation_config, "eos_token_id", None)))
         ids: list[int] = []
-        while len(ids) < count and not end_ids.intersection(ids[-1:]):
-            sequence = torch.tensor([*prompt.input_ids, *ids], device=self.device)
-            with evaluation_mode(self.model), unify_memory_errors():
-                embeds = self.model.get_input_embeddings()(sequence)[None]
-                logits = call_model(self.model, inputs_embeds=embeds, use_cache=False, logits_to_keep=1).logits[0, -1].float()
-            if not logits.isfinite().all():
-                raise NonFiniteError("the model's logits hold NaN or infinity: it cannot continue this prompt")
-            self.token_counter.forward_tokens += len(sequence)
-            ids.append(int(logits.argmax()))
-            self._report()
+        with evaluation_mode(self.model), unify_memory_errors():
+            for token, tokens in greedy(self.model, prompt.input_ids, count, end_ids, self.device):
+                self.token_counter.forward_tokens += tokens
+                ids.append(token)
+                self._report()
         return tuple(ids)
 
     @contextmanager
@@ -208,6 +205,7 @@ class LanguageModel:
         """
         if any(rows.weights is not None for rows in perturbed):
             check_gradient(self._no_gradient)
+        check_rows(self.model, perturbed, self.device)
         collector = Collector(len(perturbed))
         remaining = sum(layout_of(rows).tokens(rows) * rows.rows for rows in perturbed) if self._callback else 0
         with evaluation_mode(self.model):
@@ -217,6 +215,12 @@ class LanguageModel:
                 remaining -= self.token_counter.forward_tokens - before
                 self._report(max(0, remaining))
         return collector.readouts()
+
+    def _has_room(self, group: Sequence[ForwardRequest], *, gradient: bool) -> bool:
+        """Whether the group can run with a gradient, if one is wanted. Raises DeviceMemoryError if it cannot run at all."""
+        tokens = sum(len(request.prompt) for request in group)
+        check_clean(self.model, tokens, self.device, attention=group[0].attention_reducer is not None)
+        return gradient and not self._no_gradient and fits(gradient_bytes(self.model, tokens), self.device)
 
     def _budget_of(self, rows: PerturbedRows) -> Budget:
         return self.budget if rows.weights is None else self.gradient_budget
