@@ -46,6 +46,7 @@ def fit_budget(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
     **options: Any,
 ) -> MethodSpec:
     """The method with as many `samples` as `budget` pays for on this prompt; give it to `attribute`.
@@ -61,7 +62,7 @@ def fit_budget(
     amount, is_time = parse_budget(budget)
     if "samples" not in spec.options:
         raise OptionError(f"{spec.label} draws no samples that a budget could limit; noiser attribute --dry-run says what it takes")
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     resolved, clean = resolve_clean(lm, prompt, spec, question)
 

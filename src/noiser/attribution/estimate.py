@@ -61,6 +61,7 @@ def estimate(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
     **options: Any,
 ) -> CostEstimate:
     """What `attribute` with the same arguments would take: rows, token-forwards, seconds.
@@ -76,7 +77,7 @@ def estimate(
     if label.startswith("inseq:"):
         raise OptionError(f"{label} runs inside Inseq, which does not say what it will run: there is no estimate")
     spec = noiser.methods.parse(method, options)
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     resolved, clean = resolve_clean(lm, prompt, spec, question)
     counts, varied = (count_rows(lm, spec, resolved, vary=vary) for vary in (False, True))

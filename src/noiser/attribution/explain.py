@@ -42,11 +42,12 @@ def as_question(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
 ) -> Question:
     """The arguments about the target as one object, checked. Raises OptionError if they do not fit together."""
     if not isinstance(target, Question):
-        return Question(target, foil, continuation, generate, span, quantity)
-    others = {"foil": foil, "continuation": continuation, "generate": generate, "span": span, "quantity": quantity}
+        return Question(target, foil, continuation, generate, span, quantity, explain)
+    others = {"foil": foil, "continuation": continuation, "generate": generate, "span": span, "quantity": quantity, "explain": explain}
     extra = [name for name, value in others.items() if value is not None]
     if extra:
         raise OptionError(f"the target is a Question, which holds {', '.join(extra)} itself: set it there")

@@ -50,7 +50,7 @@ def dry_run(lm: "LanguageModel", tasks: "Sequence[tuple[Source, Question] | Nois
     return 1 if failed or len(valid) < len(tasks) else 0
 
 
-def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", method: "MethodSpec", output: Output) -> int:
+def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", method: "MethodSpec", output: Output) -> None:
     """What each level of unit=auto would cost on the whole prompt."""
     from noiser.attribution.refine import level_costs
     from noiser.cli.progress import duration
@@ -65,7 +65,6 @@ def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", 
             console(sink).print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
         else:
             output.write_json({"schema": 1, "method": method.label, "levels": levels}, sink)
-    return 0
 
 
 def _summary(estimates: "Sequence[CostEstimate]", prompts: int, method: "MethodSpec") -> dict[str, Any]:
