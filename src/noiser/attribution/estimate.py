@@ -118,10 +118,15 @@ class RowCounts:
         """Count a request."""
         self.first = self.first or requested
         for rows in requested:
-            tokens = layout_of(rows).tokens(rows) * rows.rows
+            tokens = tokens_of(rows)
             self.rows += rows.rows
             self.forward_tokens += tokens
             self.backward_tokens += tokens if rows.weights is not None else 0
+
+
+def tokens_of(rows: PerturbedRows) -> int:
+    """The tokens that go forward for these rows."""
+    return layout_of(rows).tokens(rows) * rows.rows
 
 
 def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], *, vary: bool) -> RowCounts:
@@ -157,7 +162,7 @@ def rows_counted(lm: LanguageModel) -> Iterator[None]:
 
 def _made_up(rows: PerturbedRows, random: Any) -> Readout:
     """Numbers as a model might give them, and the tokens that these rows take."""
-    values, tokens = (0.4 + 0.1 * random.random(rows.draws)).tolist(), layout_of(rows).tokens(rows) * rows.rows
+    values, tokens = (0.4 + 0.1 * random.random(rows.draws)).tolist(), tokens_of(rows)
     backward = tokens if rows.weights is not None else 0
     anchor = 0.6 if rows.anchor else None
     return Readout(
@@ -196,7 +201,7 @@ def seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> floa
     """Measured on some of the rows of the first request. 0 if there are none."""
     if not requested:
         return 0.0
-    tokens = sum(layout_of(rows).tokens(rows) * rows.rows for rows in requested)
+    tokens = sum(map(tokens_of, requested))
     if len(requested) > 1:
         step = max(1, round(tokens / SAMPLE_TOKENS))
         cost = run_one(lm, ask(requested[min(step // 2, len(requested) - 1) :: step]))[1]

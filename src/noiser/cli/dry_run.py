@@ -60,8 +60,11 @@ def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", 
         if output.format == "heatmap":
             lines = [f"{method.label}, on the whole prompt at each level:"]
             for each in levels:
-                cost = f"{each['rows']:,} rows, {each['forward_tokens']:,} token-forwards, about {duration(each['seconds'])}"
+                least = "" if each["exact"] else "at least "
+                cost = f"{least}{each['rows']:,} rows, {each['forward_tokens']:,} token-forwards, about {duration(each['seconds'])}"
                 lines.append(f"  {each['level']:9} {each['parts']:6,} parts, {cost}")
+            if not all(each["exact"] for each in levels):
+                lines.append(f"The method decides by what it measures. Its usual cost for a target: {method.method.cost}")
             console(sink).print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
         else:
             output.write_json({"schema": 1, "method": method.label, "levels": levels}, sink)
