@@ -69,12 +69,12 @@ def fit_budget(
     resolved, clean = resolve_clean(lm, prompt, spec, question)
 
     def tokens(samples: int) -> int:
-        counts = count_rows(lm, _with_samples(spec, samples), resolved, vary=False)
+        counts = count_rows(lm, _with_samples(spec, samples), resolved)
         return clean.forward_tokens + counts.forward_tokens
 
     limit = amount
     if is_time:
-        counts = count_rows(lm, _with_samples(spec, FEWEST), resolved, vary=False)
+        counts = count_rows(lm, _with_samples(spec, FEWEST), resolved)
         rate = seconds_per_token(lm, counts.first) * (1 + counts.backward_tokens / max(1, counts.forward_tokens))
         limit = (SHARE * amount - clean.seconds) / rate if rate > 0 else math.inf
     return _with_samples(spec, _most(tokens, limit, spec, budget))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from inspect import isgeneratorfunction, unwrap
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +27,8 @@ from noiser.registry import MethodSpec
 from noiser.results.attribution import Cost
 from noiser.rng import generator
 
+Flips = Literal["none", "all", "random"]
+"""Which made-up readouts flip the model's prediction."""
 SAMPLE_TOKENS = 1024
 """Token-forwards of the rows that run for real, to measure how fast the model is."""
 
@@ -80,13 +82,13 @@ def estimate(
     question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     resolved, clean = resolve_clean(lm, prompt, spec, question)
-    counts, varied = (count_rows(lm, spec, resolved, vary=vary) for vary in (False, True))
+    counts = count_rows(lm, spec, resolved)
     return CostEstimate(
         tokens=len(resolved[-1][0].prompt),
         rows=counts.rows,
         forward_tokens=clean.forward_tokens + counts.forward_tokens,
         backward_tokens=clean.backward_tokens + counts.backward_tokens,
-        exact=(counts.rows, counts.forward_tokens) == (varied.rows, varied.forward_tokens),
+        exact=is_exact(lm, spec, resolved, counts),
         seconds=clean.seconds + (counts.forward_tokens + counts.backward_tokens) * seconds_per_token(lm, counts.first),
     )
 
@@ -96,7 +98,7 @@ def count_tokens(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: 
     if spec.name.startswith("inseq:"):
         return 0
     resolved, _ = resolve_clean(lm, prompt, spec, question)
-    return count_rows(lm, spec, resolved, vary=False).forward_tokens
+    return count_rows(lm, spec, resolved).forward_tokens
 
 
 def resolve_clean(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> tuple[list[ResolvedTarget], Cost]:
@@ -129,14 +131,21 @@ def tokens_of(rows: PerturbedRows) -> int:
     return layout_of(rows).tokens(rows) * rows.rows
 
 
-def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], *, vary: bool) -> RowCounts:
-    """Count the rows of the method on every target. With `vary` every readout is another random one, and every prediction flips."""
+def is_exact(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], counts: RowCounts) -> bool:
+    """Whether the rows do not depend on what the method measures: they are those of `counts`, where nothing flips, if every prediction
+    flips, and if each flips at random."""
+    others = (count_rows(lm, spec, resolved, flips) for flips in ("all", "random"))
+    return all((counts.rows, counts.forward_tokens) == (other.rows, other.forward_tokens) for other in others)
+
+
+def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], flips: Flips = "none") -> RowCounts:
+    """Count the rows of the method on every target, with made-up readouts. Unless nothing flips, each is another random one."""
     counts = RowCounts()
     random = generator(0, (), "estimate")
     for clean, objective in resolved:
         if not isgeneratorfunction(unwrap(spec.method.function)):
             continue  # it reads its scores off the clean run
-        readouts = _varied(random) if vary else _constant(objective)
+        readouts = _constant(objective) if flips == "none" else _varied(random, flips)
         steps = isolate_errors(spec.method.function)(lm, clean, objective, **spec.options)
         with suppress(NoiserError):  # made-up scores may have no sum, for example
             request = next_request(steps)
@@ -180,10 +189,11 @@ def _constant(objective: Objective) -> Callable[[PerturbedRows], Readout]:
     return lambda rows: Readout((value,) * rows.draws, value, base=1.0, rival=0.0, **_no_gradients(rows))
 
 
-def _varied(random: Any) -> Callable[[PerturbedRows], Readout]:
+def _varied(random: Any, flips: Flips) -> Callable[[PerturbedRows], Readout]:
     def readout(rows: PerturbedRows) -> Readout:
         values = tuple(random.random(rows.draws).tolist())
-        return Readout(values, float(random.random()), base=0.0, rival=1.0, **_no_gradients(rows))
+        base = 0.0 if flips == "all" else float(random.random())
+        return Readout(values, float(random.random()), base=base, rival=1.0 - base, **_no_gradients(rows))
 
     return readout
 

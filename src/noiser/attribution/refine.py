@@ -14,7 +14,7 @@ import numpy as np
 
 import noiser.methods
 from noiser.attribution.budget import SHARE, parse_budget, within
-from noiser.attribution.estimate import RowCounts, count_rows, seconds_per_token
+from noiser.attribution.estimate import RowCounts, count_rows, is_exact, seconds_per_token
 from noiser.attribution.explain import advice_on, as_attribution, explain_steps, run_method
 from noiser.errors import OptionError
 from noiser.lm.model import LanguageModel
@@ -82,9 +82,10 @@ def refine(lm: LanguageModel, source: Source, spec: MethodSpec, question: Questi
     Raises OptionError if the budget does not pay for the coarsest level, and for several targets.
     """
     work = _Refinement(lm, lm.prompt(source), spec, question, budget)
+    roots = [] if work.exact else work.first_level()  # a plain run that does not end leaves a result
     if (found := work.plain()) is not None:
         return found
-    roots = work.first_level()
+    roots = roots or work.first_level()
     while (chosen := work.choose([leaf for root in roots for leaf in root.leaves()])) is not None:
         work.refine(chosen)
     return work.result(roots)
@@ -123,7 +124,7 @@ class _Refinement:
         self.cuts = {level: units(self.prompt, level) for level in LEVELS if self._can_cut(level)}
         self._refused: set[Part] = set()
         self.rounds: list[dict[str, Any]] = []
-        self.exact = self._is_exact()
+        self.exact = is_exact(lm, self.spec_of("token"), [self.resolved], self.count(None))
         amount, is_time = (math.inf, False) if budget is None else parse_budget(budget)
         self.limit = self._tokens_in(amount) if is_time else amount
 
@@ -139,11 +140,6 @@ class _Refinement:
         rate = seconds_per_token(self.lm, counts.first)
         return self.cost.forward_tokens + max(0.0, SHARE * seconds - self.cost.seconds) / rate if rate > 0 else math.inf
 
-    def _is_exact(self) -> bool:
-        """Whether the rows do not depend on what the method measures."""
-        fixed, varied = (count_rows(self.lm, self.spec_of("token"), [self.resolved], vary=vary) for vary in (False, True))
-        return fixed.forward_tokens == varied.forward_tokens
-
     @property
     def left(self) -> float:
         """The token-forwards that are left of the budget."""
@@ -154,12 +150,11 @@ class _Refinement:
         return self.count(parts).forward_tokens * (1.0 if self.exact else USUAL)
 
     def plain(self) -> Attribution | None:
-        """The method on every token, if the budget pays for that; else None. If it may not end, enough for the coarsest level is left."""
-        reserve = 0.0 if self.exact else self.planned(self.coarsest())
-        if self.planned(None) > self.left - reserve:
+        """The method on every token, if the budget pays for that; else None."""
+        if self.planned(None) > self.left:
             return None
         steps = explain_steps(self.lm, self.given, self.spec_of("token"), self.question, self._cleans)
-        explained, cost = run_one(self.lm, within(steps, self.left - reserve))
+        explained, cost = run_one(self.lm, within(steps, self.left))
         self.cost += cost
         if explained is None:
             self._note(cost, len(self.prompt), None)
@@ -169,8 +164,8 @@ class _Refinement:
     def count(self, parts: Sequence[Part] | None) -> RowCounts:
         """The rows that the method takes on these parts; None: on every token."""
         if parts is None:
-            return count_rows(self.lm, self.spec_of("token"), [self.resolved], vary=False)
-        return count_rows(self.lm, self.spec_of("span"), [self._on(parts)], vary=False)
+            return count_rows(self.lm, self.spec_of("token"), [self.resolved])
+        return count_rows(self.lm, self.spec_of("span"), [self._on(parts)])
 
     def _on(self, parts: Sequence[Part]) -> ResolvedTarget:
         """The same target, with these parts as the only spans of the prompt. All other tokens count as special: they belong to no span,
