@@ -1,5 +1,6 @@
 """What an attribution costs, counted before its rows run: the method runs on made-up readouts."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -138,8 +139,14 @@ def is_exact(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget]
     return all((counts.rows, counts.forward_tokens) == (other.rows, other.forward_tokens) for other in others)
 
 
-def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], flips: Flips = "none") -> RowCounts:
-    """Count the rows of the method on every target, with made-up readouts. Unless nothing flips, each is another random one."""
+def count_rows(
+    lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], flips: Flips = "none", most: float = math.inf
+) -> RowCounts:
+    """Count the rows of the method on every target, with made-up readouts. Unless nothing flips, each is another random one.
+
+    Counting ends with the request that takes more than `most` token-forwards: on a long prompt the method's own work with the readouts,
+    such as a regression, takes long.
+    """
     counts = RowCounts()
     random = generator(0, (), "estimate")
     for clean, objective in resolved:
@@ -152,6 +159,9 @@ def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarge
             while not isinstance(request, Ended):
                 if isinstance(request, list):
                     counts.add(request)
+                    if counts.forward_tokens > most:
+                        steps.close()
+                        return counts
                     request = next_request(steps, [readouts(rows) for rows in request])
                 else:
                     request = next_request(steps, run_one(lm, _request(request))[0])

@@ -124,7 +124,8 @@ class _Refinement:
         self.cuts = {level: units(self.prompt, level) for level in LEVELS if self._can_cut(level)}
         self._refused: set[Part] = set()
         self.rounds: list[dict[str, Any]] = []
-        self.exact = is_exact(lm, self.spec_of("token"), [self.resolved], self.count(None))
+        coarsest = self.coarsest()
+        self.exact = is_exact(lm, self.spec_of("span"), [self._on(coarsest)], self.count(coarsest))
         amount, is_time = (math.inf, False) if budget is None else parse_budget(budget)
         self.limit = self._tokens_in(amount) if is_time else amount
 
@@ -136,7 +137,7 @@ class _Refinement:
         return replace(noiser.methods.parse(self.spec.name, {**self.spec.options, "unit": unit}), label=self.spec.label)
 
     def _tokens_in(self, seconds: float) -> float:
-        counts = self.count(None)
+        counts = self.count(None, most=0)
         rate = seconds_per_token(self.lm, counts.first)
         return self.cost.forward_tokens + max(0.0, SHARE * seconds - self.cost.seconds) / rate if rate > 0 else math.inf
 
@@ -147,7 +148,7 @@ class _Refinement:
 
     def planned(self, parts: Sequence[Part] | None) -> float:
         """The token-forwards to plan for these parts."""
-        return self.count(parts).forward_tokens * (1.0 if self.exact else USUAL)
+        return self.count(parts, self.left).forward_tokens * (1.0 if self.exact else USUAL)
 
     def plain(self) -> Attribution | None:
         """The method on every token, if the budget pays for that; else None."""
@@ -161,11 +162,11 @@ class _Refinement:
             return None
         return as_attribution(self.lm, explained, self.cost, self.spec_of("token"))
 
-    def count(self, parts: Sequence[Part] | None) -> RowCounts:
-        """The rows that the method takes on these parts; None: on every token."""
+    def count(self, parts: Sequence[Part] | None, most: float = math.inf) -> RowCounts:
+        """The rows that the method takes on these parts; None: on every token. Counting ends beyond `most` token-forwards."""
         if parts is None:
-            return count_rows(self.lm, self.spec_of("token"), [self.resolved])
-        return count_rows(self.lm, self.spec_of("span"), [self._on(parts)])
+            return count_rows(self.lm, self.spec_of("token"), [self.resolved], most=most)
+        return count_rows(self.lm, self.spec_of("span"), [self._on(parts)], most=most)
 
     def _on(self, parts: Sequence[Part]) -> ResolvedTarget:
         """The same target, with these parts as the only spans of the prompt. All other tokens count as special: they belong to no span,

@@ -30,15 +30,6 @@ EXAMPLES: list[dict[str, Any]] = [
             {"role": "assistant", "content": "Your name is"},
         ],
     },
-    {
-        "title": "Which document?",
-        "prompt": "Question: Which mason built the bridge? Answer: The mason was called",
-        "documents": [
-            {"title": "The harbour", "text": "Ships from Lisbon anchor in the harbour every spring. They carry cork and salt."},
-            {"title": "The bridge", "text": "The old stone bridge crosses the river at the mill. It was built by the mason Oskar Brandt."},
-            {"title": "The school", "text": "The school has nine teachers. Its garden is known for roses."},
-        ],
-    },
 ]
 """The example questions: each is a request without methods, and a title."""
 
