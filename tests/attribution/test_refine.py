@@ -177,7 +177,6 @@ def test_tokens_of_one_character_stay_together(llama):
 
 REFUSED = {
     "no budget": ("occlusion:unit=auto", {}, "needs a budget"),
-    "a search": ("noiser:unit=auto", {"budget": 10**6}, "no budget can be kept"),
     "too little": ("occlusion:unit=auto", {"budget": 60}, "more than the budget"),
     "several targets": ("occlusion:unit=auto", {"budget": 10**6, "continuation": (5, 6)}, "one target at a time"),
     "no budget at all": ("occlusion:unit=auto", {"budget": "soon"}, "a budget is a number"),

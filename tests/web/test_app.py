@@ -68,6 +68,27 @@ def test_an_attribution_is_what_the_library_gives(served, asked):
     against("Attribution", answer.json())
 
 
+@pytest.mark.parametrize(
+    "named",
+    [{"spans": [{"name": "first", "start": 0, "stop": 3}]}, {"documents": [{"title": "A", "text": "be"}, {"title": "B", "text": "so"}]}],
+)
+def test_sources_and_words_of_the_answer_are_what_the_library_gives(served, named):
+    """Mutants: the sources left out of the size, of `attribute`, of `compare`, or of the key of a kept answer."""
+    plain = served.attribute(prompt=PROMPT, method="occlusion", options={"unit": "word"}, continuation="abc", explain="bc")
+    asked = {"prompt": PROMPT, "continuation": "abc", "explain": "bc", **named}
+    answer = served.attribute(**asked, method="occlusion", options={"unit": "span"})
+    assert (plain.status_code, answer.status_code) == (200, 200)
+    alone = noiser.attribute(small(), PROMPT, "occlusion", unit="span", continuation="abc", explain="bc", **named)
+    assert numbers(answer.json()) == numbers(json.loads(alone.to_json()))
+    against("Attribution", answer.json())
+    against("Request", {**asked, "method": "occlusion"})
+    compared = served.attribute(**asked, methods=["occlusion", "occlusion:unit=span"])
+    assert compared.json()["attributions"][1]["scores"] == alone.to_dict()["scores"]
+    view = served.events(**asked, methods=["occlusion"])[-1]["view"]
+    against("View", view)
+    assert view["units"]["span"]["texts"] == [*alone.by("span").units.texts]
+
+
 def test_a_comparison_and_a_view_are_what_the_library_gives(served):
     methods = {"noiser": {"samples": 3}, "lime": {"samples": 8, "seed": 3}}
     found = noiser.compare(small(), PROMPT, methods)
@@ -177,10 +198,27 @@ NESTED = b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (422, {**GOOD, "generate": True}, "whole number"),
         (422, {**GOOD, "continuation": "a" * 65}, "at most"),
         (422, {**GOOD, "span": [2, 1], "generate": 3}, "span"),
+        (422, {**GOOD, "explain": "a"}, "give continuation or generate"),
+        (422, {**GOOD, "continuation": "aba", "explain": "a"}, "2 places"),
+        (422, {**GOOD, "continuation": "aba", "explain": "c"}, "not in the continuation"),
+        (422, {**GOOD, "continuation": "aba", "explain": 3}, "words"),
+        (422, {**GOOD, "spans": [], "documents": []}, "not both"),
+        (422, {**GOOD, "documents": {}}, "a list"),
+        (422, {**GOOD, "documents": ["a"]}, "number 1 of the documents"),
+        (422, {**GOOD, "documents": [{"title": "a"}]}, "needs a 'text'"),
+        (422, {**GOOD, "documents": [{"title": None, "text": "a"}]}, "title must be a text"),
+        (422, {**GOOD, "documents": [{"text": "a", "deep": [[[1]]]}]}, "an object with title, text"),
+        (422, {**GOOD, "documents": [{"title": "a", "text": "b"}] * 2}, "came twice"),
+        (422, {**GOOD, "documents": [{"text": "a"}] * 201}, "at most 200"),
+        (422, {**GOOD, "spans": [{"name": "a", "start": 0}]}, "the fields name, start and stop"),
+        (422, {**GOOD, "spans": [{"name": "a", "start": True, "stop": 2}]}, "whole number"),
+        (422, {**GOOD, "spans": [{"name": "a", "start": 0, "stop": 200}]}, "ends at character 200"),
         (422, {**GOOD, "quantity": "odds"}, "quantity"),
         (422, {**GOOD, "curves": 1}, "true or false"),
         (413, {**GOOD, "prompt": "a" * 61}, "tokens"),
         (413, {**GOOD, "prompt": "a" * 2000}, "characters"),
+        (413, {**GOOD, "documents": [{"title": "a", "text": "b" * 32}]}, "tokens"),
+        (413, {**GOOD, "documents": [{"title": "a", "text": "b" * 2000}]}, "characters"),
         (413, {"input_ids": [70] * 61, "method": "uniform"}, "tokens"),
     ],
 )

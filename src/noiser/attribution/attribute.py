@@ -29,6 +29,7 @@ def attribute(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
     spans: Any = None,
     documents: Any = None,
     budget: int | str | None = None,
@@ -41,11 +42,12 @@ def attribute(
 
     target        the next token, as text with its leading space or as an id; the model's own prediction by default. Several
                   tokens (text or ids) are explained as a whole. A function from the next token's logits [vocab] to a scalar is
-                  explained too. A `noiser.lm.target.Question` stands for this and the five arguments below.
+                  explained too. A `noiser.lm.target.Question` stands for this and the six arguments below.
     foil          what the target is compared with: why the target and not the foil?
     continuation  a text or ids that follow the prompt: one row of scores for each of its tokens, attributed to all tokens before.
     generate      the same for N tokens that the model generates greedily.
     span          (start, stop): these tokens of the continuation as a whole, attributed to all tokens before them.
+    explain       the same for exact words of the continuation: the tokens that cover them.
     quantity      `prob` (the default) or `log_prob`. Of several tokens as a whole: the joint probability, its logarithm (the
                   default for a span), or `mean_prob`. With a foil: the difference in `prob` or the `log_odds`. Of one next
                   token also `hellinger` or `jsd`: how far the whole distribution moves, whichever token it moves to.
@@ -61,7 +63,7 @@ def attribute(
     """
     check_language_model(lm)
     spec = noiser.methods.parse(method, options)
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     if spans is not None or documents is not None:
         prompt = lm.prompt(prompt, spans, documents)
@@ -86,6 +88,7 @@ def attribute_many(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
     **options: Any,
 ) -> Iterator[Attribution | Failure]:
     """`attribute` for many prompts, in their order. Rows of different prompts share batches; each result is yielded once it is ready.
@@ -100,6 +103,6 @@ def attribute_many(
     if errors not in ("raise", "return"):
         raise OptionError(f"errors must be raise or return; got {errors!r}")
     spec = noiser.methods.parse(method, options)
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     return attribute_each(lm, ((prompt, question) for prompt in prompts), spec, errors)

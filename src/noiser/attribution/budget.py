@@ -1,21 +1,23 @@
-"""As many samples as a budget allows: the option `samples` of a method, chosen before anything is perturbed."""
+"""As many samples as a budget allows, chosen before anything is perturbed; and a computation that ends before it passes its budget."""
 
 import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import noiser.methods
-from noiser.attribution.estimate import count_rows, resolve_clean, seconds_per_token
+from noiser.attribution.estimate import count_rows, resolve_clean, seconds_per_token, tokens_of
 from noiser.attribution.explain import as_question
 from noiser.errors import OptionError
 from noiser.lm.following import TokensLike
 from noiser.lm.model import LanguageModel, check_language_model
+from noiser.lm.requests import Ended, ForwardRequest, Generation, Request, Steps, next_request
 from noiser.lm.target import Question, check_token_ids
 from noiser.lm.tokenizer import Source
 from noiser.registry import MethodSpec, read_label
 
+R = TypeVar("R")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 FEWEST = 4
 """Samples that the smallest budget has to pay for: with fewer there are no standard errors worth the name."""
@@ -46,6 +48,7 @@ def fit_budget(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
     **options: Any,
 ) -> MethodSpec:
     """The method with as many `samples` as `budget` pays for on this prompt; give it to `attribute`.
@@ -61,20 +64,41 @@ def fit_budget(
     amount, is_time = parse_budget(budget)
     if "samples" not in spec.options:
         raise OptionError(f"{spec.label} draws no samples that a budget could limit; noiser attribute --dry-run says what it takes")
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     resolved, clean = resolve_clean(lm, prompt, spec, question)
 
     def tokens(samples: int) -> int:
-        counts = count_rows(lm, _with_samples(spec, samples), resolved, vary=False)
+        counts = count_rows(lm, _with_samples(spec, samples), resolved)
         return clean.forward_tokens + counts.forward_tokens
 
     limit = amount
     if is_time:
-        counts = count_rows(lm, _with_samples(spec, FEWEST), resolved, vary=False)
+        counts = count_rows(lm, _with_samples(spec, FEWEST), resolved)
         rate = seconds_per_token(lm, counts.first) * (1 + counts.backward_tokens / max(1, counts.forward_tokens))
         limit = (SHARE * amount - clean.seconds) / rate if rate > 0 else math.inf
     return _with_samples(spec, _most(tokens, limit, spec, budget))
+
+
+def within(steps: Steps[R], tokens: float) -> Steps[R | None]:
+    """The same computation, ended before the request with which it would take more than this many token-forwards. Then it has no result."""
+    request = next_request(steps)
+    while not isinstance(request, Ended):
+        tokens -= _request_tokens(request)
+        if tokens < 0:
+            steps.close()
+            return None
+        request = next_request(steps, (yield request))
+    return request.result
+
+
+def _request_tokens(request: Request) -> int:
+    """The token-forwards of a request; of a judge's none."""
+    if isinstance(request, list):
+        return sum(map(tokens_of, request))
+    if isinstance(request, Generation):
+        return len(request.prompt) + request.count
+    return len(request.prompt) if isinstance(request, ForwardRequest) else 0
 
 
 def _most(tokens: Callable[[int], int], limit: float, spec: MethodSpec, budget: int | str) -> int:

@@ -27,6 +27,9 @@ def compare(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
+    spans: Any = None,
+    documents: Any = None,
     on_method: Callable[[str], None] | None = None,
 ) -> Comparison:
     """What several methods say about the same prediction, and how far they agree.
@@ -41,9 +44,9 @@ def compare(
     Raises OptionError and PromptError, and the error of the last method if all methods fail.
     """
     check_language_model(lm)
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     specs = noiser.methods.parse_all(methods)
-    prompt = lm.prompt(prompt)
+    prompt = lm.prompt(prompt, spans, documents)
     if question.generate is not None:
         first = attribute(lm, prompt, "uniform", generate=question.generate)
         question = replace(question, generate=None, continuation=[token for row in first.targets for token in row.token_ids])

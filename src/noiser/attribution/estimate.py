@@ -1,11 +1,12 @@
 """What an attribution costs, counted before its rows run: the method runs on made-up readouts."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from inspect import isgeneratorfunction, unwrap
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,6 +29,8 @@ from noiser.registry import MethodSpec
 from noiser.results.attribution import Cost
 from noiser.rng import generator
 
+Flips = Literal["none", "all", "random"]
+"""Which made-up readouts flip the model's prediction."""
 SAMPLE_TOKENS = 1024
 """Token-forwards of the rows that run for real, to measure how fast the model is."""
 
@@ -64,6 +67,7 @@ def estimate(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
     **options: Any,
 ) -> CostEstimate:
     """What `attribute` with the same arguments would take: rows, token-forwards, seconds.
@@ -79,17 +83,16 @@ def estimate(
     if label.startswith("inseq:"):
         raise OptionError(f"{label} runs inside Inseq, which does not say what it will run: there is no estimate")
     spec = noiser.methods.parse(method, options)
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     resolved, clean = resolve_clean(lm, prompt, spec, question)
-    counts, varied = (count_rows(lm, spec, resolved, vary=vary) for vary in (False, True))
-    held = held_bytes(lm.devices)
+    counts, held = count_rows(lm, spec, resolved), held_bytes(lm.devices)
     return CostEstimate(
         tokens=len(resolved[-1][0].prompt),
         rows=counts.rows,
         forward_tokens=clean.forward_tokens + counts.forward_tokens,
         backward_tokens=clean.backward_tokens + counts.backward_tokens,
-        exact=(counts.rows, counts.forward_tokens) == (varied.rows, varied.forward_tokens),
+        exact=is_exact(lm, spec, resolved, counts),
         seconds=clean.seconds + (counts.forward_tokens + counts.backward_tokens) * seconds_per_token(lm, counts.first),
         peak_bytes=held + counts.batch_bytes,
     )
@@ -100,7 +103,7 @@ def count_tokens(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: 
     if spec.name.startswith("inseq:"):
         return 0
     resolved, _ = resolve_clean(lm, prompt, spec, question)
-    return count_rows(lm, spec, resolved, vary=False).forward_tokens
+    return count_rows(lm, spec, resolved).forward_tokens
 
 
 def resolve_clean(lm: LanguageModel, prompt: Source, spec: MethodSpec, question: Question) -> tuple[list[ResolvedTarget], Cost]:
@@ -125,26 +128,47 @@ class RowCounts:
         self.first = self.first or requested
         self.batch_bytes = max(self.batch_bytes, rows_bytes(lm.model, requested, lm.budget, lm.gradient_budget))
         for rows in requested:
-            tokens = layout_of(rows).tokens(rows) * rows.rows
+            tokens = tokens_of(rows)
             self.rows += rows.rows
             self.forward_tokens += tokens
             self.backward_tokens += tokens if rows.weights is not None else 0
 
 
-def count_rows(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], *, vary: bool) -> RowCounts:
-    """Count the rows of the method on every target. With `vary` every readout is another random one, and every prediction flips."""
+def tokens_of(rows: PerturbedRows) -> int:
+    """The tokens that go forward for these rows."""
+    return layout_of(rows).tokens(rows) * rows.rows
+
+
+def is_exact(lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], counts: RowCounts) -> bool:
+    """Whether the rows do not depend on what the method measures: they are those of `counts`, where nothing flips, if every prediction
+    flips, and if each flips at random."""
+    others = (count_rows(lm, spec, resolved, flips) for flips in ("all", "random"))
+    return all((counts.rows, counts.forward_tokens) == (other.rows, other.forward_tokens) for other in others)
+
+
+def count_rows(
+    lm: LanguageModel, spec: MethodSpec, resolved: list[ResolvedTarget], flips: Flips = "none", most: float = math.inf
+) -> RowCounts:
+    """Count the rows of the method on every target, with made-up readouts. Unless nothing flips, each is another random one.
+
+    Counting ends with the request that takes more than `most` token-forwards: on a long prompt the method's own work with the readouts,
+    such as a regression, takes long.
+    """
     counts = RowCounts()
     random = generator(0, (), "estimate")
     for clean, objective in resolved:
         if not isgeneratorfunction(unwrap(spec.method.function)):
             continue  # it reads its scores off the clean run
-        readouts = _varied(random) if vary else _constant(objective)
+        readouts = _constant(objective) if flips == "none" else _varied(random, flips)
         steps = isolate_errors(spec.method.function)(lm, clean, objective, **spec.options)
         with suppress(NoiserError):  # made-up scores may have no sum, for example
             request = next_request(steps)
             while not isinstance(request, Ended):
                 if isinstance(request, list):
                     counts.add(lm, request)
+                    if counts.forward_tokens > most:
+                        steps.close()
+                        return counts
                     request = next_request(steps, [readouts(rows) for rows in request])
                 else:
                     request = next_request(steps, run_one(lm, _request(request))[0])
@@ -164,7 +188,7 @@ def rows_counted(lm: LanguageModel) -> Iterator[None]:
 
 def _made_up(rows: PerturbedRows, random: Any) -> Readout:
     """Numbers as a model might give them, and the tokens that these rows take."""
-    values, tokens = (0.4 + 0.1 * random.random(rows.draws)).tolist(), layout_of(rows).tokens(rows) * rows.rows
+    values, tokens = (0.4 + 0.1 * random.random(rows.draws)).tolist(), tokens_of(rows)
     backward = tokens if rows.weights is not None else 0
     anchor = 0.6 if rows.anchor else None
     return Readout(
@@ -182,10 +206,11 @@ def _constant(objective: Objective) -> Callable[[PerturbedRows], Readout]:
     return lambda rows: Readout((value,) * rows.draws, value, base=1.0, rival=0.0, **_no_gradients(rows))
 
 
-def _varied(random: Any) -> Callable[[PerturbedRows], Readout]:
+def _varied(random: Any, flips: Flips) -> Callable[[PerturbedRows], Readout]:
     def readout(rows: PerturbedRows) -> Readout:
         values = tuple(random.random(rows.draws).tolist())
-        return Readout(values, float(random.random()), base=0.0, rival=1.0, **_no_gradients(rows))
+        base = 0.0 if flips == "all" else float(random.random())
+        return Readout(values, float(random.random()), base=base, rival=1.0 - base, **_no_gradients(rows))
 
     return readout
 
@@ -203,7 +228,7 @@ def seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> floa
     """Measured on some of the rows of the first request. 0 if there are none."""
     if not requested:
         return 0.0
-    tokens = sum(layout_of(rows).tokens(rows) * rows.rows for rows in requested)
+    tokens = sum(map(tokens_of, requested))
     if len(requested) > 1:
         step = max(1, round(tokens / SAMPLE_TOKENS))
         cost = run_one(lm, ask(requested[min(step // 2, len(requested) - 1) :: step]))[1]

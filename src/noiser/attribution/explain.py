@@ -13,12 +13,12 @@ from noiser.lm.following import TokensLike
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.model import LanguageModel
 from noiser.lm.requests import CleanRunCache, Steps, cached, gather
-from noiser.lm.scheduler import Job, isolate_errors, schedule
+from noiser.lm.scheduler import isolate_errors, schedule
 from noiser.lm.target import Question, ResolvedTarget, resolve_target, target_warnings
 from noiser.lm.tokenizer import Source, unknown_id_warnings
 from noiser.methods.base import MethodOutput
 from noiser.registry import MethodSpec
-from noiser.results.attribution import Attribution, Target
+from noiser.results.attribution import Attribution, Cost, Target
 from noiser.text.prompt import Prompt
 
 Task = tuple[Source, Question] | tuple[Source, Question, CleanRunCache]
@@ -42,11 +42,12 @@ def as_question(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
 ) -> Question:
     """The arguments about the target as one object, checked. Raises OptionError if they do not fit together."""
     if not isinstance(target, Question):
-        return Question(target, foil, continuation, generate, span, quantity)
-    others = {"foil": foil, "continuation": continuation, "generate": generate, "span": span, "quantity": quantity}
+        return Question(target, foil, continuation, generate, span, quantity, explain)
+    others = {"foil": foil, "continuation": continuation, "generate": generate, "span": span, "quantity": quantity, "explain": explain}
     extra = [name for name, value in others.items() if value is not None]
     if extra:
         raise OptionError(f"the target is a Question, which holds {', '.join(extra)} itself: set it there")
@@ -65,15 +66,15 @@ def attribute_each(
     if errors == "return":
         spec = replace(spec, method=replace(spec.method, function=isolate_errors(spec.method.function)))
 
-    def work() -> Iterator[Steps[_Explained]]:
+    def work() -> Iterator[Steps[Explained]]:
         for source, question, *cleans in tasks:
             started.append(source)
-            yield _explain(lm, source, spec, question, *cleans)
+            yield explain_steps(lm, source, spec, question, *cleans)
 
     for index, job in enumerate(schedule(lm, work(), limit=limit)):
         source = started.popleft()
         if job.result is not None:
-            yield _attribution(lm, job, spec)
+            yield as_attribution(lm, job.result, job.cost, spec)
         elif errors == "raise":
             raise job.error or AssertionError("a job ended with neither result nor error")
         elif job.error is not None:
@@ -81,7 +82,9 @@ def attribute_each(
 
 
 @dataclass(frozen=True)
-class _Explained:
+class Explained:
+    """What was computed for one prompt."""
+
     given: int
     """Tokens of the prompt as it was given."""
     prompt: Prompt
@@ -95,9 +98,9 @@ class _Explained:
     """Whether rows ran that perturb the prompt. If not, their layout was never chosen."""
 
 
-def _explain(
+def explain_steps(
     lm: LanguageModel, source: Source, spec: MethodSpec, question: Question, cleans: CleanRunCache | None = None
-) -> Steps[_Explained]:
+) -> Steps[Explained]:
     """One prompt: the clean runs that the question needs, then the method on every target, all rows together."""
     prompt = lm.prompt(source)
     requires = spec.method.requires
@@ -110,7 +113,7 @@ def _explain(
     runs = [run for clean, objective in resolved for run in (clean, *(branch.clean for branch in objective.branches))]
     perturbed = any(run.has_rows for run in runs)
     margins = [_margin(clean) for clean, _ in resolved]
-    return _Explained(len(prompt), resolved[-1][0].prompt, targets, outputs, margins, advice, perturbed)
+    return Explained(len(prompt), resolved[-1][0].prompt, targets, outputs, margins, advice, perturbed)
 
 
 def advice_on(lm: LanguageModel, prompt: Prompt, question: Question, resolved: ResolvedTarget) -> list[str]:
@@ -159,9 +162,8 @@ def _is_row(values: Any, length: int) -> bool:
     return isinstance(values, np.ndarray) and values.shape == (length,) and values.dtype.kind in "fiub"
 
 
-def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> Attribution:
-    assert job.result is not None
-    explained = job.result
+def as_attribution(lm: LanguageModel, explained: Explained, cost: Cost, spec: MethodSpec) -> Attribution:
+    """The result with what it cost."""
     stderr = [output.stderr for output in explained.outputs]
     drawn = any(row is not None for row in stderr)
     layout = _layout_note(lm, explained.prompt) if explained.perturbed else {}
@@ -174,7 +176,7 @@ def _attribution(lm: LanguageModel, job: Job[_Explained], spec: MethodSpec) -> A
         model=lm.name,
         revision=lm.revision,
         seed=spec.options.get("seed"),
-        cost=job.cost,
+        cost=cost,
         notes=_notes(explained.outputs, explained.margins, explained.advice) | layout,
         unit=spec.options.get("unit", "token"),
         given=explained.given,

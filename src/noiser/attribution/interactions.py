@@ -41,6 +41,9 @@ def interactions(
     generate: int | None = None,
     span: tuple[int, int] | None = None,
     quantity: str | None = None,
+    explain: str | None = None,
+    spans: Any = None,
+    documents: Any = None,
     unit: str = "word",
     baseline: str = "zero",
     samples: int | None = None,
@@ -51,7 +54,7 @@ def interactions(
     The Shapley interaction index of order 2: the mean over sets S of the other units of v(S + i + j) - v(S + i) - v(S + j) + v(S), where v
     is the explained quantity with only these units present. Signed, in units of the quantity. Needs `pip install 'noiser[shapley]'`.
 
-    unit      what is present or missing as a whole: token, word, sentence, line or turn. At least two of them.
+    unit      what is present or missing as a whole: token, word, sentence, line, paragraph, turn or span. At least two of them.
     baseline  replaces a missing token: zero: a zero embedding; unk: the embedding of the tokenizer's unknown token.
     samples   the most sets of units that are run. All sets are run if their number is not larger; by default up to 12 units. Else the
               values are estimated from 60 sets for each unit by default, and a warning says so.
@@ -64,9 +67,9 @@ def interactions(
     """
     check_language_model(lm)
     check_interaction_options(unit, baseline, samples)
-    question = as_question(target, foil, continuation, generate, span, quantity)
+    question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
-    given = lm.prompt(prompt)
+    given = lm.prompt(prompt, spans, documents)
     resolved = _resolve(lm, given, question)
     game = _Game(lm, resolved, cast(Unit, unit), cast(Baseline, baseline))
     exact = 2**game.players <= (2**MAX_EXACT if samples is None else samples)
@@ -89,7 +92,8 @@ def interactions(
 
 def check_interaction_options(unit: str, baseline: str, samples: int | None) -> None:
     """Raises OptionError for a value that does not exist or is too small, and MissingExtraError without shapiq."""
-    for name, value, choices in (("unit", unit, get_args(Unit)), ("baseline", baseline, get_args(Baseline))):
+    allowed = {"unit": (unit, [each for each in get_args(Unit) if each != "auto"]), "baseline": (baseline, get_args(Baseline))}
+    for name, (value, choices) in allowed.items():
         if value not in choices:
             raise OptionError(f"interactions: {name} must be one of {', '.join(choices)}; got {value!r}")
     if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < MIN_SAMPLES):

@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noiser.cli.budget import check_budget, fit_samples, forecast, is_auto, say_recommended
 from noiser.cli.dry_run import check_format, dry_run, dry_run_levels
 from noiser.cli.inputs import SourceOptions, TargetOptions, existing_file, parse_method, read_file_rows, read_messages
 from noiser.cli.options import (
@@ -26,7 +27,6 @@ from noiser.cli.options import (
 )
 from noiser.cli.outputs import PICTURES, DisplayOptions, Output, choose_format, console, named_view, page
 from noiser.errors import NoiserError, OptionError, PromptError
-from noiser.registry import RECOMMENDED
 
 if TYPE_CHECKING:
     from noiser.attribution.explain import Failure
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from noiser.text.prompt import Prompt as TokenizedPrompt
 
 FORMATS = ("heatmap", "json", "jsonl", "html", "svg", "png")
-FORECAST_TOKENS = 64
-"""Tokens of a prompt from which on the cost is counted before it is explained, for the progress bar."""
 FORMAT_HELP = f"{', '.join(FORMATS)}. (default: as --out ends; else heatmap, with --file jsonl)"
 
 
@@ -68,12 +66,12 @@ class Place:
 class AttributeArgs:
     """What `noiser attribute` explains, and how. Everything is checked before weights are read."""
 
-    prompt: "str | list[Any] | TokenizedPrompt | None"
+    prompt: str | list[Any] | None
     """A text or a chat; None if the prompts come from a file."""
     file: str | None
     fields: str | None
     """The value of --fields."""
-    named: dict[str, list[Any]]
+    named: dict[str, Any]
     """The spans or documents of the prompt."""
     method: "MethodSpec"
     question: "Question"
@@ -144,22 +142,11 @@ def attribute(
         budget=budget,
     )
     if budget is not None:
-        _check_budget(budget, arguments)
+        check_budget(budget, arguments.method, many=file is not None)
     if dry_run:
         check_format(arguments.output)
     model.check_chat(arguments.prompt)
     raise typer.Exit(_run(model, arguments))
-
-
-def _check_budget(budget: str, arguments: AttributeArgs) -> None:
-    """Raises OptionError for what is no budget, or cannot keep one."""
-    from noiser.attribution.budget import parse_budget
-
-    parse_budget(budget)
-    if arguments.file is not None:
-        raise OptionError("--budget is for one prompt; with --file set the method's samples, which --dry-run can price")
-    if "samples" not in arguments.method.options and arguments.method.options.get("unit") != "auto":
-        raise OptionError(f"--budget sets the number of samples, and {arguments.method.label} draws none")
 
 
 def _output(format_: str | None, path: Path | None, *, many: bool) -> Output:
@@ -178,18 +165,8 @@ def _run(model: ModelOptions, arguments: AttributeArgs) -> int:
 
     found = None if arguments.file is None else read_file_rows(arguments.file, arguments.fields)
     with loaded_model(model, 1 if found is None else len(found.rows)) as (lm, progress):
-        if arguments.named:
-            arguments = replace(arguments, prompt=lm.prompt(arguments.prompt or "", **arguments.named))
-        if arguments.dry_run and arguments.method.options.get("unit") == "auto" and found is None:
-            return dry_run_levels(lm, arguments.prompt or "", arguments.question, arguments.method, arguments.output)
-        if arguments.budget is not None and arguments.method.options.get("unit") != "auto":
-            from noiser.attribution.budget import fit_budget
-
-            method = fit_budget(lm, arguments.prompt or "", arguments.method, arguments.budget, arguments.question)
-            arguments = replace(arguments, method=method)
-        if arguments.dry_run:
-            tasks = [(arguments.prompt or "", arguments.question)] if found is None else _tasks(lm, found, arguments.question)
-            return dry_run(lm, tasks, arguments.method, arguments.output)
+        if found is not None and arguments.dry_run:
+            return dry_run(lm, _tasks(lm, found, arguments.question), arguments.method, arguments.output)
         if found is not None:
             return _explain_rows(lm, found, arguments, progress)
         _explain_prompt(lm, arguments, progress)
@@ -197,13 +174,18 @@ def _run(model: ModelOptions, arguments: AttributeArgs) -> int:
 
 
 def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs, progress: "PromptProgress") -> None:
-    """Explain one prompt. The output is opened after the last possible error, so that an error leaves an old file alone."""
+    """Explain one prompt, or say what that would cost. The output is opened after the last possible error, so that an error leaves an old
+    file alone."""
     import noiser.attribution.attribute as attribution
 
-    output = arguments.output
-    _forecast(lm, arguments, progress)
-    budget = arguments.budget if arguments.method.options.get("unit") == "auto" else None
-    result = attribution.attribute(lm, arguments.prompt or "", arguments.method, arguments.question, budget=budget)
+    output, budget, question = arguments.output, arguments.budget, arguments.question
+    prompt = lm.prompt(arguments.prompt or "", **arguments.named) if arguments.named else arguments.prompt or ""
+    method = fit_samples(lm, prompt, arguments.method, budget, question)
+    if arguments.dry_run:
+        dry_run_levels(lm, prompt, question, method, output) if is_auto(method) else dry_run(lm, [(prompt, question)], method, output)
+        return
+    forecast(lm, prompt, method, budget, question, progress)
+    result = attribution.attribute(lm, prompt, method, question, budget=budget if is_auto(method) else None)
     arguments.display.check_result(result)
     result = _add_curves(lm, result, arguments)
     if output.format in PICTURES:
@@ -212,34 +194,7 @@ def _explain_prompt(lm: "LanguageModel", arguments: AttributeArgs, progress: "Pr
     with output.open() as sink:
         _write(result, None, arguments, sink)
     if output.format == "heatmap":
-        _say_recommended(lm, result, arguments, progress)
-
-
-def _say_recommended(lm: "LanguageModel", result: "Attribution", arguments: AttributeArgs, progress: "PromptProgress") -> None:
-    """Say which method is recommended, if it is another one, and what it would take here; or that none is."""
-    import noiser.methods
-    from noiser.attribution.estimate import count_tokens
-    from noiser.cli.progress import duration
-
-    if arguments.question.kind in ("a continuation", "a span"):
-        progress.say("recommended: none for continuations, where no method that was tried beats recency (docs/faithfulness.md)", keep=True)
-        return
-    recommended, cost = noiser.methods.parse(RECOMMENDED), result.cost
-    if (recommended.name, {**recommended.options, "seed": None}) == (arguments.method.name, {**arguments.method.options, "seed": None}):
-        return
-    tokens = count_tokens(lm, arguments.prompt or "", recommended, arguments.question)
-    took = cost.forward_tokens + cost.backward_tokens
-    seconds = f", about {duration(cost.seconds * tokens / took)}" if took else ""
-    progress.say(f"recommended: --method {RECOMMENDED} ({tokens:,} token-forwards{seconds} here; docs/faithfulness.md says why)", keep=True)
-
-
-def _forecast(lm: "LanguageModel", arguments: AttributeArgs, progress: "PromptProgress") -> None:
-    """Tell somebody who watches how many tokens a long prompt takes. Short prompts need no estimate."""
-    from noiser.attribution.estimate import count_tokens
-
-    generates = arguments.question.generate is not None
-    if progress.is_terminal and not generates and len(lm.prompt(arguments.prompt or "")) >= FORECAST_TOKENS:
-        progress.expect(count_tokens(lm, arguments.prompt or "", arguments.method, arguments.question))
+        say_recommended(lm, result, prompt, method, question, progress)
 
 
 def _explain_rows(lm: "LanguageModel", found: "FileRows", arguments: AttributeArgs, progress: "PromptProgress") -> int:

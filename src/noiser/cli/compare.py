@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.inputs import TargetOptions, method_settings, read_messages
+from noiser.cli.inputs import SourceOptions, TargetOptions, method_settings, read_messages
 from noiser.cli.options import (
     DEFAULT_METHODS,
     Messages,
@@ -35,6 +35,8 @@ class CompareArgs:
     """What `noiser compare` compares. Everything is checked before weights are read."""
 
     prompt: str | list[Any]
+    named: dict[str, Any]
+    """The spans or documents of the prompt."""
     methods: Sequence["MethodSpec"]
     question: "Question"
     display: DisplayOptions
@@ -47,6 +49,7 @@ def compare(
     *,
     target: TargetOptions,
     messages: Messages = None,
+    sources: SourceOptions,
     methods: Methods = DEFAULT_METHODS,
     settings: MethodSettings = None,
     seed: MethodSeed = None,
@@ -64,6 +67,7 @@ def compare(
 
     arguments = CompareArgs(
         prompt=prompt or "" if messages is None else read_messages(messages),
+        named=sources.read(),
         methods=noiser.methods.parse_all(_with_seed(options, seed)),
         question=target.question(),
         display=display,
@@ -92,7 +96,7 @@ def _run(model: ModelOptions, arguments: CompareArgs) -> int:
 
     output, display = arguments.output, arguments.display
     with loaded_model(model, 1) as (lm, _):
-        comparison = attribution.compare(lm, arguments.prompt, arguments.methods, arguments.question)
+        comparison = attribution.compare(lm, arguments.prompt, arguments.methods, arguments.question, **arguments.named)
         for result in comparison.attributions:
             display.check_result(result)
         if display.with_curves(output.format):

@@ -50,7 +50,7 @@ def dry_run(lm: "LanguageModel", tasks: "Sequence[tuple[Source, Question] | Nois
     return 1 if failed or len(valid) < len(tasks) else 0
 
 
-def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", method: "MethodSpec", output: Output) -> int:
+def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", method: "MethodSpec", output: Output) -> None:
     """What each level of unit=auto would cost on the whole prompt."""
     from noiser.attribution.refine import level_costs
     from noiser.cli.progress import duration
@@ -60,12 +60,14 @@ def dry_run_levels(lm: "LanguageModel", prompt: "Source", question: "Question", 
         if output.format == "heatmap":
             lines = [f"{method.label}, on the whole prompt at each level:"]
             for each in levels:
-                cost = f"{each['rows']:,} rows, {each['forward_tokens']:,} token-forwards, about {duration(each['seconds'])}"
+                least = "" if each["exact"] else "at least "
+                cost = f"{least}{each['rows']:,} rows, {each['forward_tokens']:,} token-forwards, about {duration(each['seconds'])}"
                 lines.append(f"  {each['level']:9} {each['parts']:6,} parts, {cost}")
+            if not all(each["exact"] for each in levels):
+                lines.append(f"The method decides by what it measures. Its usual cost for a target: {method.method.cost}")
             console(sink).print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
         else:
             output.write_json({"schema": 1, "method": method.label, "levels": levels}, sink)
-    return 0
 
 
 def _summary(estimates: "Sequence[CostEstimate]", prompts: int, method: "MethodSpec") -> dict[str, Any]:

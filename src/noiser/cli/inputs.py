@@ -46,6 +46,10 @@ class TargetOptions:
             metavar="FROM:TO", help="Explain these tokens of the continuation as a whole, counted from 0.", rich_help_panel=ADVANCED
         ),
     ] = None
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help="Explain these exact words of the continuation as a whole.", rich_help_panel=ADVANCED),
+    ] = None
     quantity: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +64,7 @@ class TargetOptions:
         from noiser.lm.target import Question
 
         target, foil, continuation = (read_words(f"--{name}", getattr(self, name)) for name in ("target", "foil", "continuation"))
-        return Question(target, foil, continuation, self.generate, _read_span(self.span), self.quantity)
+        return Question(target, foil, continuation, self.generate, _read_span(self.span), self.quantity, self.explain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ class SourceOptions:
         ),
     ] = None
 
-    def read(self) -> dict[str, list[Any]]:
+    def read(self) -> dict[str, Any]:
         """What of the two is given, as `LanguageModel.prompt` takes it. Raises OptionError."""
         given = {"spans": self.spans, "documents": self.documents}
         if all(given.values()):

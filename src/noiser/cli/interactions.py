@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noiser.cli.inputs import TargetOptions, read_messages
+from noiser.cli.inputs import SourceOptions, TargetOptions, read_messages
 from noiser.cli.options import METHOD, Messages, ModelOptions, Out, Prompt, expand_options, format_option
 from noiser.cli.outputs import Output, choose_format, console
 from noiser.errors import OptionError
@@ -20,9 +20,9 @@ FORMATS = ("table", "json", "html")
 class InteractionOptions:
     """What is taken out of the prompt, and how often."""
 
-    unit: Annotated[str, typer.Option(help="What is present or missing: token, word, sentence, line, turn.", rich_help_panel=METHOD)] = (
-        "word"
-    )
+    unit: Annotated[
+        str, typer.Option(help="What is present or missing: token, word, sentence, line, paragraph, turn, span.", rich_help_panel=METHOD)
+    ] = "word"
     baseline: Annotated[
         str, typer.Option(help="What replaces a missing token: zero or unk (the unknown token).", rich_help_panel=METHOD)
     ] = "zero"
@@ -38,6 +38,8 @@ class InteractionArgs:
     """What `noiser interactions` explains, and how. Everything is checked before weights are read."""
 
     prompt: str | list[Any]
+    named: dict[str, Any]
+    """The spans or documents of the prompt."""
     question: "Question"
     options: InteractionOptions
     output: Output
@@ -49,6 +51,7 @@ def interactions(
     *,
     target: TargetOptions,
     messages: Messages = None,
+    sources: SourceOptions,
     options: InteractionOptions,
     model: ModelOptions,
     format_: Annotated[str | None, format_option(f"{', '.join(FORMATS)}. (default: as --out ends, else table)")] = None,
@@ -62,6 +65,7 @@ def interactions(
     check_interaction_options(options.unit, options.baseline, options.samples)
     arguments = InteractionArgs(
         prompt=prompt or "" if messages is None else read_messages(messages),
+        named=sources.read(),
         question=target.question(),
         options=options,
         output=Output.checked(choose_format(format_, out, "table", FORMATS), out, FORMATS),
@@ -77,7 +81,7 @@ def _run(model: ModelOptions, arguments: InteractionArgs) -> None:
 
     output = arguments.output
     with loaded_model(model, 1) as (lm, _):
-        result = attribution.interactions(lm, arguments.prompt, arguments.question, **vars(arguments.options))
+        result = attribution.interactions(lm, arguments.prompt, arguments.question, **arguments.named, **vars(arguments.options))
     if output.format == "html":
         output.write_page(result)
         return

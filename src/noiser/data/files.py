@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from noiser.data.rows import Row
 from noiser.errors import OptionError
 from noiser.storage import printable
 
+SOURCES = ("spans", "documents")
+"""Fields of the prompt's named parts, as `LanguageModel.prompt` takes them."""
 Fields = Mapping[str, str]
 """Which field of the file is the prompt, the target, the id or the group, by these four names."""
 
@@ -75,8 +77,9 @@ def read_file(content: bytes, name: str, fields: Fields | None = None) -> FileRo
 
 def _text_of(item: Item, row: Row) -> str:
     """The prompt as text if it is text, else what stands in the file."""
-    if isinstance(row.prompt, str) and not row.error:
-        return row.prompt
+    prompt = row.prompt["prompt"] if isinstance(row.prompt, Mapping) else row.prompt
+    if isinstance(prompt, str) and not row.error:
+        return prompt
     return item.value if isinstance(item.value, str) else json.dumps(item.value, ensure_ascii=False)
 
 
@@ -129,8 +132,9 @@ class _Reader:
         parts, name = self._parts(value)
         target, target_ids = self._target(parts.target)
         id_, group = (printable(each) if each is not None else None for each in (parts.id, parts.group))
-        used = {"id", "group", *parts.used} if parts.used else {"id", "group"}
-        row = Row(id_ or "", _prompt(parts.prompt), target, group, other_fields(value, *used), target_ids=target_ids)
+        used = {"id", "group", *SOURCES, *parts.used}
+        prompt = _with_sources(_prompt(parts.prompt), value, parts.used)
+        row = Row(id_ or "", prompt, target, group, other_fields(value, *used), target_ids=target_ids)
         self._tools += bool(value.get("tools") or (isinstance(value.get("body"), Mapping) and value["body"].get("tools")))
         return self._once(row) if name.startswith("an lm-evaluation") else row
 
@@ -226,6 +230,12 @@ def _prompt(prompt: Any) -> Any:
     if isinstance(prompt, str | list):
         return prompt
     raise OptionError(f'wanted a "prompt" that is text, ids or messages; got {printable(prompt)[:80]}')
+
+
+def _with_sources(prompt: Any, value: Mapping[str, Any], used: Collection[str]) -> Any:
+    """The prompt with the row's spans or documents, if it has any. Fields that are `used` for something else are neither."""
+    sources = {name: value[name] for name in SOURCES if name not in used and value.get(name) is not None}
+    return {"prompt": prompt, **sources} if sources else prompt
 
 
 def _unique_name(name: str, taken: set[str]) -> str:

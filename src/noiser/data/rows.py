@@ -17,8 +17,9 @@ class Row:
 
     id: str
     """The row's name, unique in its data set."""
-    prompt: str | list[Any]
-    """Text. In a file of your own it may also be token ids or the messages of a chat. Empty if the row has an error."""
+    prompt: str | list[Any] | Mapping[str, Any]
+    """Text. In a file of your own it may also be token ids or the messages of a chat, or a mapping of one of these with its sources:
+    `prompt`, and `spans` or `documents`. Empty if the row has an error."""
     target: str | None = None
     """The word that should follow, usually without a leading space."""
     group: str | None = None

@@ -29,7 +29,7 @@ from noiser.lm.quantized import check_quantized
 from noiser.lm.requests import ForwardRequest
 from noiser.lm.restore import evaluation_mode
 from noiser.lm.rotary import length_class, most_tokens
-from noiser.lm.tokenizer import Source, Tokens, prompt_warnings
+from noiser.lm.tokenizer import Source, Tokens, prompt_warnings, split_sources
 from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature, why_not_differentiable
 from noiser.text.prompt import Prompt
 
@@ -109,6 +109,7 @@ class LanguageModel:
 
     def prompt(self, source: Source, spans: Any = None, documents: Any = None) -> Prompt:
         """Tokenise text or a chat, or take ids as they are; see `Tokens.prompt`. It has the warnings of `prompt_warnings`."""
+        source, spans, documents = split_sources(source, spans, documents)
         prompt = self.tokens.prompt(source, spans, documents)
         asked = [{"role": "user", "content": source}] if prompt.turns and isinstance(source, str) else source
         found = tuple(prompt_warnings(self.tokens, asked, prompt))

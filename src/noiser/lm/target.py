@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noiser.errors import OptionError, PromptError
 from noiser.lm.ahead import RowsAhead
+from noiser.lm.explained_words import find_words
 from noiser.lm.following import TokensLike, follow, token_ids
 from noiser.lm.kv_cache import CleanRun
 from noiser.lm.quantity import DISTANCES, LogitFn, contrast_logit_fn, custom_logit_fn, distance_logit_fn, token_logit_fn
@@ -36,6 +37,8 @@ class Question:
     """Explain these tokens of the continuation as a whole: from the first index up to, not including, the second."""
     quantity: str | None = None
     """What the scores are differences of; one of `allowed`. None: the first of them."""
+    explain: str | None = None
+    """The exact words of the continuation to explain as a whole, in place of `span`."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("target", "continuation", "generate") if getattr(self, name) is not None]
@@ -45,17 +48,22 @@ class Question:
             raise OptionError("a foil is compared with a target (by default the model's own next token), not with anything else")
         if self.generate is not None and (not isinstance(self.generate, int) or isinstance(self.generate, bool) or self.generate < 1):
             raise OptionError(f"generate wants a number of tokens, at least 1; got {self.generate!r}")
-        if self.span is not None:
-            self._check_span(given)
+        if self.span is not None or self.explain is not None:
+            self._check_part(given)
         if self.quantity is not None and self.quantity not in self.allowed:
             choices = " or ".join(self.allowed) if self.allowed else "none: the function says what is explained"
             why = f" (a distance of one next-token distribution, and {self.kind} is not one)" if self.quantity in DISTANCES else ""
             raise OptionError(f"the quantity of {self.kind} is {choices}; got {self.quantity!r}{why}")
 
-    def _check_span(self, given: Sequence[str]) -> None:
+    def _check_part(self, given: Sequence[str]) -> None:
+        if self.span is not None and self.explain is not None:
+            raise OptionError("give span or explain, not both: each names a part of the continuation")
         if not {"continuation", "generate"} & set(given):
-            raise OptionError("a span is part of a continuation: give continuation or generate with it")
-        if not _is_span(self.span):
+            name = "a span is" if self.explain is None else "explain names"
+            raise OptionError(f"{name} part of a continuation: give continuation or generate with it")
+        if self.explain is not None and not (isinstance(self.explain, str) and self.explain.strip()):
+            raise OptionError(f"explain wants words of the continuation, as text; got {self.explain!r}")
+        if self.span is not None and not _is_span(self.span):
             raise OptionError(f"a span is (from, up to) with from < up to, counted from 0; got {self.span!r}")
 
     @property
@@ -65,7 +73,7 @@ class Question:
             return "a function"
         if self.foil is not None:
             return "a contrast"
-        if self.span is not None:
+        if self.span is not None or self.explain is not None:
             return "a span"
         return "a target" if self.continuation is None and self.generate is None else "a continuation"
 
@@ -204,7 +212,10 @@ def _resolve_continuation(tokens: Tokens, prompt: Prompt, question: Question, re
 
 def _resolve_span(tokens: Tokens, prompt: Prompt, question: Question, requires: Requires) -> Steps[ResolvedTarget]:
     ids = yield from _continuation_ids(tokens, prompt, question)
-    start, stop = question.span or (0, 0)
+    if question.explain is not None:
+        start, stop = find_words(tokens, ids, question.explain)
+    else:
+        start, stop = question.span or (0, 0)
     if stop > len(ids):
         raise OptionError(f"the span {start}:{stop} reaches beyond the continuation, which has {len(ids)} tokens")
     context = tokens.extended(prompt, ids[:start])

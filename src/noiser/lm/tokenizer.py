@@ -16,7 +16,9 @@ from noiser.lm.token_text import Offsets, TokenText, align, check_unicode, conca
 from noiser.text.prompt import Prompt, read_template_args
 from noiser.text.spans import merged, read_spans
 
-Source = str | Sequence[int] | Sequence[Message] | Prompt
+Source = str | Sequence[int] | Sequence[Message] | Prompt | Mapping[str, Any]
+"""A mapping has the prompt and its sources: `{"prompt": ..., "documents": [...]}`, or `spans`."""
+WITH_SOURCES = {"prompt", "spans", "documents"}
 UNREADABLE = "\ufffd"
 
 
@@ -45,6 +47,8 @@ class Tokens:
         documents  sources that stand before the question or chat, `[{"title": ..., "text": ...}]`; each is a named span. They come
                    through the tokenizer's own template if that reads documents, else in plain text: see `noiser.lm.documents`.
 
+        A mapping holds the prompt and one of the two: `{"prompt": ..., "documents": [...]}`, as a row of a file does.
+
         Text is tokenised with the tokenizer's own special tokens. A chat is rendered and tokenised by the tokenizer's own
         template, with the answer's header at the end; if the last message is the assistant's, its answer stays open. Contents
         may be lists of parts of text, and messages may call tools; see `noiser.lm.chat.check_messages`. Ids are taken as they
@@ -57,6 +61,7 @@ class Tokens:
         Raises PromptError if there are no tokens, or more than the model takes (nothing is ever truncated), if the text is
         not valid Unicode, if a message lacks role or content, or if the chat template is missing or refuses the messages.
         """
+        source, spans, documents = split_sources(source, spans, documents)
         if documents is not None:
             if spans is not None:
                 raise OptionError("give spans or documents, not both: each document is a span")
@@ -274,6 +279,17 @@ def _as_list(given: Any) -> list[int]:
 
 def _offsets(encoding: Mapping[str, Any]) -> Offsets | None:
     return tuple((start, stop) for start, stop in encoding["offset_mapping"]) if "offset_mapping" in encoding else None
+
+
+def split_sources(source: Source, spans: Any = None, documents: Any = None) -> tuple[Any, Any, Any]:
+    """The prompt, its spans and its documents, of a mapping that holds them or as they are. Raises PromptError for other fields."""
+    if not isinstance(source, Mapping) or "prompt" not in source:
+        return source, spans, documents
+    if spans is not None or documents is not None:
+        raise PromptError("this prompt is a mapping that holds its sources itself: give spans and documents there")
+    if not set(source) <= WITH_SOURCES or isinstance(source["prompt"], Mapping):
+        raise PromptError(f"a prompt with sources is a mapping of prompt, and spans or documents; it has {', '.join(map(str, source))}")
+    return source["prompt"], source.get("spans"), source.get("documents")
 
 
 def prompt_warnings(tokens: Tokens, source: Source, prompt: Prompt) -> Iterator[str]:

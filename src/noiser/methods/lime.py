@@ -89,6 +89,15 @@ def _draw_subsets(samples: int, units: int, keep: float, pairs: bool, rng: np.ra
     return present
 
 
+def _solve_ridge(rows: Float[np.ndarray, "samples units"], values: Float[np.ndarray, " samples"], alpha: float) -> np.ndarray:
+    """argmin |rows x - values|^2 + alpha |x|^2. With more units than samples it is solved in the space of the samples."""
+    samples, units = rows.shape
+    if samples < units and alpha > 0:
+        return rows.T @ np.linalg.solve(rows @ rows.T + alpha * np.eye(samples), values)
+    stacked = np.concatenate([rows, np.sqrt(alpha) * np.eye(units)])
+    return np.linalg.lstsq(stacked, np.concatenate([values, np.zeros(units)]), rcond=None)[0]
+
+
 def ridge(
     present: Bool[np.ndarray, "samples units"], values: Float[np.ndarray, " samples"], width: float, alpha: float
 ) -> tuple[Float[np.ndarray, " units"], float]:
@@ -98,7 +107,6 @@ def ridge(
     centred = features - np.average(features, axis=0, weights=weight)  # centred, so that the intercept is not shrunk
     residual = values - np.average(values, weights=weight)
     root = np.sqrt(weight)
-    rows = np.concatenate([centred * root[:, None], np.sqrt(alpha) * np.eye(present.shape[1])])
-    coefficients = np.linalg.lstsq(rows, np.concatenate([residual * root, np.zeros(present.shape[1])]), rcond=None)[0]
+    coefficients = _solve_ridge(centred * root[:, None], residual * root, alpha)
     variance, unexplained = (float(np.average(deviation**2, weights=weight)) for deviation in (residual, residual - centred @ coefficients))
     return coefficients, 1 - unexplained / variance if variance > 0 else 1.0

@@ -70,6 +70,8 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
     """The body of a request."""
     words = either(TEXT, INTEGER, listed(INTEGER, minItems=1, maxItems=LIMITS.max_generate), NULL)
     message = record({"role": TEXT, "content": TEXT})
+    span = record({"name": TEXT, "start": {"type": "integer", "minimum": 0}, "stop": {"type": "integer", "minimum": 0}})
+    document = record({"title": TEXT, "text": TEXT}, optional=("title",))
     label = {"type": "string", "pattern": f"^({'|'.join(methods)})(:.+=.*)?$", "description": "A method; it may carry options."}
     options = {name: ref(f"options.{name}") for name in methods}
     with_options = {f"^({'|'.join(methods)}):.+=": OBJECT}
@@ -77,6 +79,14 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
         "prompt": either(TEXT, NULL),
         "messages": {**either(listed(message, minItems=1), NULL), "description": "A chat, instead of a prompt."},
         "input_ids": {**either(listed(INTEGER, minItems=1), NULL), "description": "Token ids, instead of a prompt."},
+        "spans": {
+            **either(listed(span, minItems=1, maxItems=LIMITS.max_sources), NULL),
+            "description": "Names for parts of the prompt, in characters of its text.",
+        },
+        "documents": {
+            **either(listed(document, minItems=1, maxItems=LIMITS.max_sources), NULL),
+            "description": "Sources that stand before the prompt, each a named span. Not with spans.",
+        },
         "method": {**either(label, NULL), "description": "One method, for an Attribution; a stream gives a Comparison."},
         "options": {**either(OBJECT, NULL), "description": "The options of that one method, see options.NAME."},
         "methods": {
@@ -93,6 +103,7 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
             **either(listed(INTEGER, minItems=2, maxItems=2), NULL),
             "description": "[from, up to]: explain these tokens of the continuation as one whole.",
         },
+        "explain": {**either(TEXT, NULL), "description": "Exact words of the continuation to explain as one whole, instead of span."},
         "quantity": {
             **either(TEXT, NULL),
             "description": "prob, log_prob or mean_prob; with a foil prob or log_odds; of one next token also hellinger or jsd.",

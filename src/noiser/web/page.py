@@ -33,7 +33,7 @@ EXAMPLES: list[dict[str, Any]] = [
 ]
 """The example questions: each is a request without methods, and a title."""
 
-SCRIPTS = ("api.js", "form.js", "chat.js", "history.js", "app.js")
+SCRIPTS = ("api.js", "form.js", "chat.js", "documents.js", "history.js", "app.js")
 """They follow the viewer's scripts in this order, in the same scope."""
 STYLE_MARK, SCRIPT_MARK = "<!--style-->", "<!--script-->"
 

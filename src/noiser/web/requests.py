@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from noiser.errors import OptionError
+from noiser.lm.documents import read_documents
 from noiser.lm.target import Question
 from noiser.methods import METHODS, parse, parse_all
 from noiser.registry import MethodSpec, read_label
 from noiser.web.errors import HttpError
 
 SOURCES = ("prompt", "messages", "input_ids")
+PARTS = {"spans": {"name": str, "start": int, "stop": int}, "documents": {"title": str, "text": str}}
+"""The fields of a named part of the prompt, and their types."""
 WORDS = ("target", "foil", "continuation")
-FIELDS = (*SOURCES, "method", "options", "methods", *WORDS, "generate", "span", "quantity", "curves")
+FIELDS = (*SOURCES, *PARTS, "method", "options", "methods", *WORDS, "generate", "span", "explain", "quantity", "curves")
 MAX_OPTION = 100
 """Characters of an option's name or value, a quantity or a role."""
 MAX_LABEL = 300
@@ -33,6 +36,8 @@ class Limits:
     """Methods in one request."""
     max_messages: int = 100
     """Messages of a chat. The work to find each message in the rendered chat grows with the square of their number."""
+    max_sources: int = 200
+    """Documents or named spans of a prompt."""
     max_generate: int = 64
     """Tokens of a continuation or target, given or generated."""
     max_draws: int = 500_000
@@ -58,6 +63,8 @@ class AttributionRequest:
 
     source: str | list[Any]
     """The prompt, as `LanguageModel.prompt` takes it."""
+    named: Mapping[str, Any]
+    """Its spans or documents, if there are any."""
     methods: tuple[MethodSpec, ...]
     question: Question
     curves: bool
@@ -69,7 +76,7 @@ class AttributionRequest:
         """Everything that the answer depends on, except the model."""
         question = {field.name: getattr(self.question, field.name) for field in fields(self.question)}
         methods = [(spec.label, dict(spec.options)) for spec in self.methods]
-        plain = [self.source, methods, question, self.curves, self.single]
+        plain = [self.source, self.named, methods, question, self.curves, self.single]
         return json.dumps(plain, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -103,15 +110,17 @@ def parse_request(record: Mapping[str, Any], limits: Limits, *, streamed: bool) 
     if unknown:
         raise OptionError(f"there is no field {', '.join(map(quote, unknown[:3]))}; there are {', '.join(FIELDS)}")
     source = _source(record, limits)
+    named = _named(record, limits)
     methods, single = _methods(record, limits)
     words = {name: _words(name, record.get(name), limits) for name in WORDS}
     generate = _typed(record, "generate", int, "a whole number")
     if generate is not None and generate > limits.max_generate:
         raise OptionError(f"generate must be at most {limits.max_generate} here; got {quote(generate)}")
     quantity = _typed(record, "quantity", str, "a text")
-    question = Question(**words, generate=generate, span=_span(record.get("span")), quantity=quantity and quantity[:MAX_OPTION])
+    part = {"span": _span(record.get("span")), "explain": _explain(record, limits)}
+    question = Question(**words, generate=generate, **part, quantity=quantity and quantity[:MAX_OPTION])
     curves = _typed(record, "curves", bool, "true or false")
-    return AttributionRequest(source, methods, question, streamed if curves is None else curves, single and not streamed)
+    return AttributionRequest(source, named, methods, question, streamed if curves is None else curves, single and not streamed)
 
 
 _short_repr = reprlib.Repr()
@@ -188,6 +197,35 @@ def _source(record: Mapping[str, Any], limits: Limits) -> str | list[Any]:
     return value
 
 
+def _named(record: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """The spans or the documents of the prompt, at most one of them. What depends on the text is checked where the text is known."""
+    given = {name: record[name] for name in PARTS if record.get(name) is not None}
+    if len(given) > 1:
+        raise OptionError("give spans or documents, not both: each document is a span")
+    for name, parts in given.items():
+        if not isinstance(parts, list) or not parts:
+            raise OptionError(f"{name} must be a list of objects with {', '.join(PARTS[name])}; got {quote(parts)}")
+        if len(parts) > limits.max_sources:
+            raise OptionError(f"a prompt may have at most {limits.max_sources} {name} here; got {len(parts):,}")
+        for number, part in enumerate(parts, 1):
+            _check_part(name, number, part)
+        _check_length(sum(len(value) for part in parts for value in part.values() if isinstance(value, str)), limits)
+    if "documents" in given:
+        read_documents(given["documents"])
+    return given
+
+
+def _check_part(name: str, number: int, part: Any) -> None:
+    """Raises OptionError for what is no object, and for fields of another name or type."""
+    kinds = PARTS[name]
+    if not isinstance(part, dict) or not set(part) <= set(kinds):
+        raise OptionError(f"number {number} of the {name} must be an object with {', '.join(kinds)}; got {quote(part)}")
+    for field, value in part.items():
+        if type(value) is not kinds[field]:
+            wanted = "a text" if kinds[field] is str else "a whole number"
+            raise OptionError(f"number {number} of the {name}: {field} must be {wanted}; got {quote(value)}")
+
+
 def _messages(value: Any, limits: Limits) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
         raise OptionError(f'messages must be a list: [{{"role": "user", "content": "..."}}, ...]; got {quote(value)}')
@@ -234,6 +272,13 @@ def _span(value: Any) -> tuple[int, int] | None:
     if not isinstance(value, list) or len(value) != 2 or not all(type(token) is int for token in value):
         raise OptionError(f"span must be [from, up to], tokens of the continuation counted from 0; got {quote(value)}")
     return value[0], value[1]
+
+
+def _explain(record: Mapping[str, Any], limits: Limits) -> str | None:
+    words = _typed(record, "explain", str, "words of the continuation, as text")
+    if words is not None:
+        _check_length(len(words), limits)
+    return words
 
 
 def _methods(record: Mapping[str, Any], limits: Limits) -> tuple[tuple[MethodSpec, ...], bool]:

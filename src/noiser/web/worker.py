@@ -138,7 +138,7 @@ def _cancellable(job: Job) -> Iterator[None]:
 def _checked_size(lm: LanguageModel, request: AttributionRequest, limits: Limits) -> Size:
     """Tokens of the prompt, continuation included, and how many targets are explained. Raises HttpError or OptionError beyond a limit."""
     question = request.question
-    prompt = lm.prompt(request.source)
+    prompt = lm.prompt(request.source, **request.named)
     length = len(prompt)
     following = 0 if question.continuation is None else len(follow(lm.tokens, prompt, question.continuation).ids)
     if question.continuation is None and question.target is not None and not callable(question.target):
@@ -151,7 +151,7 @@ def _checked_size(lm: LanguageModel, request: AttributionRequest, limits: Limits
         raise prompt_too_long(f"the prompt has {length:,} tokens", limits)
     for spec in request.methods:
         _check_options(spec, length, limits)
-    several = question.target is None and question.span is None
+    several = question.target is None and question.kind != "a span"
     return length, max(1, following) if several else 1
 
 
@@ -165,8 +165,8 @@ def _check_options(spec: MethodSpec, length: int, limits: Limits) -> None:
 
 def _explain(lm: LanguageModel, request: AttributionRequest, progress: ProgressReporter) -> Attribution | Comparison:
     if not request.single:
-        return compare(lm, request.source, request.methods, request.question, on_method=progress.begin)
-    return attribute(lm, request.source, request.methods[0], request.question)
+        return compare(lm, request.source, request.methods, request.question, **request.named, on_method=progress.begin)
+    return attribute(lm, request.source, request.methods[0], request.question, **request.named)
 
 
 def _estimate_key(spec: MethodSpec) -> str:

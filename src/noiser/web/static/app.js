@@ -16,6 +16,7 @@ const app = (() => {
   function start() {
     takeToken();
     targetForm.start();
+    documentsBox.start();
     promptBox.start(() => targetForm.setSpace(promptBox.spaceNext()));
     visit.start(reopen);
     part("form").addEventListener("submit", onSubmit);
@@ -129,12 +130,13 @@ const app = (() => {
   function fillForm(request) {
     linked = null;
     promptBox.fill(request);
+    documentsBox.fill(request);
     targetForm.fill(request);
     methodsForm.fill(request);
   }
 
   function readForm() {
-    return { ...promptBox.read(), ...methodsForm.read(), ...targetForm.read() };
+    return { ...promptBox.read(), ...documentsBox.read(), ...methodsForm.read(), ...targetForm.read() };
   }
 
   // A link fills the form. It asks nothing by itself: any page can open a link, and a question costs the server work.
@@ -206,7 +208,7 @@ const app = (() => {
       const { view } = await answer(request, control.signal);
       if (running !== control) return;
       stop();
-      show({ request, view, state: fragment ? fromFragment(fragment, view) : {}, linked: Boolean(fragment) });
+      show({ request, view, state: fragment ? fromFragment(fragment, view) : firstState(request, view), linked: Boolean(fragment) });
       visit.add(shown);
       scrollToResult();
     } catch (error) {
@@ -218,6 +220,11 @@ const app = (() => {
       }
       showError(error);
     }
+  }
+
+  // The state in which a new result is shown: one that has documents shows them, and not the tokens.
+  function firstState(request, view) {
+    return request.documents && Object.hasOwn(view.units, "span") ? { unit: "span" } : {};
   }
 
   // The result. While the model is being loaded, the question waits for it.

@@ -65,7 +65,7 @@ const targetForm = (() => {
     return spanned() ? ["log_prob", "mean_prob", "prob"] : ["prob", "log_prob", "hellinger", "jsd"];
   }
 
-  const spanned = () => !part("span").disabled && (part("from").value !== "" || part("to").value !== "");
+  const spanned = () => !part("span").disabled && ["explain", "from", "to"].some((name) => part(name).value !== "");
 
   function offerQuantities() {
     const select = part("quantity");
@@ -88,17 +88,20 @@ const targetForm = (() => {
     if (!part("foil").disabled && part("foil").value) request.foil = spaced(part("foil").value);
     if (kind() === "generate") request.generate = Number(part("generate").value);
     if (kind() === "continuation") request.continuation = required("continuation", "Write the text that follows the prompt.");
-    if (spanned()) request.span = readSpan();
+    if (spanned()) Object.assign(request, readPart());
     if (part("quantity").value) request.quantity = part("quantity").value;
     request.curves = part("curves").checked;
     return request;
   }
 
-  function readSpan() {
-    const [from, to] = [part("from"), part("to")];
+  // The part of the continuation that is explained as a whole: its words, or its tokens.
+  function readPart() {
+    const [words, from, to] = [part("explain"), part("from"), part("to")];
+    if (words.value && (from.value !== "" || to.value !== "")) throw new FormProblem("Give the words of the part or its tokens, not both.", words);
+    if (words.value) return { explain: words.value };
     if (to.value === "") throw new FormProblem("A part has two ends: from which token, and up to which.", to);
     if (Number(to.value) <= Number(from.value)) throw new FormProblem("A part ends behind where it begins.", to);
-    return [Number(from.value), Number(to.value)];
+    return { span: [Number(from.value), Number(to.value)] };
   }
 
   // Shows the target of a request, its words exactly as they are request.
@@ -114,6 +117,7 @@ const targetForm = (() => {
     if (spaceChosen) part("space").checked = all;
     if (chosen === "generate") part("generate").value = request.generate;
     [part("from").value, part("to").value] = request.span || ["", ""];
+    part("explain").value = request.explain || "";
     part("curves").checked = request.curves !== false;
     show();
     part("quantity").value = request.quantity && quantities().indexOf(request.quantity) > 0 ? request.quantity : "";

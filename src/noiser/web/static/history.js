@@ -2,7 +2,7 @@
 
 // A question as the fragment of a link, and back.
 const links = (() => {
-  const TEXTS = ["prompt", "target", "foil", "continuation", "quantity"];
+  const TEXTS = ["prompt", "target", "foil", "continuation", "explain", "quantity"];
 
   // `ask=` with the request as base64url of its JSON, then the viewer's state.
   function write(request, state) {
@@ -30,9 +30,11 @@ const links = (() => {
   function checked(value) {
     const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
     const isMessage = (value) => isObject(value) && typeof value.role === "string" && typeof value.content === "string";
+    const isDocument = (value) => isObject(value) && typeof value.title === "string" && typeof value.text === "string";
     const isWhole = (value) => Number.isSafeInteger(value) && value >= 0;
     const fits = {
       messages: (value) => Array.isArray(value) && value.every(isMessage),
+      documents: (value) => Array.isArray(value) && value.every(isDocument),
       methods: (value) => isObject(value) && Object.values(value).every(isObject),
       generate: isWhole,
       span: (value) => Array.isArray(value) && value.length === 2 && value.every(isWhole),
