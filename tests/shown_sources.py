@@ -1,5 +1,6 @@
 """Answers with sources, made by hand: a short one whose sums anyone can check, and one about a prompt as long as wanted."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,9 +11,13 @@ from noiser.results.attribution import Attribution, Cost, Target
 from noiser.text.prompt import Prompt
 from noiser.text.spans import NamedSpan
 
+ANSWER = "The first mason came from the north . He kept a book . Then he left ."
 WORDS = ("carts", "cross", "the", "old", "bridge", "every", "spring", "and", "masons", "keep", "a", "book", "of", "stones")
 COST = Cost(2.5, 12_345, 0, 10**9)
-DOCUMENTS = (("mill", (" It", " is", " old", ".", " Oskar", " built", " it", ".")), ("port", (" Ships", " come", ".", " Salt", " goes", ".")))
+DOCUMENTS = (
+    ("mill", (" It", " is", " old", ".", " Oskar", " built", " it", ".")),
+    ("port", (" Ships", " come", ".", " Salt", " goes", ".")),
+)
 
 
 def made_prompt(documents: Sequence[tuple[str, Sequence[str]]] = DOCUMENTS, more: Sequence[str] = ()) -> Prompt:
@@ -58,7 +63,7 @@ def made_long(tokens: int = 20_000, sources: int = 60, statements: int = 3, name
         own[99::100] = [".\n\n"] * len(own[99::100])
         documents.append((name.format(number + 1), own))
     documents[-1][1].extend([" stones"] * (tokens - each * sources))
-    answer = [f" {word}" for word in "The first mason came from the north . He kept a book . Then he left .".split()]
+    answer = [f" {word}" for word in re.findall(r"\S+", ANSWER)]
     found = []
     for number, (start, stop) in enumerate(((0, 8), (8, 13), (13, len(answer)))[:statements]):
         prompt = made_prompt(documents, answer[:start])

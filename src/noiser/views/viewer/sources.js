@@ -25,7 +25,7 @@ function sourcesPart(viewer) {
     answer.update(state);
     if (matrix) matrix.update(state, before);
     if (before && !changed(state, before, "target", "method", "order")) return;
-    note.textContent = noteText(view, state, found);
+    note.textContent = sourceNote(view, state, found);
     tree.update(found, state.order);
     if (!before || changed(state, before, "target", "method")) prompt.update(found);
   };
@@ -33,7 +33,7 @@ function sourcesPart(viewer) {
 }
 
 // What the shares are, and what they leave out.
-function noteText(view, state, tree) {
+function sourceNote(view, state, tree) {
   const parts = [`Share of the sum of all sources\u2019 scores, sizes without sign, for \u201c${clip(tree.text.trim(), 40)}\u201d.`];
   if (tree.roots.some((root) => root.stderr !== null)) parts.push("\u00b1: standard error from the method\u2019s own random draws.");
   if (tree.rest) parts.push(`In no source: ${reading(tree.rest)}.`);

@@ -56,7 +56,7 @@ function shareText({ share, score, shareError }) {
   const digits = size >= 10 || size === 0 ? 0 : 1;
   const shown = size > 0 && size < 0.1 ? "< 0.1" : size.toFixed(digits);
   const error = shareError === null ? "" : ` \u00b1 ${100 * shareError >= 10 ? (100 * shareError).toFixed(0) : (100 * shareError).toFixed(1)}`;
-  return `${score < 0 && size > 0 ? "\u2212" : ""}${shown} %${error}`;
+  return `${score < 0 && size >= 0.1 ? "\u2212" : ""}${shown} %${error}`;
 }
 
 function scoreTitle(part) {
