@@ -24,9 +24,9 @@ def style(share: float, special: bool) -> Style:
     return Style(color="black", bgcolor=blend(share), italic=special)
 
 
-def bar(share: float) -> str:
+def bar(share: float, width: int = BAR_WIDTH) -> str:
     """A bar of full blocks for a token that supports the target, of shaded blocks for one that opposes it."""
-    eighths = round(abs(share) * BAR_WIDTH * 8)
+    eighths = round(abs(share) * width * 8)
     if share < 0:
         return "\u2592" * max(1, eighths // 8)
     return "\u2588" * (eighths // 8) + (chr(0x2590 - eighths % 8) if eighths % 8 else "")

@@ -23,6 +23,7 @@ from noiser.views.labels import (
     visible,
 )
 from noiser.views.palette import BAR_WIDTH, bar, blend, style
+from noiser.views.terminal.sources import SHORT, lists_sources, render_sources
 
 MAX_BARS = 40
 """A longer prompt gets bars for its strongest tokens only."""
@@ -42,7 +43,12 @@ def to_text(attribution: Attribution, width: int = 100) -> str:
 
 
 def heatmap(attribution: Attribution, normalization: str = "none", by: str | None = None) -> RenderableType:
-    """The question, the coloured prompt, bars (columns for several targets), and the method's notes and cost."""
+    """The question, the coloured prompt, bars (columns for several targets), and the method's notes and cost.
+
+    Of `unit=auto`, and of a long prompt with sources, the sources stand in place of bars; a long prompt is not printed.
+    """
+    if by is None and normalization == "none" and lists_sources(attribution):
+        return _sources(attribution)
     labelled = labelled_scores(attribution, by, normalization)
     blocks: list[RenderableType] = []
     for row, target in enumerate(attribution.targets):
@@ -58,6 +64,16 @@ def heatmap(attribution: Attribution, normalization: str = "none", by: str | Non
     if labelled.halves is not None:
         blocks += interval_note([attribution], ranks=len(attribution.targets) == 1)
     return Group(*blocks, Text(), _facts(attribution), *warnings(attribution), *_health(attribution))
+
+
+def _sources(attribution: Attribution) -> RenderableType:
+    blocks: list[RenderableType] = [question(target, attribution.model) for target in attribution.targets[:1]]
+    if len(attribution.prompt) <= SHORT and len(attribution.targets) == 1:
+        blocks += [Text(), coloured_prompt(attribution, labelled_scores(attribution), 0)]
+    if len(attribution.targets) > 1:
+        blocks = [Text(f"{len(attribution.targets)} statements, explained by {visible(attribution.model)}")]
+    end = [Text(), _facts(attribution), *warnings(attribution), *_health(attribution)]
+    return Group(*blocks, Text(), render_sources([attribution]), *end)
 
 
 def plain_text(renderable: RenderableType, width: int = 100) -> str:

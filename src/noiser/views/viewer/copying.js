@@ -119,16 +119,19 @@ function copyMenu(view, store, link = null) {
   };
   const button = (text, label, act) => h("button", { type: "button", text, "aria-label": label, on: { click: () => attempt(act, say) } });
   const copy = (text, label, made) => button(text, label, async () => ((await copyText(made(store.get()), menu)) ? "Copied" : ""));
-  const menu = h("div", { class: "noiser-copy", role: "group", "aria-label": "Copy and save" },
-    h("span", {}, h("span", { class: "noiser-hint", text: "Copy" }),
+  const cite = view.sources && copy("Citations", "Copy as citations in Markdown", (state) => citationsText(view, state, markdownText));
+  const linked = link && copy("Link", "Copy a link to this", link);
+  const bare = () => h("div", { class: "noiser-copy", role: "group", "aria-label": "Copy" }, h("span", { class: "noiser-hint", text: "Copy" }), cite, linked, said);
+  const menu = canShow("rows", view) ? h("div", { class: "noiser-copy", role: "group", "aria-label": "Copy and save" },
+    h("span", {}, h("span", { class: "noiser-hint", text: "Copy" }), cite,
       copy("Markdown", "Copy as Markdown", (state) => toMarkdown(view, state)),
       copy("LaTeX", "Copy as LaTeX", (state) => toLatex(view, state)),
-      copy("JSON", "Copy as JSON", () => toJson(view)), link && copy("Link", "Copy a link to this", link)),
+      copy("JSON", "Copy as JSON", () => toJson(view)), linked),
     h("span", {}, h("span", { class: "noiser-hint", text: "Save" }),
       button("SVG", "Save as SVG", () => saveSvg(view, store.get(), isDark(store.get()))),
       button("PNG", "Save as PNG", () => savePng(view, store.get(), isDark(store.get()))),
       button("JSON", "Save as JSON", () => saveJson(view))),
-    said);
+    said) : bare();
   return menu;
 }
 

@@ -13,6 +13,7 @@ from noiser.text.prompt import Prompt
 from noiser.text.units import UNITS, is_available, units
 from noiser.views.labels import join_tokens, mark_space, readable_tokens, visible
 from noiser.views.terminal.evaluation import ARROWS, format_number
+from noiser.views.viewer.sources import sources_data
 
 View = dict[str, Any]
 MAX_PAIRS = 200
@@ -35,20 +36,40 @@ def view(result: Attribution | Comparison | Interactions, evaluation: Evaluation
     attributions = result.attributions if isinstance(result, Comparison) else (result,)
     comparison = result if isinstance(result, Comparison) else Comparison(attributions)
     first = attributions[0].to_dict()
-    return {
+    sources = sources_data(attributions)
+    data = {
         "schema": 1,
         "noiser": __version__,
         "title": title(attributions[0]),
         "model": first["model"],
         "revision": first["revision"],
         "comparison": isinstance(result, Comparison),
-        "prompt": first["prompt"],
-        **_tokens(attributions[0].prompt),
         "targets": [_target(target) for target in first["targets"]],
-        "rows": [_row(attribution) for attribution in attributions],
         "agreement": _agreement(comparison),
         "failures": {name: visible(message) for name, message in comparison.failures.items()},
         "evaluation": None if evaluation is None else _evaluation(evaluation),
+    }
+    if sources is None:
+        return data | _by_token(first, attributions)
+    return data | {"sources": sources} | (_by_token(first, attributions) if sources["tokens"] else _without_tokens(attributions))
+
+
+def _by_token(first: View, attributions: Sequence[Attribution]) -> View:
+    """Prompt and scores token by token."""
+    return {"prompt": first["prompt"], **_tokens(attributions[0].prompt), "rows": [_row(attribution) for attribution in attributions]}
+
+
+def _without_tokens(attributions: Sequence[Attribution]) -> View:
+    """A long prompt and its rows without the scores of single tokens: the sources have their sums."""
+    prompt = attributions[0].prompt
+    rows = [_about(attribution) | {"scores": [[] for _ in attribution.targets], "curves": []} for attribution in attributions]
+    return {
+        "prompt": {"text": "", "input_ids": [], "tokens": [], "given": 0},
+        "labels": [],
+        "texts": [visible(token) for token in readable_tokens(prompt)],
+        "special": [],
+        "units": {},
+        "rows": rows,
     }
 
 
@@ -112,6 +133,13 @@ def _target(target: View) -> View:
     text = visible(join_tokens(target["tokens"]))
     foil = target["foil"]
     return target | {"label": mark_space(text), "text": text, "foil_text": visible(join_tokens(foil["tokens"])) if foil else None}
+
+
+def _about(attribution: Attribution) -> View:
+    """What a row says besides scores. The trees of `unit=auto` stand with the sources."""
+    left_out = (*SHARED, "scores", "stderr", "dof", "curves", "notes")
+    notes = {name: value for name, value in attribution.notes.items() if name not in ("levels", "rows")}
+    return {name: value for name, value in attribution.to_dict().items() if name not in left_out} | {"notes": notes}
 
 
 def _row(attribution: Attribution) -> View:

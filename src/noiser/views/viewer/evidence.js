@@ -243,7 +243,7 @@ function cardPart(card) {
 
 // Name, text and title of each note of a row.
 function* noteEntries(view, row, notes) {
-  const { k, k_status: status, layout, warnings, ...others } = notes;
+  const { k, k_status: status, layout, warnings, levels, ...others } = notes; // the view of sources has the levels
   const found = Object.hasOwn(STATUS, status) ? STATUS[status] : visible(status);
   if (k !== undefined) yield [`k (${visible(row.options.bound || "scale")})`, `${scaleRange(k)}, ${found}`];
   if (row.cost) yield ["Cost", costText(row.cost)];

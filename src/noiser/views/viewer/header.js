@@ -14,6 +14,7 @@ function headerPart(viewer) {
     const value = parts.foil === null && parts.between ? [` ${parts.between}`] : [];
     title.replaceChildren(...(parts.answer ? [`${parts.lead} `, quoted(parts.answer), ...foil, ...value, "?"] : [`${parts.lead}.`]));
     facts.textContent = parts.facts;
+    if (outputs) outputs.element.hidden = state.view === "sources"; // the answer is there
     if (outputs) outputs.update(state);
     controls.update(state);
   };
@@ -81,15 +82,17 @@ function controlsPart(viewer) {
   const { view } = viewer;
   const several = view.rows.length > 1;
   const layouts = [
+    ["sources", "Sources"],
     ["rows", several ? "All methods" : "Text"],
     several && ["one", "One method"],
-    view.targets.length > 1 && ["matrix", "Matrix"],
-  ].filter(Boolean);
+    ["matrix", "Matrix"],
+  ].filter((layout) => layout && canShow(layout[0], view));
   const units = ["token", ...Object.keys(view.units).filter((kind) => kind !== "token")].map((kind) => [kind, capitalized(kind)]);
   const names = view.rows.map((_, row) => [String(row), rowName(view, row)]);
   const shown = [
     layouts.length > 1 && radios(viewer, "view", "Show", layouts),
-    units.length > 1 && radios(viewer, "unit", "By", units),
+    units.length > 1 && radios(viewer, "unit", "By", units, inSources),
+    view.sources && radios(viewer, "order", "Sort", Object.entries(ORDER_NAMES), (state) => !inSources(state)),
     several && chooser(viewer, "method", "Method", names, { read: Number, hide: (state) => state.view === "rows" }),
   ].filter(Boolean);
   const hidden = rarerControls(viewer, several);
@@ -105,21 +108,24 @@ function controlsPart(viewer) {
 
 const THEME_NAMES = { auto: "as the system", light: "light", dark: "dark" };
 const SORT_NAMES = { given: "as given", agreement: "by agreement", cost: "by cost" };
+const inSources = (state) => state.view === "sources";
+const ORDER_NAMES = { score: "by score", place: "by place" };
 const SCALE_NAMES = { row: "each row on its own scale", all: "one scale for all" };
 
 function rarerControls(viewer, several) {
   const { rows, targets } = viewer.view;
+  const tokens = canShow("rows", viewer.view);
   return [
     several && chips(viewer),
     rows.length > 2 && chooser(viewer, "sort", "Sort", Object.entries(SORT_NAMES)),
-    (several || targets.length > 1) && chooser(viewer, "scale", "Colours", Object.entries(SCALE_NAMES)),
-    tick(viewer, "numbers", "Scores under the text"),
+    tokens && (several || targets.length > 1) && chooser(viewer, "scale", "Colours", Object.entries(SCALE_NAMES), { hide: inSources }),
+    tokens && tick(viewer, "numbers", "Scores under the text", inSources),
     chooser(viewer, "theme", "Theme", Object.entries(THEME_NAMES)),
   ].filter(Boolean);
 }
 
 // A few choices side by side, as radio buttons.
-function radios({ id, store }, key, name, choices) {
+function radios({ id, store }, key, name, choices, hide = () => false) {
   const inputs = choices.map(([value]) =>
     h("input", { type: "radio", name: `${id}-${key}`, value, on: { change: () => store.set({ [key]: value }) } }),
   );
@@ -130,7 +136,11 @@ function radios({ id, store }, key, name, choices) {
     h("legend", { text: name }),
     h("div", { class: "noiser-segments" }, ...labels),
   );
-  return { element, update: (state) => inputs.forEach((input) => (input.checked = input.value === state[key])) };
+  const update = (state) => {
+    inputs.forEach((input) => (input.checked = input.value === state[key]));
+    element.hidden = hide(state);
+  };
+  return { element, update };
 }
 
 function chooser({ store }, key, name, choices, { read = String, hide = () => false } = {}) {
@@ -144,9 +154,14 @@ function chooser({ store }, key, name, choices, { read = String, hide = () => fa
   return { element, update };
 }
 
-function tick({ store }, key, name) {
+function tick({ store }, key, name, hide = () => false) {
   const input = h("input", { type: "checkbox", on: { change: () => store.set({ [key]: input.checked }) } });
-  return { element: h("label", { class: "noiser-chip" }, input, name), update: (state) => (input.checked = state[key]) };
+  const element = h("label", { class: "noiser-chip" }, input, name);
+  const update = (state) => {
+    input.checked = state[key];
+    element.hidden = hide(state);
+  };
+  return { element, update };
 }
 
 // Chips that show and hide methods.
@@ -178,6 +193,7 @@ function legendPart({ view, store }) {
     h("div", { class: "noiser-ends" }, ...ends),
   );
   const update = (state) => {
+    if (state.view === "sources") return;
     const rows = state.view === "rows" ? visibleRows(view, state) : view.rows.length ? [state.method] : [];
     const every = state.view === "matrix" ? view.targets.map((_, n) => n) : [state.target];
     const own = state.scale === "row" && rows.length * every.length > 1;

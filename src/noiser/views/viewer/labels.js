@@ -11,6 +11,7 @@ function completeView(given) {
   view.units = { ...view.units };
   view.roles = view.roles || {};
   view.failures = view.failures || {};
+  view.sources = view.sources || null;
   view.targets = (view.targets || []).map((target) => completeTarget(target, view.labels.length));
   view.rows = (view.rows || []).map((row) => completeRow(row, view));
   view.agreement = { spearman: [], top3_overlap: [], ...view.agreement };

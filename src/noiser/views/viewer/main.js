@@ -59,11 +59,12 @@ function drawn(viewer, root, options) {
     root.classList.toggle("noiser-numbered", state.numbers);
     header.update(state);
     legend.update(state);
-    const kind = state.view !== "matrix" && view.rows.length === 1 ? "one" : state.view;
+    const kind = state.view === "rows" && view.rows.length === 1 ? "one" : state.view;
+    legend.element.hidden = details.element.hidden = kind === "sources"; // it has its own
     const fresh = kind !== layout.kind;
     if (fresh) {
       layout.destroy();
-      layout = { kind, ...{ rows: rowsPart, one: onePart, matrix: matrixPart }[kind](viewer) };
+      layout = { kind, ...{ rows: rowsPart, one: onePart, matrix: matrixPart, sources: sourcesPart }[kind](viewer) };
       body.replaceChildren(layout.element, tip.element);
     }
     if (some) layout.update(state, fresh ? null : before);
@@ -104,7 +105,7 @@ function follow(viewer, body, layout) {
   const focused = () => (body.contains(document.activeElement) ? document.activeElement.closest("[data-token]") : null);
   const point = (event) => {
     const part = event.target.closest("[data-token]");
-    if (part) hover.set(placeOf(part));
+    if (part && store.get().view !== "sources") hover.set(placeOf(part));
   };
   body.addEventListener("mouseover", point);
   body.addEventListener("focusin", point);

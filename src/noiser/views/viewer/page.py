@@ -18,10 +18,10 @@ from noiser.views.viewer.data import view
 
 SCRIPTS = (
     "dom.js", "palette.js", "state.js", "labels.js", "tokens.js", "rows.js", "matrix.js", "header.js", "panel.js",
-    "evidence.js", "copying.js", "picture.js", "main.js",
+    "evidence.js", "copying.js", "picture.js", "sourcetree.js", "sourceprompt.js", "sources.js", "citations.js", "main.js",
 )  # fmt: skip
 """The scripts, in this order, share one scope."""
-STYLES = ("viewer.css", "evidence.css")
+STYLES = ("viewer.css", "evidence.css", "sources.css")
 ARCS = ("arcs.js", "arcs.css")
 """Only in pages that show interactions."""
 

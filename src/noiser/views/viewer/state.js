@@ -1,6 +1,7 @@
 // The reader's choices in one viewer: a plain object in a small store, and the same as text for an address's fragment.
 
-const VIEWS = ["rows", "one", "matrix"];
+const VIEWS = ["rows", "one", "matrix", "sources"];
+const ORDERS = ["score", "place"];
 const SORTS = ["given", "agreement", "cost"];
 const SCALES = ["row", "all"];
 const THEMES = ["auto", "light", "dark"];
@@ -8,11 +9,12 @@ const THEMES = ["auto", "light", "dark"];
 const DEFAULTS = Object.freeze({
   unit: "token", // token, or a kind of view.units
   target: 0, // which of view.targets
-  view: "rows", // rows: all methods; one: a method with its strongest tokens; matrix: all targets
+  view: "rows", // rows: all methods; one: a method with its strongest tokens; matrix: all targets; sources: see sources.js
   method: 0, // which of view.rows is shown alone, and in the matrix
   reference: 0, // which of view.rows the others are compared with
   hidden: Object.freeze([]), // names of methods, see rowName
   sort: "given",
+  order: "score", // of sources: the largest score first, or their places in the prompt
   scale: "row", // colours as shares of each row's largest score, or of the largest of all rows
   numbers: false, // small scores under the tokens
   curve: null, // how many tokens the slider of the evidence panel removes
@@ -22,16 +24,23 @@ const DEFAULTS = Object.freeze({
 const READERS = {
   unit: (text, view) => (text === "token" || Object.hasOwn(view.units, text) ? text : undefined),
   target: (text, view) => whole(text, view.targets.length),
-  view: (text, view) => (text === "matrix" && view.targets.length < 2 ? undefined : oneOf(VIEWS)(text)),
+  view: (text, view) => (canShow(text, view) ? oneOf(VIEWS)(text) : undefined),
   method: (text, view) => whole(text, view.rows.length),
   reference: (text, view) => whole(text, view.rows.length),
   hidden: (text, view) => text.split(",").filter((name) => view.rows.some((_, row) => rowName(view, row) === name)),
   sort: (text) => oneOf(SORTS)(text),
+  order: (text) => oneOf(ORDERS)(text),
   scale: (text) => oneOf(SCALES)(text),
   numbers: (text) => (text === "1" ? true : text === "0" ? false : undefined),
   curve: (text) => whole(text, 1e7),
   theme: (text) => oneOf(THEMES)(text),
 };
+
+// Whether a view has what a layout draws. One of a long prompt has sources and no single tokens.
+function canShow(layout, view) {
+  if (layout === "sources") return Boolean(view.sources);
+  return (!view.sources || view.sources.tokens) && (layout !== "matrix" || view.targets.length > 1);
+}
 
 // The state that a view opens with: the one it was saved with (`view.state`, a fragment), else the units that were perturbed. A page's
 // address holds the differences from this state.
@@ -42,7 +51,7 @@ function initialState(view) {
 function defaultState(view) {
   const perturbed = view.rows.length ? view.rows[0].unit : "token";
   const unit = Object.hasOwn(view.units, perturbed) && view.rows.every((row) => row.unit === perturbed) ? perturbed : "token";
-  return { ...DEFAULTS, hidden: [], unit };
+  return { ...DEFAULTS, hidden: [], unit, view: view.sources && view.sources.opens ? "sources" : "rows" };
 }
 
 // `unit=word&target=2`: only what differs from the state the view opens with.
