@@ -8,6 +8,7 @@ from noiser._version import __version__
 if TYPE_CHECKING:
     from noiser.attribution.attribute import attribute, attribute_many
     from noiser.attribution.budget import fit_budget
+    from noiser.attribution.cite import cite
     from noiser.attribution.compare import compare
     from noiser.attribution.curves import with_curves
     from noiser.attribution.estimate import CostEstimate, estimate
@@ -55,6 +56,7 @@ __all__ = [
     "attribute_many",
     "check",
     "check_metrics",
+    "cite",
     "compare",
     "estimate",
     "evaluate",
@@ -89,6 +91,7 @@ _HOME = {
     "attribute_many": "noiser.attribution.attribute",
     "check": "noiser.evaluation.sanity",
     "check_metrics": "noiser.evaluation.metric_checks",
+    "cite": "noiser.attribution.cite",
     "compare": "noiser.attribution.compare",
     "estimate": "noiser.attribution.estimate",
     "fit_budget": "noiser.attribution.budget",

@@ -124,6 +124,7 @@ class _Refinement:
         self.cuts = {level: units(self.prompt, level) for level in LEVELS if self._can_cut(level)}
         self._refused: set[Part] = set()
         self.rounds: list[dict[str, Any]] = []
+        self.dof: int | None = None
         coarsest = self.coarsest()
         self.exact = is_exact(lm, self.spec_of("span"), [self._on(coarsest)], self.count(coarsest))
         amount, is_time = (math.inf, False) if budget is None else parse_budget(budget)
@@ -191,6 +192,7 @@ class _Refinement:
         self._note(cost, len(parts), output.notes if output else None)
         if output is None:
             return False
+        self.dof = output.dof
         for part, members in zip(parts, units(resolved[0].prompt, "span").members, strict=True):
             part.raw = float(output.scores[list(members)].sum())
             part.stderr = None if output.stderr is None else float(output.stderr[list(members)].sum())
@@ -301,6 +303,7 @@ class _Refinement:
                 "levels": [root.to_dict() for root in roots],
                 "unrefined": sum(bool(self.cut(leaf)) for leaf in leaves),
                 "rounds": self.rounds,
+                "dof": self.dof,
                 "warnings": [*advice_on(self.lm, self.given, self.question, self.resolved), *self._round_warnings()],
                 "margin": first - second,
             },

@@ -7,14 +7,30 @@ from typing import Annotated
 import typer
 
 from noiser._version import __version__
-from noiser.cli import answer, attribute, check, compare, data, evaluate, interactions, load, methods, report, reproduce, run, serve, status
+from noiser.cli import (
+    answer,
+    attribute,
+    check,
+    cite,
+    compare,
+    data,
+    evaluate,
+    interactions,
+    load,
+    methods,
+    report,
+    reproduce,
+    run,
+    serve,
+    status,
+)
 from noiser.cli.options import Command
 from noiser.errors import NoiserError, OptionError
 from noiser.lm.spinning import wait_passively
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 COMMANDS = {
-    "Explain": (attribute.attribute, compare.compare, interactions.interactions, load.load, serve.serve),
+    "Explain": (attribute.attribute, compare.compare, cite.cite, interactions.interactions, load.load, serve.serve),
     "Evaluate": (evaluate.evaluate, check.check, answer.answer),
     "Experiments": (run.run, status.status, report.report, report.merge, report.export, reproduce.reproduce),
     "Lists": (methods.methods,),

@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from noiser.errors import OptionError
 from noiser.results.attribution import Attribution, Target
+from noiser.results.statements import context_of, levels_of, longest_prompt, notes_of
 from noiser.text.prompt import Prompt
-from noiser.text.spans import NamedSpan
 from noiser.text.units import is_available, units
 from noiser.views.labels import join_tokens, readable_tokens
 
@@ -72,6 +69,8 @@ class Statement:
     """In the order of the prompt."""
     rest: float
     """The sum over tokens that belong to no source."""
+    dof: int | None = None
+    """Degrees of freedom of the standard errors. None: many, or there are none."""
 
     def strongest(self, most: int | None = None) -> list[SourcePart]:
         """The sources with the largest scores of either sign, the largest first."""
@@ -105,7 +104,7 @@ class SourceMap:
 
 def has_tree(attribution: Attribution) -> bool:
     """Whether it comes from `unit=auto`: its notes have what was measured on each level."""
-    return any(_levels(attribution, row) for row in range(len(attribution.targets)))
+    return any(levels_of(attribution, row) for row in range(len(attribution.targets)))
 
 
 def has_sources(attribution: Attribution) -> bool:
@@ -119,45 +118,10 @@ def read_sources(attributions: Sequence[Attribution]) -> SourceMap:
     They are of one prompt. Each target is a statement; a target of `unit=auto` has the tree that its notes hold, any other the sums of
     its scores. Raises OptionError if the prompts differ.
     """
-    longest = _longest(attributions)
+    longest = longest_prompt(attributions)
     found = [_statement(each, row) for each in attributions for row in range(len(each.targets))]
     given = attributions[0].given
     return SourceMap(longest, len(longest) if given is None else given, tuple(sorted(found, key=lambda each: each.start)))
-
-
-def combined(attributions: Sequence[Attribution]) -> Attribution:
-    """Attributions of one prompt by one method as one Attribution with all their targets, in the order of the answer.
-
-    Its notes have a row for each target. Raises OptionError if prompts, methods, options or models differ.
-    """
-    longest, first = _longest(attributions), attributions[0]
-    if len(attributions) == 1:
-        return first
-    if any(_about(each) != _about(first) for each in attributions):
-        raise OptionError("statements of one answer are explained by one method with the same options, on one model")
-    ordered = sorted(((each, row) for each in attributions for row in range(len(each.targets))), key=lambda pair: _context(*pair))
-    warnings = dict.fromkeys(warning for each in attributions for warning in each.notes.get("warnings", ()))
-    rows = [{name: value for name, value in _notes(each, row).items() if name != "warnings"} for each, row in ordered]
-    scores = np.array([_padded(each.scores[row], len(longest)) for each, row in ordered])
-    errors = [_padded(each.stderr[row], len(longest)) for each, row in ordered if each.stderr is not None]
-    return replace(
-        first,
-        prompt=replace(longest, spans=_root_spans(first) if has_tree(first) else first.prompt.spans),
-        scores=scores,
-        targets=tuple(replace(each.targets[row], context=_context(each, row)) for each, row in ordered),
-        cost=sum((each.cost for each in attributions[1:]), first.cost),
-        notes={"warnings": list(warnings), "rows": rows},
-        unit=first.unit if len({each.unit for each in attributions}) == 1 else "token",
-        curves=(),
-        stderr=np.array(errors) if len(errors) == len(ordered) else None,
-        dof=tuple(each.dof[row] if each.dof else None for each, row in ordered) if len(errors) == len(ordered) else None,
-    )
-
-
-def _about(attribution: Attribution) -> list[Any]:
-    """What all statements of one answer have in common. The unit may differ: a budget may pay for all tokens of one statement only."""
-    options = {name: value for name, value in attribution.options.items() if name != "unit"}
-    return [attribution.method, options, attribution.model, attribution.revision]
 
 
 def source_key(part: SourcePart) -> tuple[str, int]:
@@ -183,52 +147,16 @@ def _run_text(prompt: Prompt, run: Sequence[int]) -> str:
     return prompt.text[min(start for start, _ in offsets) : max(stop for _, stop in offsets)]
 
 
-def _longest(attributions: Sequence[Attribution]) -> Prompt:
-    """The longest of the prompts, which begins with each of the others. Raises OptionError if it does not."""
-    if not attributions:
-        raise OptionError("sources are those of at least one attribution; got none")
-    longest = max((each.prompt for each in attributions), key=len)
-    givens = {len(each.prompt) if each.given is None else each.given for each in attributions}
-    if len(givens) > 1 or any(each.prompt.input_ids != longest.input_ids[: len(each.prompt)] for each in attributions):
-        raise OptionError("statements of one answer are explained on one prompt, and these attributions have different ones")
-    return longest
-
-
-def _context(attribution: Attribution, row: int) -> int:
-    return attribution.targets[row].context or len(attribution.prompt)
-
-
-def _notes(attribution: Attribution, row: int) -> Mapping[str, Any]:
-    """The notes of one target."""
-    notes = attribution.notes
-    return notes["rows"][row] if len(attribution.targets) > 1 and len(notes.get("rows", ())) > row else notes
-
-
-def _levels(attribution: Attribution, row: int) -> Sequence[Mapping[str, Any]]:
-    return _notes(attribution, row).get("levels", ())
-
-
-def _padded(row: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(row, (0, length - len(row)))
-
-
-def _root_spans(attribution: Attribution) -> tuple[NamedSpan, ...]:
-    """The spans of the prompt before `unit=auto` added its parts: the coarsest parts of its tree, if they are spans."""
-    roots = [root for root in _levels(attribution, 0) if root["level"] == "span"]
-    offsets = [[attribution.prompt.offsets[token] for token in root["tokens"]] for root in roots]
-    spans = (NamedSpan(root["name"], min(o)[0], max(stop for _, stop in o)) for root, o in zip(roots, offsets, strict=True))
-    return tuple(sorted(spans, key=lambda span: (span.start, -span.stop)))
-
-
 def _statement(attribution: Attribution, row: int) -> Statement:
-    target, context = attribution.targets[row], _context(attribution, row)
-    levels = _levels(attribution, row)
+    target, context = attribution.targets[row], context_of(attribution, row)
+    levels = levels_of(attribution, row)
     parts = [_from_tree(level, attribution.prompt) for level in levels] if levels else _Sums(attribution, row).sources()
     total = sum(abs(part.score) for part in parts)
     inside = {token for part in parts for token in part.tokens}
     rest = sum(float(attribution.scores[row, token]) for token in range(context) if token not in inside)
     text = target.quantity if target.quantity.startswith("function") else join_tokens(target.tokens)
-    return Statement(text, target, context, tuple(_with_shares(part, total) for part in parts), rest)
+    dof = attribution.dof[row] if attribution.dof else notes_of(attribution, row).get("dof")
+    return Statement(text, target, context, tuple(_with_shares(part, total) for part in parts), rest, dof)
 
 
 def _with_shares(part: SourcePart, total: float) -> SourcePart:
@@ -255,7 +183,7 @@ class _Sums:
 
     def __init__(self, attribution: Attribution, row: int) -> None:
         self.prompt, self.unit = attribution.prompt, attribution.unit
-        self.context = _context(attribution, row)
+        self.context = context_of(attribution, row)
         self.given = self.context if attribution.given is None else min(attribution.given, self.context)
         self.scores = attribution.scores[row]
         self.stderr = None if attribution.stderr is None else attribution.stderr[row]

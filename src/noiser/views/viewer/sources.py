@@ -6,6 +6,7 @@ the end is left out. Its text is that of its tokens, which stand in the page onc
 """
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from noiser.results.attribution import Attribution
@@ -71,7 +72,12 @@ def _row(found: SourceMap, numbers: dict[tuple[str, int], int]) -> View:
         ],
         "marks": marks,
         "citations": [
-            {"number": each.number, "name": visible(each.name), "excerpt": visible(each.excerpt), "uses": [list(use) for use in each.uses]}
+            {
+                "number": each.number,
+                "name": visible(each.name),
+                "excerpt": visible(each.excerpt),
+                "uses": [list(astuple(use)) for use in each.uses],
+            }
             for each in cited
         ],
     }

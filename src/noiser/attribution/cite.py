@@ -1,0 +1,97 @@
+"""What each sentence of an answer rests on: its sources, scored by one method within one budget for each sentence."""
+
+from typing import Any
+
+import noiser.methods
+from noiser.attribution.explain import attribute_each
+from noiser.attribution.refine import level_costs, refine
+from noiser.errors import OptionError, PromptError
+from noiser.lm.following import TokensLike, follow
+from noiser.lm.model import LanguageModel, check_language_model
+from noiser.lm.target import Question
+from noiser.lm.tokenizer import Source
+from noiser.registry import MethodSpec
+from noiser.results.attribution import Attribution
+from noiser.results.statements import combined
+from noiser.text.prompt import Prompt
+from noiser.text.units import units
+
+METHOD = "noiser:bound=rms+scale=4+samples=10+unit=auto"
+"""Ten draws, so that each source has a standard error that a confidence can be built on."""
+THOROUGH = 3.0
+"""The default budget of a sentence, as a multiple of what its coarsest level takes: enough to open the best sources."""
+
+
+def cite(
+    lm: LanguageModel,
+    prompt: Source,
+    method: str | MethodSpec = METHOD,
+    *,
+    answer: TokensLike | None = None,
+    generate: int | None = None,
+    spans: Any = None,
+    documents: Any = None,
+    budget: int | str | None = None,
+    **options: Any,
+) -> Attribution:
+    """Which sources does each sentence of an answer rest on?
+
+    answer     the answer, as text or ids; generate: or how many tokens the model writes itself, greedily. One of the two.
+    spans      names for parts of the prompt; documents: sources that stand before it; as in `noiser.attribute`.
+    method     any whose unit is `span` or `auto`; one that draws has standard errors, which `noiser.citations` needs for confidences.
+    budget     for each sentence, with `unit=auto`: token-forwards or a time. Default: THOROUGH times what the sources alone take.
+
+    Returns one Attribution with a target for each sentence: its tokens as a whole, in log-probability, attributed to the prompt's sources.
+    Sentences before it stay as they are. A prompt without named spans has its paragraphs as sources.
+
+    Raises OptionError for a method with another unit, and what `attribute` raises.
+    """
+    check_language_model(lm)
+    spec = noiser.methods.parse(method, options)
+    unit = spec.options.get("unit")
+    if unit not in ("span", "auto"):
+        raise OptionError(f"cite scores sources: give the method unit=auto or unit=span; {spec.label} has {unit or 'no unit'}")
+    if (answer is None) == (generate is None):
+        raise OptionError("cite wants an answer, or how many tokens to generate" + ("" if answer is None else ", not both"))
+    prompt = lm.prompt(prompt, spans, documents)
+    if unit == "span" and not prompt.spans:
+        raise OptionError("unit=span scores named spans, and this prompt has none: give documents or spans, or a method with unit=auto")
+    ids = _answer_ids(lm, prompt, answer, generate)
+    questions = [Question(continuation=ids, span=span) for span in sentences(lm, prompt, ids)]
+    return combined([_explained(lm, prompt, spec, question, budget) for question in questions])
+
+
+def sentences(lm: LanguageModel, prompt: Prompt, ids: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The sentences of an answer: the first token of each, and one past the last. A piece without a letter or digit joins the last one."""
+    whole = lm.tokens.extended(prompt, ids)
+    of, found = units(whole, "sentence").of, list[list[int]]()
+    last: Any = None
+    for place in range(len(ids)):
+        unit = of[len(prompt) + place]
+        text = lm.tokens.surface(ids[place])
+        if not found or (unit is not None and unit != last and any(map(str.isalnum, text))):
+            found.append([place, place + 1])
+        found[-1][1] = place + 1
+        last = unit if unit is not None else last
+    return [(start, stop) for start, stop in found]
+
+
+def _answer_ids(lm: LanguageModel, prompt: Prompt, answer: TokensLike | None, generate: int | None) -> tuple[int, ...]:
+    """The answer's tokens without the end token. Raises PromptError if nothing is left."""
+    ids = lm.generate(prompt, generate) if generate is not None else follow(lm.tokens, prompt, answer or "").ids
+    while ids and lm.tokens.is_special(ids[-1]):
+        ids = ids[:-1]
+    if not ids:
+        raise PromptError("the answer is empty: the model ends it at once, or no text was given")
+    return ids
+
+
+def _explained(lm: LanguageModel, prompt: Prompt, spec: MethodSpec, question: Question, budget: int | str | None) -> Attribution:
+    if spec.options["unit"] == "auto":
+        least = level_costs(lm, prompt, spec, question)[0]["forward_tokens"] if budget is None else 0
+        return refine(lm, prompt, spec, question, int(THOROUGH * least) if budget is None else budget)
+    if budget is not None:
+        raise OptionError("a budget is for unit=auto: with unit=span every source is scored once")
+    (found,) = attribute_each(lm, [(prompt, question)], spec, "raise")
+    assert isinstance(found, Attribution)
+    return found
