@@ -167,8 +167,9 @@ def view_schema() -> Schema:
         "prompt": ref("Prompt"), **per_token, "roles": {"type": "object", "additionalProperties": TEXT}, "units": OBJECT,
         "targets": listed(OBJECT), "rows": listed(record(row, optional=optional, closed=False)), "agreement": ref("ViewAgreement"),
         "failures": {"type": "object", "additionalProperties": TEXT}, "evaluation": either(OBJECT, NULL),
+        "sources": OBJECT,
     }  # fmt: skip
-    return record(view, optional=("roles",), closed=False)
+    return record(view, optional=("roles", "sources"), closed=False)
 
 
 def event_schema() -> Schema:
