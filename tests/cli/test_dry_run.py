@@ -25,7 +25,7 @@ def loads(monkeypatch, tokenizer):
         raise AssertionError("a dry run explains nothing")
 
     monkeypatch.setattr("noiser.lm.load.load", load)
-    monkeypatch.setattr("noiser.attribution.explain._attribution", explains)
+    monkeypatch.setattr("noiser.attribution.explain.as_attribution", explains)
     return calls
 
 

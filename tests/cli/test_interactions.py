@@ -44,7 +44,7 @@ def test_a_table_and_a_page(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--unit", "letter"), "unit must be one of token, word, sentence, line, paragraph, turn, span, auto; got 'letter'"),
+        (("--unit", "letter"), "unit must be one of token, word, sentence, line, paragraph, turn, span; got 'letter'"),
         (("--samples", "2"), "at least 4; got 2"),
         (("--format", "svg"), "--format must be one of table, json, html; got 'svg'"),
         (("--messages", "x.json"), "not both"),

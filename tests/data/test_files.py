@@ -225,3 +225,18 @@ def test_fields_name_what_is_foreign(tmp_path):
         found("plain text", fields={"prompt": "q"})
     with pytest.raises(OptionError, match="fields are for files of your own"):
         read("known-mini", fields="prompt=q")
+
+
+def test_a_row_may_have_documents_or_spans_beside_its_prompt():
+    """They go with the prompt and are no fields; a field that a layout or --fields uses for the prompt is none of them."""
+    documents, spans = [{"title": "A", "text": "b"}], [{"name": "a", "start": 0, "stop": 1}]
+    rows = [{"prompt": "p", "documents": documents}, {"question": "q", "answer": "a", "spans": spans}, {"prompt": "p", "documents": None}]
+    found = read_file("\n".join(map(json.dumps, rows)).encode(), "a.jsonl")
+    first, second, third = found.rows
+    assert first.prompt == {"prompt": "p", "documents": documents}
+    assert second.prompt["spans"] == spans
+    assert third.prompt == "p"
+    assert not first.fields
+    assert found.texts[0] == "p"
+    named = read_file(json.dumps({"documents": "text", "a": 1}).encode() + b"\n", "a.jsonl", {"prompt": "documents"})
+    assert named.rows[0].prompt == "text"
