@@ -2,8 +2,9 @@
 
 The budget is compared with what the model counted, not with what the result says.
 
-Mutants caught, each run: the guard left out of a round, and of the plain run; a dropped round left out of the cost; parts of a dropped
-round tried again for ever; the clean run of the plain run counted twice, or not at all; a plain run before the coarsest level.
+Mutants caught, each run: the guard left out of a round; a dropped round left out of the cost; the clean run of the plain run counted
+twice, or not at all; a computation ended one token too early. Not run as mutants: the guard left out of the plain run, a plain run
+before the coarsest level, parts of a dropped round tried again.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Sources and exact words of the answer on the command line, with a small model: what Python returns; a bad row is its own error.
 
-Mutants caught, each run: the documents left out in compare, in interactions, in a row; a bad row that ends the run.
+Bugs that these tests are for: the documents left out in compare, in interactions, in a row; a bad row that ends the run.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Words of a continuation that are explained as a whole: found as exact text, covered by the fewest tokens that hold them.
 
-Mutants caught, each run: characters counted where tokens have bytes; a token counted that only touches the words; the first of several
+Bugs that these tests are for: characters counted where tokens have bytes; a token counted that only touches the words; the first of several
 places taken silently; spaces that WordPiece leaves out searched for; the words looked up in the prompt too.
 """
 

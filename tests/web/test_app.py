@@ -73,7 +73,7 @@ def test_an_attribution_is_what_the_library_gives(served, asked):
     [{"spans": [{"name": "first", "start": 0, "stop": 3}]}, {"documents": [{"title": "A", "text": "be"}, {"title": "B", "text": "so"}]}],
 )
 def test_sources_and_words_of_the_answer_are_what_the_library_gives(served, named):
-    """Mutants: the sources left out of the size, of `attribute`, of `compare`, or of the key of a kept answer."""
+    """Bugs that it is for: the sources left out of the size, of `attribute`, of `compare`, or of the key of a kept answer."""
     plain = served.attribute(prompt=PROMPT, method="occlusion", options={"unit": "word"}, continuation="abc", explain="bc")
     asked = {"prompt": PROMPT, "continuation": "abc", "explain": "bc", **named}
     answer = served.attribute(**asked, method="occlusion", options={"unit": "span"})

@@ -72,7 +72,7 @@ async def _front_page(_: Request) -> Response:
 
 
 async def _template(_: Request) -> Response:
-    return Response(page([], "noiser"), media_type="text/html")
+    return Response(page([], "noiser", sources=True), media_type="text/html")
 
 
 async def _openapi(request: Request) -> Response:

@@ -66,19 +66,11 @@ def options_schema(method: Method) -> Schema:
     return record(schemas, optional=tuple(schemas), description=method.summary)
 
 
-def request_schema(methods: Mapping[str, Method]) -> Schema:
-    """The body of a request."""
-    words = either(TEXT, INTEGER, listed(INTEGER, minItems=1, maxItems=LIMITS.max_generate), NULL)
-    message = record({"role": TEXT, "content": TEXT})
+def sources_schema() -> dict[str, Schema]:
+    """The named parts of a request's prompt."""
     span = record({"name": TEXT, "start": {"type": "integer", "minimum": 0}, "stop": {"type": "integer", "minimum": 0}})
     document = record({"title": TEXT, "text": TEXT}, optional=("title",))
-    label = {"type": "string", "pattern": f"^({'|'.join(methods)})(:.+=.*)?$", "description": "A method; it may carry options."}
-    options = {name: ref(f"options.{name}") for name in methods}
-    with_options = {f"^({'|'.join(methods)}):.+=": OBJECT}
-    fields: dict[str, Schema] = {
-        "prompt": either(TEXT, NULL),
-        "messages": {**either(listed(message, minItems=1), NULL), "description": "A chat, instead of a prompt."},
-        "input_ids": {**either(listed(INTEGER, minItems=1), NULL), "description": "Token ids, instead of a prompt."},
+    return {
         "spans": {
             **either(listed(span, minItems=1, maxItems=LIMITS.max_sources), NULL),
             "description": "Names for parts of the prompt, in characters of its text.",
@@ -87,6 +79,21 @@ def request_schema(methods: Mapping[str, Method]) -> Schema:
             **either(listed(document, minItems=1, maxItems=LIMITS.max_sources), NULL),
             "description": "Sources that stand before the prompt, each a named span. Not with spans.",
         },
+    }
+
+
+def request_schema(methods: Mapping[str, Method]) -> Schema:
+    """The body of a request."""
+    words = either(TEXT, INTEGER, listed(INTEGER, minItems=1, maxItems=LIMITS.max_generate), NULL)
+    message = record({"role": TEXT, "content": TEXT})
+    label = {"type": "string", "pattern": f"^({'|'.join(methods)})(:.+=.*)?$", "description": "A method; it may carry options."}
+    options = {name: ref(f"options.{name}") for name in methods}
+    with_options = {f"^({'|'.join(methods)}):.+=": OBJECT}
+    fields: dict[str, Schema] = {
+        "prompt": either(TEXT, NULL),
+        "messages": {**either(listed(message, minItems=1), NULL), "description": "A chat, instead of a prompt."},
+        "input_ids": {**either(listed(INTEGER, minItems=1), NULL), "description": "Token ids, instead of a prompt."},
+        **sources_schema(),
         "method": {**either(label, NULL), "description": "One method, for an Attribution; a stream gives a Comparison."},
         "options": {**either(OBJECT, NULL), "description": "The options of that one method, see options.NAME."},
         "methods": {

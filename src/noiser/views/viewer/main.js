@@ -64,7 +64,7 @@ function drawn(viewer, root, options) {
     const fresh = kind !== layout.kind;
     if (fresh) {
       layout.destroy();
-      layout = { kind, ...{ rows: rowsPart, one: onePart, matrix: matrixPart, sources: sourcesPart }[kind](viewer) };
+      layout = { kind, ...{ rows: rowsPart, one: onePart, matrix: matrixPart, sources: view.sources && sourcesPart }[kind](viewer) };
       body.replaceChildren(layout.element, tip.element);
     }
     if (some) layout.update(state, fresh ? null : before);

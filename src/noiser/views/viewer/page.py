@@ -18,10 +18,12 @@ from noiser.views.viewer.data import view
 
 SCRIPTS = (
     "dom.js", "palette.js", "state.js", "labels.js", "tokens.js", "rows.js", "matrix.js", "header.js", "panel.js",
-    "evidence.js", "copying.js", "picture.js", "sourcetree.js", "sourceprompt.js", "sources.js", "citations.js", "main.js",
+    "evidence.js", "copying.js", "picture.js", "main.js",
 )  # fmt: skip
 """The scripts, in this order, share one scope."""
-STYLES = ("viewer.css", "evidence.css", "sources.css")
+STYLES = ("viewer.css", "evidence.css")
+SOURCES = ("sourcetree.js", "sourceprompt.js", "sources.js", "citations.js", "sources.css")
+"""Not in pages without sources."""
 ARCS = ("arcs.js", "arcs.css")
 """Only in pages that show interactions."""
 
@@ -36,19 +38,22 @@ class PageParts:
 
 
 @cache
-def page_parts(more_scripts: tuple[str, ...] = (), *, arcs: bool = False) -> PageParts:
-    """The viewer's style and script, if wanted with those of interactions. `more_scripts` join its scope at the end."""
-    scripts, styles = ((ARCS[0], *SCRIPTS), (*STYLES, ARCS[1])) if arcs else (SCRIPTS, STYLES)
+def page_parts(more_scripts: tuple[str, ...] = (), *, arcs: bool = False, sources: bool = True) -> PageParts:
+    """The viewer's style and script, if wanted with those of interactions and sources. `more_scripts` join its scope at the end."""
+    chosen = [*(ARCS if arcs else ()), *(SOURCES if sources else ())]
+    scripts = [*(name for name in chosen if name.endswith(".js")), *SCRIPTS]
+    styles = [*STYLES, *(name for name in chosen if name.endswith(".css"))]
     js = "\n".join([*map(_read, scripts), *more_scripts]).replace("</script", r"<\/script")  # cannot end the element
     return PageParts("\n".join(map(_read, styles)), f'(() => {{\n"use strict";\n{js}\n}})();')
 
 
-def page(views: Sequence[dict[str, Any]], title: str) -> str:
+def page(views: Sequence[dict[str, Any]], title: str, *, sources: bool = False) -> str:
     """A whole HTML file that shows these views and needs no network. Without views it is a template that a script can fill.
 
+    A template shows sources only with `sources`.
     Its policy allows only the viewer's own script, named by its hash, and forbids every request.
     """
-    parts = page_parts(arcs=any("interactions" in view for view in views))
+    parts = page_parts(arcs=any("interactions" in view for view in views), sources=sources or any("sources" in view for view in views))
     fields = {
         "policy": policy(parts),
         "title": escape(title, quote=True),
