@@ -63,17 +63,17 @@ def cite(
 
 def sentences(lm: LanguageModel, prompt: Prompt, ids: tuple[int, ...]) -> list[tuple[int, int]]:
     """The sentences of an answer: the first token of each, and one past the last. A piece without a letter or digit joins the last one."""
-    whole = lm.tokens.extended(prompt, ids)
-    of, found = units(whole, "sentence").of, list[list[int]]()
-    last: Any = None
-    for place in range(len(ids)):
-        unit = of[len(prompt) + place]
-        text = lm.tokens.surface(ids[place])
-        if not found or (unit is not None and unit != last and any(map(str.isalnum, text))):
-            found.append([place, place + 1])
-        found[-1][1] = place + 1
-        last = unit if unit is not None else last
-    return [(start, stop) for start, stop in found]
+    of = units(lm.tokens.extended(prompt, ids), "sentence").of[len(prompt) :]
+    pieces: list[tuple[int, list[int]]] = []
+    for place, unit in enumerate(of):
+        if not pieces or unit not in (None, pieces[-1][0]):
+            pieces.append((unit, []))
+        pieces[-1][1].append(place)
+    found: list[list[int]] = []
+    for _, places in pieces:
+        says_something = any(map(str.isalnum, lm.tokens.text([ids[place] for place in places])))
+        found = [*found, places] if says_something or not found else [*found[:-1], found[-1] + places]
+    return [(places[0], places[-1] + 1) for places in found]
 
 
 def _answer_ids(lm: LanguageModel, prompt: Prompt, answer: TokensLike | None, generate: int | None) -> tuple[int, ...]:

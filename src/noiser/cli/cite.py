@@ -89,7 +89,10 @@ def _read(file: str) -> dict[str, Any]:
     """The object of the file. Raises OptionError if it is none, or has other or too few fields."""
     from noiser.data.content import read_content
 
-    items = read_content(read_input(file), file).items
+    try:
+        items = read_content(read_input(file), file).items
+    except OptionError as error:
+        raise OptionError(f"{file} wants one JSON object: {error}") from error
     value = items[0].value if len(items) == 1 else None
     if not isinstance(value, dict):
         raise OptionError(f'{file} wants one JSON object, such as {{"prompt": "...", "documents": [...], "answer": "..."}}')
