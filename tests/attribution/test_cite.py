@@ -16,8 +16,8 @@ from scipy import stats
 import noiser
 from noiser.attribution.cite import sentences
 from noiser.errors import OptionError, PromptError
-from noiser.views.cited import cited_dict, render_cited
 from noiser.views.citations import citations, confidence
+from noiser.views.cited import cited_dict, render_cited
 from noiser.views.sources import SourcePart, read_sources
 from tests.conftest import tiny
 
@@ -36,13 +36,14 @@ def cited(lm):
 
 
 def test_each_sentence_is_explained_as_a_whole(lm, cited):
-    """The plain way: `attribute` with the sentence's tokens as a span, one call for each."""
-    assert ["".join(target.tokens) for target in cited.targets] == [" Oskar did. ", "He left."]
-    for row, span in enumerate(((0, 12), (12, 20))):
-        alone = noiser.attribute(
-            lm, "Who?", "noiser:bound=none+samples=4+unit=span", continuation=ANSWER, span=span, documents=DOCUMENTS
-        )
-        np.testing.assert_allclose(cited.scores[row, : alone.scores.shape[1]], alone.scores[0], atol=1e-6)
+    """The plain way: `attribute` with the sentence's tokens as a span, one call for each, and the documents as spans of the same text."""
+    assert ["".join(target.tokens) for target in cited.targets] == [" Oskar did.", " He left."]
+    text = lm.prompt("Who?", documents=DOCUMENTS).text
+    places = [text.index("Document 1"), text.index("Document 2"), text.index("Who?")]
+    spans = [{"name": name, "start": a, "stop": len(text[:b].rstrip())} for name, a, b in zip("ab", places, places[1:], strict=False)]
+    for row, span in enumerate(((0, 11), (11, 20))):
+        alone = noiser.attribute(lm, text, "noiser:bound=none+samples=4+unit=span", continuation=ANSWER, span=span, spans=spans)
+        np.testing.assert_allclose(cited.scores[row, : alone.scores.shape[1]], alone.scores[0], atol=1e-5)
         assert cited.targets[row].value == pytest.approx(alone.targets[0].value, abs=1e-6)
 
 
@@ -82,7 +83,7 @@ def test_a_confidence_says_how_often_it_is_right():
 def test_what_is_printed_and_written(cited):
     record = json.loads(json.dumps(cited_dict(cited)))
     assert record["answer"] == ANSWER
-    assert [each["text"] for each in record["statements"]] == [" Oskar did. ", "He left."]
+    assert [each["text"] for each in record["statements"]] == [" Oskar did.", " He left."]
     marks, sources = citations(read_sources([cited]))
     assert [[use["number"] for use in each["citations"]] for each in record["statements"]] == marks
     assert [each["name"] for each in record["sources"]] == [each.name for each in sources]

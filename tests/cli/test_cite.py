@@ -35,7 +35,7 @@ def test_json_is_what_python_returns(run, tokenizer):
     found = json.loads(out)
     assert code == 0
     assert {**found["attribution"], "cost": None} == {**expected, "cost": None}
-    assert [each["text"] for each in found["statements"]] == [" Oskar. ", "Yes."]
+    assert [each["text"] for each in found["statements"]] == [" Oskar.", " Yes."]
 
 
 def test_text_and_a_page(run, tmp_path):

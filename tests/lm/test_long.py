@@ -117,7 +117,7 @@ def test_attention_weights_that_do_not_fit_are_refused(lm, little_memory):
 
 def test_a_prompt_that_does_not_fit_is_refused(lm, little_memory):
     little_memory(memory.clean_bytes(lm.model, len(lm.prompt(TEXT))) - 1)
-    with pytest.raises(DeviceMemoryError, match="a run of .* tokens takes about"):
+    with pytest.raises(DeviceMemoryError, match=r"a run of .* tokens takes about"):
         noiser.attribute(lm, TEXT, "occlusion")
 
 

@@ -1,11 +1,13 @@
 """What each sentence of an answer rests on: its sources, scored by one method within one budget for each sentence."""
 
+from dataclasses import replace
 from typing import Any
 
 import noiser.methods
 from noiser.attribution.explain import attribute_each
 from noiser.attribution.refine import level_costs, refine
 from noiser.errors import OptionError, PromptError
+from noiser.lm.documents import read_documents
 from noiser.lm.following import TokensLike, follow
 from noiser.lm.model import LanguageModel, check_language_model
 from noiser.lm.target import Question
@@ -16,8 +18,8 @@ from noiser.results.statements import combined
 from noiser.text.prompt import Prompt
 from noiser.text.units import units
 
-METHOD = "noiser:bound=rms+scale=4+samples=10+unit=auto"
-"""Ten draws, so that each source has a standard error that a confidence can be built on."""
+METHOD = "noiser:bound=rms+scale=4+samples=5+unit=auto"
+"""Five draws, so that each source has a standard error that a confidence can be built on."""
 THOROUGH = 3.0
 """The default budget of a sentence, as a multiple of what its coarsest level takes: enough to open the best sources."""
 
@@ -42,7 +44,8 @@ def cite(
     budget     for each sentence, with `unit=auto`: token-forwards or a time. Default: THOROUGH times what the sources alone take.
 
     Returns one Attribution with a target for each sentence: its tokens as a whole, in log-probability, attributed to the prompt's sources.
-    Sentences before it stay as they are. A prompt without named spans has its paragraphs as sources.
+    Sentences before it stay as they are, and so does everything around the documents, if there are any. A prompt without named spans has
+    its paragraphs as sources.
 
     Raises OptionError for a method with another unit, and what `attribute` raises.
     """
@@ -53,7 +56,7 @@ def cite(
         raise OptionError(f"cite scores sources: give the method unit=auto or unit=span; {spec.label} has {unit or 'no unit'}")
     if (answer is None) == (generate is None):
         raise OptionError("cite wants an answer, or how many tokens to generate" + ("" if answer is None else ", not both"))
-    prompt = lm.prompt(prompt, spans, documents)
+    prompt = _sources_only(lm.prompt(prompt, spans, documents), documents)
     if unit == "span" and not prompt.spans:
         raise OptionError("unit=span scores named spans, and this prompt has none: give documents or spans, or a method with unit=auto")
     ids = _answer_ids(lm, prompt, answer, generate)
@@ -61,10 +64,18 @@ def cite(
     return combined([_explained(lm, prompt, spec, question, budget) for question in questions])
 
 
+def _sources_only(prompt: Prompt, documents: Any) -> Prompt:
+    """The prompt with the documents as its only spans, if it has any: the question is no source of its answer."""
+    if documents is None:
+        return prompt
+    titles = {document["title"] for document in read_documents(documents)}
+    return replace(prompt, spans=tuple(span for span in prompt.spans if span.name in titles))
+
+
 def sentences(lm: LanguageModel, prompt: Prompt, ids: tuple[int, ...]) -> list[tuple[int, int]]:
     """The sentences of an answer: the first token of each, and one past the last. A piece without a letter or digit joins the last one."""
     of = units(lm.tokens.extended(prompt, ids), "sentence").of[len(prompt) :]
-    pieces: list[tuple[int, list[int]]] = []
+    pieces: list[tuple[int | None, list[int]]] = []
     for place, unit in enumerate(of):
         if not pieces or unit not in (None, pieces[-1][0]):
             pieces.append((unit, []))

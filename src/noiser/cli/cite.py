@@ -46,7 +46,7 @@ def cite(
         int | None,
         typer.Option(metavar="N", min=1, help="The model writes the answer, at most N tokens, if the file has none.", rich_help_panel=WHAT),
     ] = None,
-    method: Method = "noiser:bound=rms+scale=4+samples=10+unit=auto",
+    method: Method = "noiser:bound=rms+scale=4+samples=5+unit=auto",
     settings: Settings = None,
     seed: MethodSeed = None,
     budget: Annotated[

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 from weakref import WeakSet
 
@@ -20,13 +20,13 @@ from noiser.lm.checkpoint import check_architecture
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
 from noiser.lm.forward import LAYOUTS, Layout, layout_of, run_packed_prompts, run_prompt
 from noiser.lm.generation import greedy
-from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, RowGradients, read_cache, split_layers
+from noiser.lm.kv_cache import CleanRun, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.memory import check_clean, check_rows, fits, gradient_bytes
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable
 from noiser.lm.quantized import check_quantized
-from noiser.lm.requests import ForwardRequest
+from noiser.lm.requests import ForwardRequest, ForwardResult
 from noiser.lm.restore import evaluation_mode
 from noiser.lm.rotary import length_class, most_tokens
 from noiser.lm.tokenizer import Source, Tokens, prompt_warnings, split_sources
@@ -140,7 +140,7 @@ class LanguageModel:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(self.tokens.size, (20 * length + 100,), generator=generator).tolist()
         ordinary = [token for token in drawn if not self.tokens.is_special(token)]
-        return (ordinary * length)[:length] if ordinary else drawn[:length]
+        return list(islice(cycle(ordinary or drawn), length))
 
     def _count_check(self, tokens: int) -> None:
         self.token_counter.check_tokens += tokens
@@ -151,7 +151,7 @@ class LanguageModel:
 
     def forward(self, requests: Sequence[ForwardRequest]) -> list[list[CleanRun]]:
         """Run each sequence once. The answer to a request has one clean run for each of its ends, truncated after that end."""
-        results: list[_ForwardResult] = []
+        results: list[ForwardResult] = []
         parts = [request.split(self._length_class) for request in requests]
         with evaluation_mode(self.model):
             self._try_model()
@@ -267,7 +267,7 @@ class LanguageModel:
             return False
         return sum(lengths) <= self._layout_check.capacity(max(lengths), sum(lengths))
 
-    def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
+    def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list["ForwardResult"]:
         """The group in one pass. One by one if memory is short or one prompt's NaN spread; without gradient if need be."""
         try:
             with suppress(DeviceMemoryError), unify_memory_errors():
@@ -285,7 +285,7 @@ class LanguageModel:
         with unify_memory_errors():
             return self._forward(group, gradient=False)
 
-    def _forward_ahead(self, request: ForwardRequest) -> "_ForwardResult | None":
+    def _forward_ahead(self, request: ForwardRequest) -> "ForwardResult | None":
         """The sequence and its rows ahead in one pass, without keys and values for other rows. None if there are none, or if it has to
         be tried without them."""
         ahead, seq = request.ahead, len(request.prompt)
@@ -305,9 +305,9 @@ class LanguageModel:
             return None
         self.token_counter.forward_tokens += seq * (1 + ahead.perturbation.rows)
         self.token_counter.backward_tokens += seq * ahead.perturbation.rows
-        return _ForwardResult(request, embeds, logits, (), {}, None, lambda _seq: "full", self._length_class, read)
+        return ForwardResult(request, embeds, logits, (), {}, None, lambda _seq: "full", self._length_class, read)
 
-    def _forward(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
+    def _forward(self, group: list[ForwardRequest], gradient: bool) -> list["ForwardResult"]:
         ids = [torch.tensor(request.prompt.input_ids, device=self.device) for request in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(tensor).detach().requires_grad_(gradient) for tensor in ids]
@@ -322,7 +322,7 @@ class LanguageModel:
         layers = split_layers(read_cache(cache), [len(tensor) for tensor in ids])
         parts = zip(group, embeds, logits, layers, gradients, strict=True)
         return [
-            _ForwardResult(
+            ForwardResult(
                 request, e.detach(), at_ends.detach(), kv, g, attention and attention.value, self._choose_layout, self._length_class
             )
             for request, e, at_ends, kv, g in parts
@@ -350,43 +350,6 @@ class LanguageModel:
             check_decoder(self.model, torch.tensor(self._synthetic_ids(TRIAL_TOKENS, 0), device=self.device))
             self._count_check(4 * TRIAL_TOKENS)
             _TRIED.add(self.model)
-
-
-@dataclass(frozen=True, eq=False)
-class _ForwardResult:
-    """What the model returned for one request. Clean runs are made of it once the layout is known."""
-
-    request: ForwardRequest
-    embeds: Float[Tensor, "seq dim"]
-    logits: Float[Tensor, "ends vocab"]
-    layers: tuple[KeysValues, ...]
-    gradients: Mapping[int, Tensor]
-    """By the index of the end that each belongs to."""
-    attention: Tensor | None
-    choose_layout: Callable[[int], LayoutName]
-    length_class: Callable[[int], int]
-    ahead: RowGradients | None = None
-
-    def clean_run(self) -> CleanRun:
-        """The clean run of the whole sequence."""
-        last = len(self.request.ends) - 1
-        return CleanRun(
-            self.request.prompt,
-            self.embeds,
-            self.logits[last],
-            self.layers,
-            self.gradients.get(last),
-            self.attention,
-            self.ahead,
-            choose_layout=self.choose_layout,
-            length_class=self.length_class,
-        )
-
-    def clean_runs(self) -> list[CleanRun]:
-        """The clean run up to each end, the whole sequence last."""
-        whole = self.clean_run()
-        ends = enumerate(self.request.ends[:-1])
-        return [*(whole.truncated(end + 1, self.logits[index], self.gradients.get(index)) for index, end in ends), whole]
 
 
 def check_language_model(lm: Any) -> None:
