@@ -19,33 +19,7 @@ import noiser
 from noiser.lm.devices import held_bytes, peak_bytes
 from noiser.lm.memory import clean_bytes, gradient_bytes
 
-WORDS = [
-    "the",
-    "old",
-    "bridge",
-    "over",
-    "a",
-    "river",
-    "of",
-    "stone",
-    "was",
-    "built",
-    "for",
-    "the",
-    "town",
-    "and",
-    "its",
-    "mill",
-    "by",
-    "masons",
-    "who",
-    "came",
-    "from",
-    "hills",
-    "in",
-    "the",
-    "north",
-]
+WORDS = "the old bridge over a river of stone was built for the town and its mill by masons who came from hills in the north"
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2-0.5b": {"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
                    "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151_936, "max_position_embeddings": 32_768},
@@ -72,9 +46,9 @@ def load(shape: str, dtype: str, device: str) -> noiser.LanguageModel:
 def documents(lm: noiser.LanguageModel, tokens: int, count: int) -> list[dict[str, str]]:
     """Documents of filler that have this many tokens together, or up to a tenth less."""
     words_each = int(0.9 * tokens / count)
-    made = []
+    made, vocabulary = [], WORDS.split()
     for number in range(count):
-        words = [WORDS[(7 * number + 3 * place + place * place) % len(WORDS)] for place in range(words_each)]
+        words = [vocabulary[(7 * number + 3 * place + place * place) % len(vocabulary)] for place in range(words_each)]
         sentences = [" ".join(words[start : start + 12]).capitalize() + "." for start in range(0, words_each, 12)]
         made.append(" ".join(sentences))
     whole = len(lm.tokenizer(" ".join(made))["input_ids"])
@@ -87,6 +61,7 @@ def measure(arguments: argparse.Namespace, tokens: int, method: str) -> dict[str
     lm = load(arguments.shape, arguments.dtype, arguments.device)
     prompt = lm.prompt("Question: Who built the bridge? Answer: It was built by", documents=documents(lm, tokens, arguments.documents))
     lm.layout(prompt)  # the check of the model runs once and is remembered
+    lm.clean([lm.prompt("All weights are read once.")])  # those of a file are in memory only from then on
     loaded = held_bytes(lm.devices)
     stated = noiser.estimate(lm, prompt, method).peak_bytes if "gradient" not in method else loaded + gradient_bytes(lm.model, len(prompt))
     begin = time.perf_counter()
