@@ -91,7 +91,7 @@ def test_the_deletion_lasso_explains_the_logit():
     rng = np.random.default_rng(0)
     present = rng.random((64, 5)) < 0.5
     logit = present @ np.array([4.0, 0, 0, -1, 0]) - 2
-    values = -np.log1p(np.exp(-logit))
+    values = (-np.log1p(np.exp(-logit))).tolist()
     np.testing.assert_allclose(long_ablations.deletion_lasso(present, values, 1), lasso(present, logit, 0.01)[0], atol=1e-6)
     np.testing.assert_allclose(long_ablations.deletion_lasso(present, values, 3), 3 * lasso(present, logit / 3, 0.01)[0], atol=1e-6)
 
@@ -134,6 +134,7 @@ def test_each_part_runs_and_goes_on_where_it_stopped(folder, monkeypatch):
     monkeypatch.setattr(long_ablations, "FITTED", 8)
     monkeypatch.setattr(long_ablations, "HELD", 8)
     monkeypatch.setattr(long_ablations, "DELETION", {"deletion lasso 32": 4, "deletion lasso 64": 8})
+    written: dict[str, str] = {}
     for _ in range(2):
         long.screen(LM, np.inf, 2)
         long.retrieval(LM, np.inf, 2)
