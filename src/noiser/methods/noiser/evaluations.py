@@ -96,11 +96,31 @@ class NoiseEvaluations:
                 anchor = readout.anchor if readout.anchor is not None else self.objective.value
                 drops.set(token, anchor, readout.values, readout.value)
             return drops
+        if self._branch_reads_both:
+            return (yield from self._drops_in_one_run(pairs, drops))
         yield from self.run(pairs)  # the notes say whether each flips the prediction
         measurements = yield from measure(self.objective, [self.noise.perturbation(token, k) for token, k in pairs], anchor=True)
         for (token, _), measurement in zip(pairs, measurements, strict=True):
             assert measurement.anchor is not None
             drops.set(token, measurement.anchor, measurement.values, float(measurement.values.mean()))
+        return drops
+
+    @property
+    def _branch_reads_both(self) -> bool:
+        """Whether one row has the explained quantity and the next token's distribution: that of a target of several tokens."""
+        branches = self.objective.branches
+        return len(branches) == 1 and branches[0].logit_fn.ends[0] == len(self.clean.prompt) - 1
+
+    def _drops_in_one_run(self, pairs: Sequence[tuple[int, float]], drops: Drops) -> Steps[Drops]:
+        """The drops and the flips from the same rows, which end with the target."""
+        (branch,) = self.objective.branches
+        readouts = yield from ask(
+            [PerturbedRows(branch.clean, self.noise.perturbation(token, k), branch.logit_fn, self.prediction, True) for token, k in pairs]
+        )
+        for (token, k), readout in zip(pairs, readouts, strict=True):
+            assert readout.anchor is not None
+            self.readouts[token].setdefault(k, readout)
+            drops.set(token, readout.anchor, readout.values, readout.value)
         return drops
 
     def flips(self, token: int, k: float) -> bool:
