@@ -11,15 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import DeviceMemoryError, ModelError, NonFiniteError
+from noiser.errors import DeviceMemoryError, ModelError, ModelFailedError, NonFiniteError
 from noiser.lm.adapter import model_name, model_revision, unwrap
 from noiser.lm.ahead import run_with_rows
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.checkpoint import check_architecture
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
-from noiser.lm.forward import LAYOUTS, Layout, call_model, layout_of, run_packed_prompts, run_prompt
-from noiser.lm.kv_cache import CleanRun, KeysValues, LayoutName, RowGradients, read_cache, split_layers
+from noiser.lm.forward import LAYOUTS, Layout, call_model, failure, layout_of, run_packed_prompts, run_prompt
+from noiser.lm.forward_result import ForwardResult
+from noiser.lm.kv_cache import CleanRun, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable
@@ -29,6 +30,7 @@ from noiser.lm.restore import evaluation_mode
 from noiser.lm.rotary import length_class, most_tokens
 from noiser.lm.tokenizer import Source, Tokens, prompt_warnings
 from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature, why_not_differentiable
+from noiser.registry import Method
 from noiser.text.prompt import Prompt
 
 
@@ -121,6 +123,23 @@ class LanguageModel:
         """Move a tensor to `device`. On Apple's GPU, which has no float64, such a tensor stays on the CPU."""
         return tensor if tensor.dtype == torch.float64 and self.device.type == "mps" else tensor.to(self.device)
 
+    @property
+    def width(self) -> int:
+        """The number of elements of one token's embedding."""
+        return self.model.get_input_embeddings().weight.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the numbers that the model computes with."""
+        return self.model.dtype
+
+    def check_method(self, method: Method) -> None:
+        """Raises OptionError for a method that cannot run on this model, before anything runs. Here every method can be tried."""
+
+    def failure(self, step: str, error: Exception) -> ModelFailedError:
+        """The error for whatever the model raised at this step."""
+        return failure(self.model, step, error)
+
     def layout(self, prompt: Prompt) -> tuple[Layout, str]:
         """The layout for rows of this prompt, and the reason if it is the full one. A short check of the model may run first."""
         name, reason = self._layout_check.layout(len(prompt))
@@ -148,7 +167,7 @@ class LanguageModel:
 
     def forward(self, requests: Sequence[ForwardRequest]) -> list[list[CleanRun]]:
         """Run each sequence once. The answer to a request has one clean run for each of its ends, truncated after that end."""
-        results: list[_ForwardResult] = []
+        results: list[ForwardResult] = []
         parts = [request.split(self._length_class) for request in requests]
         with evaluation_mode(self.model):
             self._try_model()
@@ -218,6 +237,12 @@ class LanguageModel:
                 self._report(max(0, remaining))
         return collector.readouts()
 
+    def run_some(self, rows: PerturbedRows, count: int) -> int:
+        """Run the first rows of many, to see how long they take. Returns the tokens that went through the model, there and back."""
+        with evaluation_mode(self.model), unify_memory_errors():
+            sums = run_batch(self.model, Batch((rows,), (0,), range(count)))
+        return sum(sums.forward) + sum(sums.backward)
+
     def _budget_of(self, rows: PerturbedRows) -> Budget:
         return self.budget if rows.weights is None else self.gradient_budget
 
@@ -262,7 +287,7 @@ class LanguageModel:
             return False
         return sum(lengths) <= self._layout_check.capacity(max(lengths), sum(lengths))
 
-    def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
+    def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list[ForwardResult]:
         """The group in one pass. One by one if memory is short or one prompt's NaN spread; without gradient if need be."""
         try:
             with suppress(DeviceMemoryError), unify_memory_errors():
@@ -280,7 +305,7 @@ class LanguageModel:
         with unify_memory_errors():
             return self._forward(group, gradient=False)
 
-    def _forward_ahead(self, request: ForwardRequest) -> "_ForwardResult | None":
+    def _forward_ahead(self, request: ForwardRequest) -> ForwardResult | None:
         """The sequence and its rows ahead in one pass, without keys and values for other rows. None if there are none, or if it has to
         be tried without them."""
         ahead, seq = request.ahead, len(request.prompt)
@@ -300,9 +325,9 @@ class LanguageModel:
             return None
         self.token_counter.forward_tokens += seq * (1 + ahead.perturbation.rows)
         self.token_counter.backward_tokens += seq * ahead.perturbation.rows
-        return _ForwardResult(request, embeds, logits, (), {}, None, lambda _seq: "full", self._length_class, read)
+        return ForwardResult(request, embeds, logits, (), {}, None, lambda _seq: "full", self._length_class, read)
 
-    def _forward(self, group: list[ForwardRequest], gradient: bool) -> list["_ForwardResult"]:
+    def _forward(self, group: list[ForwardRequest], gradient: bool) -> list[ForwardResult]:
         ids = [torch.tensor(request.prompt.input_ids, device=self.device) for request in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(tensor).detach().requires_grad_(gradient) for tensor in ids]
@@ -317,7 +342,7 @@ class LanguageModel:
         layers = split_layers(read_cache(cache), [len(tensor) for tensor in ids])
         parts = zip(group, embeds, logits, layers, gradients, strict=True)
         return [
-            _ForwardResult(
+            ForwardResult(
                 request, e.detach(), at_ends.detach(), kv, g, attention and attention.value, self._choose_layout, self._length_class
             )
             for request, e, at_ends, kv, g in parts
@@ -345,43 +370,6 @@ class LanguageModel:
             check_decoder(self.model, torch.tensor(self._synthetic_ids(TRIAL_TOKENS, 0), device=self.device))
             self._count_check(4 * TRIAL_TOKENS)
             _TRIED.add(self.model)
-
-
-@dataclass(frozen=True, eq=False)
-class _ForwardResult:
-    """What the model returned for one request. Clean runs are made of it once the layout is known."""
-
-    request: ForwardRequest
-    embeds: Float[Tensor, "seq dim"]
-    logits: Float[Tensor, "ends vocab"]
-    layers: tuple[KeysValues, ...]
-    gradients: Mapping[int, Tensor]
-    """By the index of the end that each belongs to."""
-    attention: Tensor | None
-    choose_layout: Callable[[int], LayoutName]
-    length_class: Callable[[int], int]
-    ahead: RowGradients | None = None
-
-    def clean_run(self) -> CleanRun:
-        """The clean run of the whole sequence."""
-        last = len(self.request.ends) - 1
-        return CleanRun(
-            self.request.prompt,
-            self.embeds,
-            self.logits[last],
-            self.layers,
-            self.gradients.get(last),
-            self.attention,
-            self.ahead,
-            choose_layout=self.choose_layout,
-            length_class=self.length_class,
-        )
-
-    def clean_runs(self) -> list[CleanRun]:
-        """The clean run up to each end, the whole sequence last."""
-        whole = self.clean_run()
-        ends = enumerate(self.request.ends[:-1])
-        return [*(whole.truncated(end + 1, self.logits[index], self.gradients.get(index)) for index, end in ends), whole]
 
 
 def check_language_model(lm: Any) -> None:
