@@ -84,6 +84,8 @@ def load(
             str(model), tokenizer, parts, revision, dtype, trust_remote_code,
             token_budget=token_budget, template_args=template_args, max_connections=max_connections,
         )  # fmt: skip
+    if isinstance(tokenizer, str | Path):
+        raise ModelError(f"a tokenizer is named for a model behind a server ({EXAMPLE}); {model} brings its own: leave out --tokenizer")
     _check_device_map(device_map, device)
     device_found = pick_device(device)
     if device_found.type == "cpu" and (line := crowding_here(torch.get_num_threads())):
@@ -370,6 +372,7 @@ class Identity:
 def identify(
     model: str,
     *,
+    tokenizer: str | None = None,
     adapter: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
@@ -378,8 +381,12 @@ def identify(
 ) -> Identity:
     """The name, revision and dtype that a model loaded with these arguments would have.
 
-    Of a hub model it reads the configuration, not the weights. Raises ModelError as `load` does.
+    Of a hub model it reads the configuration, not the weights. Of a model behind a server it reads the table, and sends nothing.
+    Raises ModelError as `load` does.
     """
+    if is_served(model):
+        lm = _load_served(model, tokenizer, {"adapter": adapter}, revision, dtype, trust_remote_code)
+        return Identity(lm.name, lm.revision, str(lm.dtype).removeprefix("torch."))
     place = _place(model, adapter, revision, code=trust_remote_code)
     options = {"revision": place.revision, "trust_remote_code": trust_remote_code, "local_files_only": place.offline}
     with readable_errors(place.shown, place.path, trust_remote_code):

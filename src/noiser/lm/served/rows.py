@@ -159,6 +159,7 @@ def _pending(members: Sequence[Member]) -> Iterator[Probe]:
 def _member(rows: PerturbedRows, anchors: dict[tuple[int, int, tuple[int, ...]], Probe]) -> Member:
     """The probes of some rows. Equal unperturbed rows share one."""
     reads = rows.logit_fn.reads
+    assert rows.clean.layout == "full", "rows are sent whole"
     if rows.weights is not None or rows.model_context is not None:
         raise OptionError(
             "a gradient needs the model's weights, and this model runs behind a server: use noiser, occlusion, lime or shapley"
