@@ -28,9 +28,7 @@ PROMPTS = ("The Eiffel Tower is located in the city of", "2 + 2 =", [{"role": "u
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        not PYTHON.exists(), reason="vLLM is not installed: make test-vllm installs it into .venv-vllm and runs these tests"
-    ),
+    pytest.mark.skipif(not PYTHON.exists(), reason="vLLM is not installed: make test-vllm installs it and runs these tests"),
 ]
 
 
@@ -85,11 +83,10 @@ def test_the_default_models_scores(address, smol, method):
         assert (here.targets[0].token_ids, here.targets[0].rank) == (there.targets[0].token_ids, there.targets[0].rank)
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [Question(" Rome"), Question(" Paris", " Rome"), Question(generate=3), Question(" Paris, France"), Question(quantity="jsd")],
-    ids=repr,
-)
+QUESTIONS = [Question(" Rome"), Question(" Paris", " Rome"), Question(generate=3), Question(" Paris, France"), Question(quantity="jsd")]
+
+
+@pytest.mark.parametrize("asked", QUESTIONS, ids=repr)
 def test_targets(address, smol, asked):
     here, there = (noiser.attribute(lm, PROMPTS[0], "occlusion", asked) for lm in (smol, noiser.load(address, "smollm2-135m")))
     assert [target.token_ids for target in here.targets] == [target.token_ids for target in there.targets]
