@@ -11,9 +11,12 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 import noiser
 from noiser.data import read
+from noiser.lm.served.client import Row
+from noiser.lm.served.completions import Ask
 from noiser.lm.served.model import ServedModel
 from noiser.results.attribution import Attribution
 
@@ -28,7 +31,11 @@ def main() -> None:
     parser.add_argument("served")
     parser.add_argument("tokenizer")
     parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--rows", type=int, nargs=2, metavar=("ROWS", "TOKENS"), help="only time rows, as benchmarks/served_bare.py does")
     arguments = parser.parse_args()
+    if arguments.rows:
+        _rows(arguments.served, arguments.tokenizer, *arguments.rows)
+        return
     prompts = [row.prompt for row in read("known-mini").rows[: arguments.prompts]]
     local, served = noiser.load(arguments.tokenizer), _served(arguments.served, arguments.tokenizer)
     served.clean([served.prompt(prompts[0])])  # the trial is no method's cost
@@ -45,6 +52,18 @@ def _served(name: str, tokenizer: str, connections: int = 8) -> ServedModel:
     lm = noiser.load(name, tokenizer, max_connections=connections)
     assert isinstance(lm, ServedModel)
     return lm
+
+
+def _rows(name: str, tokenizer: str, count: int, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for connections in (1, 8):
+        lm = _served(name, tokenizer, connections)
+        ids = [torch.randint(1000, 40_000, (tokens,), generator=generator).tolist() for _ in range(count)]
+        rows = [Row(Ask((7042,), 20), tokens, lambda each=each, lm=lm: lm.embeddings(each)) for each in ids]
+        for _ in range(3):
+            begin = time.perf_counter()
+            list(lm.client.answer(rows))
+            print(f"{count} rows of {tokens} tokens, {connections} under way: {time.perf_counter() - begin:.2f} s", flush=True)
 
 
 def _explain(lm: noiser.LanguageModel, prompts: list, method: str) -> tuple[list[Attribution], float]:

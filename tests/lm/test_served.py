@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import noiser
-from noiser.errors import ModelError, ModelFailedError, NonFiniteError, OptionError, PromptError, RunError
+from noiser.errors import ModelError, ModelFailedError, NonFiniteError, OptionError, PromptError, RunError, Stopped
 from noiser.lm.load import identify
 from noiser.lm.perturbation import AddNoise, Interpolate, PerturbedRows
 from noiser.lm.quantity import token_logit_fn
@@ -278,6 +278,23 @@ def test_a_server_that_stays_away_is_the_runs_error_and_no_prompts(local, folder
     with pytest.raises(RunError, match=r"does not answer: no connection.*the same command then goes on"):
         list(noiser.attribute_many(lm, [PROMPT, "other"], "occlusion", errors="return"))
     assert time.monotonic() - begun < 5
+
+
+def test_work_that_is_stopped_sends_nothing_more(local, folder):
+    """Mutant: the threads go on with the requests that are left."""
+    with FakeVllm(local.model) as fake:
+        lm = served(fake, folder, token_budget=7, max_connections=2)
+        lm.clean([lm.prompt(PROMPT)])
+        before = fake.counts["requests"]
+
+        def stop(*_):
+            raise Stopped
+
+        with pytest.raises(Stopped) as kept, lm.progress_callback(stop):
+            noiser.attribute(lm, PROMPT, "lime:samples=300")
+        time.sleep(0.5)
+        assert fake.counts["requests"] < before + 10
+        assert kept.value is not None, "the traceback is kept, as a debugger or a test keeps it"
 
 
 def test_numbers_that_are_none(local, folder):

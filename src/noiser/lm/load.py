@@ -132,7 +132,7 @@ def _load_served(
     with hide_progress_bars(), readable_errors(place.shown, place.path, trusted):
         config: Any = AutoConfig.from_pretrained(place.path, trust_remote_code=trusted, **source)
         loaded = _load_tokenizer(place, {**source, "trust_remote_code": trusted})
-        table = read_table(place.path, config, chosen, **source)
+        table = read_table(place.path, config, chosen, trusted=trusted, **source)
     return ServedModel(address, table, loaded, config, **options)
 
 

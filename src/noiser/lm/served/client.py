@@ -4,7 +4,8 @@ import json
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,8 +64,8 @@ class VllmClient:
         self._connection: Connection | None = None
         self._stopped = threading.Event()
 
-    def answer(self, rows: Sequence[Row]) -> Iterator[tuple[int, Distribution]]:
-        """The distribution after each row, as soon as it is there: the row's index first.
+    def answer(self, rows: Sequence[Row]) -> Generator[tuple[int, Distribution], None, None]:
+        """The distribution after each row, as soon as it is there: the row's index first. Closed before its end, it sends nothing more.
 
         Raises ModelFailedError for a row that the server refuses, and RunError if it does not answer any more. An answer that came
         is not asked for again.
@@ -72,11 +73,12 @@ class VllmClient:
         groups = list(self._groups(rows))
         self._stopped = threading.Event()
         work = results_of(lambda index: self._ask([rows[row] for row in groups[index]]), len(groups), self.max_connections, self._stopped)
-        for index, outcomes in work:
-            for row, outcome in zip(groups[index], outcomes, strict=True):
-                if isinstance(outcome, Failure):
-                    raise self._error(outcome, rows[row].tokens)
-                yield row, outcome
+        with closing(work):
+            for index, outcomes in work:
+                for row, outcome in zip(groups[index], outcomes, strict=True):
+                    if isinstance(outcome, Failure):
+                        raise self._error(outcome, rows[row].tokens)
+                    yield row, outcome
 
     def from_ids(self, ids: Sequence[int], ask: Ask) -> Distribution:
         """The distribution after tokens that the server embeds itself. Raises as `answer` does."""

@@ -1,6 +1,7 @@
 """A LanguageModel behind vLLM's server: rows are completions with prompt embeddings, and vLLM batches them as it likes."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -108,13 +109,14 @@ class ServedModel(LanguageModel):
         ends = [(index, end) for index, request in enumerate(requests) for end in request.ends]
         rows = [Row(Ask(top=WHOLE), end + 1, lambda index=index, end=end: embeds[index][: end + 1] * factor) for index, end in ends]
         found: dict[int, Distribution] = {}
-        for row, distribution in self.client.answer(rows):
-            found[row] = distribution
-            self._count(rows[row].tokens, 0)
-        answers = iter(found[row].logits(self.client.vocab) for row in range(len(rows)))
+        with closing(self.client.answer(rows)) as answers:
+            for row, distribution in answers:
+                found[row] = distribution
+                self._count(rows[row].tokens, 0)
+        logits = iter(found[row].logits(self.client.vocab) for row in range(len(rows)))
         return [
             ForwardResult(
-                request, embeds[index], stack([next(answers) for _ in request.ends]), (), {}, None, lambda _seq: "full", lambda _seq: 0
+                request, embeds[index], stack([next(logits) for _ in request.ends]), (), {}, None, lambda _seq: "full", lambda _seq: 0
             ).clean_runs()
             for index, request in enumerate(requests)
         ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -140,11 +141,12 @@ class RowReader:
             asks = [(probe, ask) for probe in pending if (ask := probe.next_ask())]
             rows = [Row(ask, probe.end + 1, lambda probe=probe: probe.embeds(self._factor)) for probe, ask in asks]
             remaining = sum(row.tokens for row in rows)
-            for index, answer in self._client.answer(rows):
-                probe, ask = asks[index]
-                probe.learn(ask, answer)
-                remaining -= rows[index].tokens
-                self._on_tokens(rows[index].tokens, remaining)
+            with closing(self._client.answer(rows)) as answers:
+                for index, answer in answers:
+                    probe, ask = asks[index]
+                    probe.learn(ask, answer)
+                    remaining -= rows[index].tokens
+                    self._on_tokens(rows[index].tokens, remaining)
             for member in members:
                 if not all(probe.known.finite for row in member.probes for probe in row):
                     member.fault = "nonfinite"

@@ -37,13 +37,14 @@ class EmbeddingTable:
         return self.weight[torch.tensor(token_ids)].to(self.dtype) * self.scale
 
 
-def read_table(path: str, config: Any, dtype: torch.dtype, **options: Any) -> EmbeddingTable:
+def read_table(path: str, config: Any, dtype: torch.dtype, *, trusted: bool, **options: Any) -> EmbeddingTable:
     """Read the table from a folder, or from a hub model. Of a folder's files, only the bytes of this tensor are read.
 
-    `options` fetch the files of a hub model; of its weights that is the one file with the table. Raises ModelError if the checkpoint
+    `trusted`: the model's own Python code may run. `options` fetch the files of a hub model; of its weights that is the one file with the
+    table. Raises ModelError if the checkpoint
     has no such tensor, or if the family computes embeddings in another way than by a look-up and one factor.
     """
-    name, module = _embedding_module(config)
+    name, module = _embedding_module(config, trusted)
     scale = getattr(module, "scalar_embed_scale", 1.0)
     if not isinstance(module, nn.Embedding) or (type(module) is not nn.Embedding and not isinstance(scale, float | int)):
         raise ModelError(f"the embedding module of {config.model_type} is a {type(module).__name__}, which is more than a table")
@@ -53,10 +54,10 @@ def read_table(path: str, config: Any, dtype: torch.dtype, **options: Any) -> Em
     return EmbeddingTable(weight, float(scale), dtype, f"sha256:{_digest(weight, config)}")
 
 
-def _embedding_module(config: Any) -> tuple[str, Any]:
+def _embedding_module(config: Any, trusted: bool) -> tuple[str, Any]:
     """The name of the input embedding module, and the module without numbers."""
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
     module = model.get_input_embeddings()
     return next(name for name, each in model.named_modules() if each is module), module
 
