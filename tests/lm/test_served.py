@@ -203,6 +203,14 @@ def test_the_argmax_of_a_mean_is_proved():
     assert 50 < proofs < 300, "some proofs need one look, some more"
 
 
+def test_a_token_that_no_draw_shows_may_be_the_best():
+    """It is second everywhere, behind another token each time. Mutant: the bound of tokens outside every top K left out."""
+    draws = np.full((4, 10), 0.1 / 8)
+    draws[range(4), range(1, 5)], draws[:, 9] = 0.5, 0.4
+    assert find_rival([_top(draw, 1) for draw in draws], 0) == Unproved({})
+    assert find_rival([_top(draw, 2) for draw in draws], 0) == Rival(pytest.approx(0.4), 9)
+
+
 def _top(draw, count):
     order = np.argsort(-draw)[:count]
     bound = -np.inf if count == len(draw) else float(np.log(draw[order[-1]]))

@@ -10,7 +10,9 @@ POLL_SECONDS = 0.2
 Result = TypeVar("Result")
 
 
-def results_of(work: Callable[[int], Result], count: int, max_threads: int, stop: threading.Event) -> Generator[tuple[int, Result], None, None]:
+def results_of(
+    work: Callable[[int], Result], count: int, max_threads: int, stop: threading.Event
+) -> Generator[tuple[int, Result], None, None]:
     """Yield the index and the result of `work(0)` to `work(count - 1)` as soon as there is one, at most `max_threads` at a time.
 
     The work is started in this order. The first exception ends it and is raised here, and so does an interrupt, or an exception of the

@@ -57,7 +57,7 @@ def read_table(path: str, config: Any, dtype: torch.dtype, *, trusted: bool, **o
 def _embedding_module(config: Any, trusted: bool) -> tuple[str, Any]:
     """The name of the input embedding module, and the module without numbers."""
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        model: Any = AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=trusted)
     module = model.get_input_embeddings()
     return next(name for name, each in model.named_modules() if each is module), module
 
