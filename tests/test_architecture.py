@@ -15,7 +15,7 @@ from benchmarks.structure import PACKAGE, ROOT, circles, functions, imports, len
 SOURCE = ROOT / "src" / PACKAGE
 RANKS = [
     {"errors", "rng", "_version"},
-    {"storage", "registry", "options", "text"},
+    {"storage", "registry", "options", "text", "http"},
     {"results", "data"},
     {"lm", "views"},
     {"methods", "judges"},

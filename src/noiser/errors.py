@@ -33,6 +33,7 @@ EXTRAS = {
     "peft": ("peft",),
     "plots": ("matplotlib",),
     "ray": ("ray",),
+    "served": ("openai",),
     "shapley": ("shapiq",),
     "units": ("sentencex", "nltk"),
     "web": ("starlette", "uvicorn"),

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from noiser.errors import JudgeError, RunError
+from noiser.http.retry import RetryPolicy, parse_retry_after
 from noiser.judges.api import ApiBackend
 from noiser.judges.backend import Backend, Call, Completion
-from noiser.judges.retry import RetryPolicy, parse_retry_after
 from tests.fault_server import Fault, FaultServer, completion, hang, page, refusal, reset, said, script, seeded
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}

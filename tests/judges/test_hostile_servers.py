@@ -24,14 +24,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from noiser.errors import JudgeError
-from noiser.judges import limits
+from noiser.http import limits
+from noiser.http.connection import excerpt, parse_failure
+from noiser.http.keys import Redactor
+from noiser.http.retry import parse_retry_after
 from noiser.judges.api import ApiBackend
 from noiser.judges.backend import Call, Completion
-from noiser.judges.keys import Redactor
 from noiser.judges.parsing import parse_reply
 from noiser.judges.protocol import JudgePrompt
-from noiser.judges.retry import parse_retry_after
-from noiser.judges.transport import Transport, excerpt, parse_completion, parse_failure
+from noiser.judges.transport import Transport, parse_completion
 from tests.fault_server import Fault, FaultServer, completion
 
 GOOD = completion("yes", "fake-1").encode()
@@ -153,13 +154,13 @@ def test_a_call_reads_a_bounded_number_of_bytes(before, unit):
     outcome, took = send(flood, 60.0)
     assert outcome.kind in ("malformed", "connection"), outcome
     assert took < 30
-    assert sent[0] < limits.MAX_READ_BYTES + (16 << 20)
+    assert sent[0] < limits.CallLimits().max_read + (16 << 20)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", pytest.param("deflate", marks=pytest.mark.slow)])
 def test_a_compressed_bomb_is_one_failure_of_bounded_memory(monkeypatch, encoding):
     """1.5 MB that decode to 1.5 GB. Mutant: `decompress` without its limit, or the compressed bytes counted alone."""
-    monkeypatch.setattr(limits, "MAX_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr("noiser.http.connection.CallLimits", lambda _: limits.CallLimits(1 << 20))
     squeeze = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
     zeros = bytes(1 << 20)
     bomb = b"".join([*(squeeze.compress(zeros) for _ in range(1536)), squeeze.flush()])

@@ -18,9 +18,10 @@ from urllib.parse import quote
 import pytest
 
 from noiser.errors import JudgeError, OptionError, RunError
+from noiser.http.keys import Redactor
 from noiser.judges.api import ApiBackend
 from noiser.judges.backend import Call, Completion
-from noiser.judges.keys import OPENAI, Redactor, judge_key, judge_url
+from noiser.judges.keys import OPENAI, judge_key, judge_url
 from tests.fault_server import Fault, FaultServer, completion, refusal, said
 
 SENTINEL = "sk-sentinel/7Qm+Zx0=%~Vb93"

@@ -13,15 +13,12 @@ import torch
 import noiser.methods
 from noiser.attribution.explain import as_question
 from noiser.errors import NoiserError, OptionError
-from noiser.lm.batching import run_batch
-from noiser.lm.devices import held_bytes, unify_memory_errors
+from noiser.lm.devices import held_bytes
 from noiser.lm.following import TokensLike
 from noiser.lm.forward import layout_of
-from noiser.lm.memory import rows_bytes
 from noiser.lm.model import LanguageModel, check_language_model
-from noiser.lm.perturbation import Batch, PerturbedRows, Readout
+from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.lm.requests import Ended, Request, Steps, ask, next_request
-from noiser.lm.restore import evaluation_mode
 from noiser.lm.scheduler import isolate_errors, model_errors, run_one
 from noiser.lm.target import Objective, Question, ResolvedTarget, check_token_ids, resolve_target
 from noiser.lm.tokenizer import Source
@@ -83,6 +80,7 @@ def estimate(
     if label.startswith("inseq:"):
         raise OptionError(f"{label} runs inside Inseq, which does not say what it will run: there is no estimate")
     spec = noiser.methods.parse(method, options)
+    lm.check_method(spec.method)
     question = as_question(target, foil, continuation, generate, span, quantity, explain)
     check_token_ids(lm.tokens, question)
     resolved, clean = resolve_clean(lm, prompt, spec, question)
@@ -126,7 +124,7 @@ class RowCounts:
     def add(self, lm: LanguageModel, requested: list[PerturbedRows]) -> None:
         """Count a request."""
         self.first = self.first or requested
-        self.batch_bytes = max(self.batch_bytes, rows_bytes(lm.model, requested, lm.budget, lm.gradient_budget))
+        self.batch_bytes = max(self.batch_bytes, lm.batch_bytes(requested))
         for rows in requested:
             tokens = tokens_of(rows)
             self.rows += rows.rows
@@ -236,6 +234,6 @@ def seconds_per_token(lm: LanguageModel, requested: list[PerturbedRows]) -> floa
     (rows,) = requested
     part = rows.rows if rows.model_context else max(1, min(rows.rows, rows.rows * SAMPLE_TOKENS // tokens))
     begin = time.perf_counter()
-    with evaluation_mode(lm.model), unify_memory_errors(), model_errors(lm, "on perturbed rows"):
-        sums = run_batch(lm.model, Batch((rows,), (0,), range(part)))
-    return (time.perf_counter() - begin) / (sum(sums.forward) + sum(sums.backward))
+    with model_errors(lm, "on perturbed rows"):
+        tokens = lm.run_some(rows, part)
+    return (time.perf_counter() - begin) / tokens

@@ -102,6 +102,7 @@ def explain_steps(
     lm: LanguageModel, source: Source, spec: MethodSpec, question: Question, cleans: CleanRunCache | None = None
 ) -> Steps[Explained]:
     """One prompt: the clean runs that the question needs, then the method on every target, all rows together."""
+    lm.check_method(spec.method)
     prompt = lm.prompt(source)
     requires = spec.method.requires
     if spec.method.ahead is not None and cleans is None:  # clean runs that are shared with other methods come without one method's rows

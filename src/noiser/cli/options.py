@@ -173,7 +173,10 @@ MethodSeed = Annotated[int | None, typer.Option(help="The seed of the method's r
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write to this file. (default: standard output)", rich_help_panel=OUTPUT)]
 
 ModelName = Annotated[
-    str, typer.Option(help="smollm2-135m, a model of the Hugging Face hub, a folder, or a GGUF file.", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        help="smollm2-135m, a hub id, a folder, a GGUF file; or vllm:http://HOST:PORT/NAME, with --tokenizer.", rich_help_panel=MODEL
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps. auto: the first GPU, else the CPU.", rich_help_panel=MODEL)]
 Dtype = Annotated[
@@ -182,6 +185,9 @@ Dtype = Annotated[
 ]
 ADAPTER_HELP = "A folder or hub id of an adapter (LoRA) to put into the model. A --model that is an adapter names its own base."
 Adapter = Annotated[str | None, typer.Option(metavar="FOLDER", help=ADAPTER_HELP, rich_help_panel=MODEL)]
+TOKENIZER_HELP = "For a model behind a server: the hub id, folder or file that its tokenizer and embedding table are read from."
+Tokenizer = Annotated[str | None, typer.Option(metavar="FOLDER", help=TOKENIZER_HELP, rich_help_panel=MODEL)]
+MaxConnections = Annotated[int, typer.Option(min=1, help="The most requests to a model's server at a time.", rich_help_panel=ADVANCED)]
 REVISION_HELP = "A branch, tag or commit of a hub model."
 ATTENTION_HELP = "The attention implementation of transformers, e.g. eager. (default: transformers chooses)"
 TrustRemoteCode = Annotated[
@@ -209,6 +215,7 @@ class ModelChoiceOptions:
     """Which model, and what of it changes numbers."""
 
     model: ModelName = DEFAULT_MODEL
+    tokenizer: Tokenizer = None
     adapter: Adapter = None
     dtype: Dtype = "auto"
     revision: Annotated[str | None, typer.Option(help=REVISION_HELP, rich_help_panel=ADVANCED)] = None
@@ -224,6 +231,7 @@ class ModelOptions(ModelChoiceOptions):
 
     device: Device = "auto"
     token_budget: TokenBudget = None
+    max_connections: MaxConnections = 8
 
     def load(self) -> "LanguageModel":
         """The model. Raises ModelError if it cannot be found, read, trusted or explained."""

@@ -24,6 +24,7 @@ from noiser.cli.options import (
     JudgeOptions,
     TemplateArgs,
     TokenBudget,
+    Tokenizer,
     TrustRemoteCode,
     expand_options,
     format_option,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from noiser.experiments.status import RunStatus
 
 FORMATS = ("table", "json")
-SHARED = ("adapter", "revision", "dtype", "attention", "trust_remote_code", "allow_pickle", "template_args")
+SHARED = ("tokenizer", "adapter", "revision", "dtype", "attention", "trust_remote_code", "allow_pickle", "template_args")
 """The options that all models of a run share."""
 UNFINISHED = 75
 """The exit status of a run that stopped in good order before its end: start it again (EX_TEMPFAIL)."""
@@ -86,6 +87,7 @@ class PlanOptions:
             rich_help_panel=MODEL,
         ),
     ] = None
+    tokenizer: Tokenizer = None
     adapter: Adapter = None
     dtype: Annotated[
         str | None,

@@ -220,7 +220,7 @@ def _concurrent_examples(lm: LanguageModel, tasks: Sequence[ExampleTask], column
     """How many examples run at a time, so that their masks fit into MAX_RANDOM_BYTES. At least one."""
     draws = {(column.options.get("masks", 0), column.options.get("seed", 0)) for column in columns}
     masks = sum(count for count, _ in draws)
-    width = lm.model.get_input_embeddings().weight.shape[-1]
+    width = lm.width
     tokens = max((sum(len(step.scores) for step in next(iter(task.scores.values()), ())) for task in tasks), default=1)
     return max(1, min(MAX_CONCURRENT, MAX_RANDOM_BYTES // max(1, 4 * masks * width * tokens)))
 

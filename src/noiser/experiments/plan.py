@@ -20,6 +20,7 @@ from noiser.evaluation.spec import (
     select_judges,
 )
 from noiser.judges.protocol import LOCAL, Judge, JudgeConfig
+from noiser.lm.served.address import PREFIX, is_served, parse_address
 from noiser.registry import DEFAULT_METHODS, DEFAULT_METRICS, check_distinct, read_label
 from noiser.text.prompt import parse_template_args, read_template_args
 
@@ -41,6 +42,8 @@ class ModelChoice:
     """A model, with the options of `noiser.load`."""
 
     name: str = _changes_numbers()
+    tokenizer: str | None = _changes_numbers(default=None)
+    """Of a model behind a server, where its tokenizer and embedding table are read from. Their content is its revision."""
     adapter: str | None = _changes_numbers(default=None)
     """The folder or hub id of an adapter. Its content is part of the model's revision."""
     revision: str | None = _changes_numbers(default=None)
@@ -59,6 +62,8 @@ class ModelChoice:
         options.append("+".join(f"{name}={value}" for name, value in template_args.items()))
         path = Path(self.name).expanduser()
         name = path.resolve().name if path.exists() else self.name
+        if is_served(self.name):  # the address of the server changes no number
+            name = f"{PREFIX}{parse_address(self.name).model}"
         adapter = f"+{Path(self.adapter).name}" if self.adapter else ""
         return "@".join([f"{name}{adapter}", *filter(None, options)])
 
@@ -274,7 +279,9 @@ def _read_model(entry: Any, folder: Path | None) -> ModelChoice:
         args = parse_template_args(given, start) if isinstance(given, str) else read_template_args(given, start)
         entry = {**entry, "template_args": json.dumps(args, sort_keys=True)}
     model = _read_choice(ModelChoice, entry)
-    beside = {name: folder / Path(given).expanduser() for name in ("name", "adapter") if folder and (given := getattr(model, name))}
+    beside = {
+        name: folder / Path(given).expanduser() for name in ("name", "tokenizer", "adapter") if folder and (given := getattr(model, name))
+    }
     return replace(model, **{name: str(path) for name, path in beside.items() if path.exists()})
 
 

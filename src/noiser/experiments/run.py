@@ -36,6 +36,7 @@ def prepare(plan: Plan, execution: ExecutionConfig) -> PreparedRun:
     for choice in plan.models:
         identified = identify(
             choice.name,
+            tokenizer=choice.tokenizer,
             adapter=choice.adapter,
             revision=choice.revision,
             dtype=choice.dtype,

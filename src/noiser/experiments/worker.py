@@ -116,6 +116,7 @@ class ModelWorker:
 def _load(choice: ModelChoice, execution: ExecutionConfig) -> LanguageModel:
     return load(
         choice.name,
+        choice.tokenizer,
         adapter=choice.adapter,
         revision=choice.revision,
         device=execution.device,

@@ -8,17 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from noiser.errors import JudgeError, RunError
+from noiser.http.retry import Failure, RetryPolicy, retry
+from noiser.http.threads import run_threaded
 from noiser.judges.backend import Call, Completion, OnCompletion
 from noiser.judges.capabilities import Capabilities, detect_capabilities
-from noiser.judges.retry import Failure, RetryPolicy, retry
 from noiser.judges.transport import Transport, advice
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for which an unreachable server is tried before its first answer: it may not exist."""
 MAX_LOST_IN_A_ROW = 8
 """After so many lost questions in a row, or `max_connections` if that is more, the backend stops."""
-POLL_SECONDS = 0.2
-"""Seconds between two looks at whether all work is done. An interrupt is noticed between them on every system."""
 RESUME = "Its answers so far are kept: the same command goes on from there"
 
 
@@ -232,44 +231,6 @@ class CallTracker:
         with self._report_lock, self._count_lock:
             self._finished = True
             self._counts.update({"abandoned": self._running} if self._running else {})
-
-
-def run_threaded(work: Callable[[int], None], count: int, max_threads: int, stop: threading.Event) -> None:
-    """Do `work(0)` to `work(count - 1)`, started in this order, at most `max_threads` at a time.
-
-    The first exception ends it and is raised here, and so is an interrupt. Then `stop` is set and no new work starts. Work that still
-    runs is not waited for: its threads are daemons.
-    """
-    indices, lock, done = iter(range(count)), threading.Lock(), threading.Event()
-    errors: list[BaseException] = []
-    running = min(max_threads, count)
-
-    def run() -> None:
-        nonlocal running
-        try:
-            while not stop.is_set():
-                with lock:
-                    index = next(indices, None)
-                if index is None:
-                    break
-                work(index)
-        except BaseException as error:  # noqa: BLE001  (the waiting thread raises it)
-            errors.append(error)
-            done.set()
-        with lock:
-            running -= 1
-            if not running:
-                done.set()
-
-    try:
-        for _ in range(running):
-            threading.Thread(target=run, daemon=True).start()
-        while not done.wait(POLL_SECONDS):
-            pass
-    finally:
-        stop.set()
-    if errors:
-        raise errors[0]
 
 
 def _can_be_sent(text: str) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from noiser.http.retry import Failure
 from noiser.judges.backend import Call, Completion
-from noiser.judges.retry import Failure
 
 REFUSALS = ("400", "422", "501")
 """Statuses of a server that does not accept a parameter."""

@@ -24,6 +24,9 @@ from noiser.lm.devices import slow_bfloat16
 from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
 from noiser.lm.quantized import check_quantization
+from noiser.lm.served.address import EXAMPLE, is_served, parse_address
+from noiser.lm.served.model import ServedModel
+from noiser.lm.served.table import read_table
 from noiser.lm.spinning import crowding_here
 
 DEFAULT = "smollm2-135m"
@@ -46,11 +49,15 @@ def load(
     allow_pickle: bool = False,
     token_budget: int | None = None,
     template_args: Mapping[str, Any] | None = None,
+    max_connections: int = 8,
 ) -> LanguageModel:
     """Load a model that noiser can explain.
 
     model              the alias `smollm2-135m`, a Hugging Face hub id, a local folder, a GGUF file, or a model that is already
-                       loaded, with its `tokenizer`. It may be an adapter (LoRA), which names its own base model.
+                       loaded, with its `tokenizer`. It may be an adapter (LoRA), which names its own base model. A model in vLLM's
+                       server is `vllm:http://HOST:PORT/NAME`: see docs/served.md.
+    tokenizer          of a model that is already loaded, its tokenizer. Of a model behind a server, where its tokenizer and its
+                       embedding table are read from: an alias, a hub id, a folder or a GGUF file.
     adapter            a folder or hub id of an adapter to put into `model`. Its tokenizer, if it has one, replaces the model's.
     revision           a commit of a hub model.
     device             a torch device; auto: the first GPU, or the CPU if there is none.
@@ -61,14 +68,24 @@ def load(
                        no other way.
     trust_remote_code  allow Python code that comes with the model to run.
     allow_pickle       allow pickled weights, which can run code when they are read.
-    token_budget       limit the tokens that go through the model at once; by default it follows from the free memory.
+    token_budget       limit the tokens that go through the model at once, or to a server in one request; by default it follows from
+                       the free memory.
     template_args      what the chat template reads besides the messages: {"enable_thinking": False, "tools": [...]}.
+    max_connections    requests to a server that are under way at a time.
 
     Raises ModelError if the model cannot be found, read, trusted or explained.
     """
     if not isinstance(model, str | Path):
         _check_loaded_arguments(tokenizer, device_map=device_map, adapter=adapter)
         return LanguageModel(model, tokenizer, token_budget=token_budget, template_args=template_args)
+    if is_served(model):
+        parts = {"adapter": adapter, "device_map": device_map, "attention": attention, "allow_pickle": allow_pickle or None}
+        return _load_served(
+            str(model), tokenizer, parts, revision, dtype, trust_remote_code,
+            token_budget=token_budget, template_args=template_args, max_connections=max_connections,
+        )  # fmt: skip
+    if isinstance(tokenizer, str | Path):
+        raise ModelError(f"a tokenizer is named for a model behind a server ({EXAMPLE}); {model} brings its own: leave out --tokenizer")
     _check_device_map(device_map, device)
     device_found = pick_device(device)
     if device_found.type == "cpu" and (line := crowding_here(torch.get_num_threads())):
@@ -97,6 +114,26 @@ def load(
         lm = LanguageModel(loaded, tokenizer, name=name, revision=found_revision, token_budget=token_budget, template_args=template_args)
     lm.warnings = (*lm.warnings, *place.warnings)
     return lm
+
+
+def _load_served(
+    model: str, tokenizer: Any, parts: Mapping[str, Any], revision: str | None, dtype: str, trusted: bool, **options: Any
+) -> ServedModel:
+    """The tokenizer and the embedding table of a model behind a server. Nothing is sent."""
+    address, given = parse_address(model), [name for name, value in parts.items() if value is not None]
+    if given:
+        raise ModelError(f"{', '.join(given)} belongs to a model that is loaded here: start the server with it, and leave it out")
+    if not isinstance(tokenizer, str | Path):
+        raise ModelError(f"{EXAMPLE} needs --tokenizer with the model's folder or hub id: its tokenizer and embedding table are read there")
+    place = _place(str(tokenizer), None, revision, code=trusted)
+    source = {"revision": place.revision, "local_files_only": place.offline}
+    chosen = pick_dtype("float32" if dtype == "auto" else dtype, torch.device("cpu"))
+    assert isinstance(chosen, torch.dtype)
+    with hide_progress_bars(), readable_errors(place.shown, place.path, trusted):
+        config: Any = AutoConfig.from_pretrained(place.path, trust_remote_code=trusted, **source)
+        loaded = _load_tokenizer(place, {**source, "trust_remote_code": trusted})
+        table = read_table(place.path, config, chosen, trusted=trusted, **source)
+    return ServedModel(address, table, loaded, config, **options)
 
 
 def _check_loaded_arguments(tokenizer: Any, **others: Any) -> None:
@@ -335,6 +372,7 @@ class Identity:
 def identify(
     model: str,
     *,
+    tokenizer: str | None = None,
     adapter: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
@@ -343,8 +381,12 @@ def identify(
 ) -> Identity:
     """The name, revision and dtype that a model loaded with these arguments would have.
 
-    Of a hub model it reads the configuration, not the weights. Raises ModelError as `load` does.
+    Of a hub model it reads the configuration, not the weights. Of a model behind a server it reads the table, and sends nothing.
+    Raises ModelError as `load` does.
     """
+    if is_served(model):
+        lm = _load_served(model, tokenizer, {"adapter": adapter}, revision, dtype, trust_remote_code)
+        return Identity(lm.name, lm.revision, str(lm.dtype).removeprefix("torch."))
     place = _place(model, adapter, revision, code=trust_remote_code)
     options = {"revision": place.revision, "trust_remote_code": trust_remote_code, "local_files_only": place.offline}
     with readable_errors(place.shown, place.path, trust_remote_code):

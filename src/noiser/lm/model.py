@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiser.errors import DeviceMemoryError, ModelError
+from noiser.errors import DeviceMemoryError, ModelError, ModelFailedError
 from noiser.lm.adapter import model_name, model_revision, unwrap
 from noiser.lm.ahead import run_with_rows
 from noiser.lm.attention import reduce_attention
 from noiser.lm.batching import BatchSums, Collector, batches, run_batch
 from noiser.lm.checkpoint import check_architecture
 from noiser.lm.devices import Budget, check_gradient, placement_of, plan_budget, plan_gradient_budget, unify_memory_errors, why_no_gradient
-from noiser.lm.forward import LAYOUTS, Layout, layout_of, run_packed_prompts, run_prompt
+from noiser.lm.forward import LAYOUTS, Layout, failure, layout_of, run_packed_prompts, run_prompt
 from noiser.lm.generation import greedy
 from noiser.lm.kv_cache import CleanRun, LayoutName, read_cache, split_layers
 from noiser.lm.layout_check import LayoutCheck
-from noiser.lm.memory import check_clean, check_rows, fits, gradient_bytes
+from noiser.lm.memory import check_clean, check_rows, fits, gradient_bytes, rows_bytes
 from noiser.lm.perturbation import Batch, PerturbedRows, Readout
 from noiser.lm.quantity import check_differentiable
 from noiser.lm.quantized import check_quantized
@@ -31,6 +31,7 @@ from noiser.lm.restore import evaluation_mode
 from noiser.lm.rotary import length_class, most_tokens
 from noiser.lm.tokenizer import Source, Tokens, prompt_warnings, split_sources
 from noiser.lm.trial import TRIAL_TOKENS, check_decoder, check_signature, why_not_differentiable
+from noiser.registry import Method
 from noiser.text.prompt import Prompt
 
 
@@ -123,6 +124,23 @@ class LanguageModel:
     def to_device(self, tensor: Tensor) -> Tensor:
         """Move a tensor to `device`. On Apple's GPU, which has no float64, such a tensor stays on the CPU."""
         return tensor if tensor.dtype == torch.float64 and self.device.type == "mps" else tensor.to(self.device)
+
+    @property
+    def width(self) -> int:
+        """The number of elements of one token's embedding."""
+        return self.model.get_input_embeddings().weight.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the numbers that the model computes with."""
+        return self.model.dtype
+
+    def check_method(self, method: Method) -> None:
+        """Raises OptionError for a method that cannot run on this model, before anything runs. Here every method can be tried."""
+
+    def failure(self, step: str, error: Exception) -> ModelFailedError:
+        """The error for whatever the model raised at this step."""
+        return failure(self.model, step, error)
 
     def layout(self, prompt: Prompt) -> tuple[Layout, str]:
         """The layout for rows of this prompt, and the reason if it is the full one. A short check of the model may run first."""
@@ -223,6 +241,16 @@ class LanguageModel:
         check_clean(self.model, tokens, self.device, attention=group[0].attention_reducer is not None)
         return gradient and not self._no_gradient and fits(gradient_bytes(self.model, tokens), self.device)
 
+    def batch_bytes(self, requested: Sequence[PerturbedRows]) -> int:
+        """About how many bytes the largest batch of these rows takes here."""
+        return rows_bytes(self.model, requested, self.budget, self.gradient_budget)
+
+    def run_some(self, rows: PerturbedRows, count: int) -> int:
+        """Run the first rows of many, to see how long they take. Returns the tokens that went through the model, there and back."""
+        with evaluation_mode(self.model), unify_memory_errors():
+            sums = run_batch(self.model, Batch((rows,), (0,), range(count)))
+        return sum(sums.forward) + sum(sums.backward)
+
     def _budget_of(self, rows: PerturbedRows) -> Budget:
         return self.budget if rows.weights is None else self.gradient_budget
 
@@ -267,7 +295,7 @@ class LanguageModel:
             return False
         return sum(lengths) <= self._layout_check.capacity(max(lengths), sum(lengths))
 
-    def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list["ForwardResult"]:
+    def _forward_that_fits(self, group: list[ForwardRequest], gradient: bool) -> list[ForwardResult]:
         """The group in one pass. One by one if memory is short or one prompt's NaN spread; without gradient if need be."""
         try:
             with suppress(DeviceMemoryError), unify_memory_errors():
@@ -285,7 +313,7 @@ class LanguageModel:
         with unify_memory_errors():
             return self._forward(group, gradient=False)
 
-    def _forward_ahead(self, request: ForwardRequest) -> "ForwardResult | None":
+    def _forward_ahead(self, request: ForwardRequest) -> ForwardResult | None:
         """The sequence and its rows ahead in one pass, without keys and values for other rows. None if there are none, or if it has to
         be tried without them."""
         ahead, seq = request.ahead, len(request.prompt)
@@ -307,7 +335,7 @@ class LanguageModel:
         self.token_counter.backward_tokens += seq * ahead.perturbation.rows
         return ForwardResult(request, embeds, logits, (), {}, None, lambda _seq: "full", self._length_class, read)
 
-    def _forward(self, group: list[ForwardRequest], gradient: bool) -> list["ForwardResult"]:
+    def _forward(self, group: list[ForwardRequest], gradient: bool) -> list[ForwardResult]:
         ids = [torch.tensor(request.prompt.input_ids, device=self.device) for request in group]
         with torch.set_grad_enabled(gradient):
             embeds = [self.model.get_input_embeddings()(tensor).detach().requires_grad_(gradient) for tensor in ids]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,9 @@ class LogitFn:
     ends: tuple[int, ...]
     """The positions, ascending. The last one is the end of the sequence."""
     function: Callable[[Float[Tensor, "rows ends vocab"]], Float[Tensor, " rows"]]
+    reads: tuple[tuple[int, ...], ...] | Literal["distribution", "logits"] = "logits"
+    """What the number depends on: the probabilities of some tokens, named for each end; all probabilities; or the logits themselves,
+    which differ from the logarithms of the probabilities by a constant. A model behind a server is asked for no more than that."""
 
 
 def token_logit_fn(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> LogitFn:
@@ -42,7 +46,7 @@ def token_logit_fn(quantity: str, ids: Sequence[int], ends: Sequence[int]) -> Lo
         "mean_prob": lambda logits: of_tokens(logits.float().softmax(-1)).mean(-1),
         "log_prob": lambda logits: of_tokens(logits.float().log_softmax(-1)).sum(-1),
     }
-    return LogitFn(tuple(ends), functions[quantity])
+    return LogitFn(tuple(ends), functions[quantity], tuple((token,) for token in ids))
 
 
 def contrast_logit_fn(quantity: str, token: int, foil: int, end: int) -> LogitFn:
@@ -56,7 +60,7 @@ def contrast_logit_fn(quantity: str, token: int, foil: int, end: int) -> LogitFn
         values = to_float64(values.softmax(-1) if quantity == "prob" else values)
         return values[:, token] - values[:, foil]
 
-    return LogitFn((end,), function)
+    return LogitFn((end,), function, ((token, foil),))
 
 
 def distance_logit_fn(quantity: str, reference: Float[Tensor, " vocab"], end: int) -> LogitFn:
@@ -75,7 +79,7 @@ def distance_logit_fn(quantity: str, reference: Float[Tensor, " vocab"], end: in
     def function(logits: Float[Tensor, "rows 1 vocab"]) -> Float[Tensor, " rows"]:
         return 0.0 - compute(logits[:, 0].float().log_softmax(-1), log_q.to(logits.device))
 
-    return LogitFn((end,), function)
+    return LogitFn((end,), function, "distribution")
 
 
 def _hellinger(log_p: Float[Tensor, "rows vocab"], log_q: Float[Tensor, " vocab"]) -> Float[Tensor, " rows"]:

@@ -8,9 +8,8 @@ from inspect import isgenerator
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, Stopped, TimeLimitError, checkpoint
+from noiser.errors import DeviceMemoryError, ForeignError, NoiserError, NonFiniteError, RunError, Stopped, TimeLimitError, checkpoint
 from noiser.lm.devices import TOO_LARGE, peak_bytes, reset_peak, unify_memory_errors
-from noiser.lm.forward import failure
 from noiser.lm.model import LanguageModel
 from noiser.lm.perturbation import PerturbedRows, Readout
 from noiser.lm.requests import Answer, ExternalRequest, ForwardRequest, Generation, Request, Steps
@@ -107,7 +106,7 @@ def model_errors(lm: LanguageModel, step: str) -> Iterator[None]:
     except (NoiserError, Stopped):
         raise
     except Exception as error:
-        raise failure(lm.model, step, error) from error
+        raise lm.failure(step, error) from error
 
 
 def isolate_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,6 +133,8 @@ def _answer_generation(lm: LanguageModel, job: Job) -> None:
     try:
         with model_errors(lm, "while it generates a continuation"):
             answer = lm.generate(job.request.prompt, job.request.count)
+    except RunError:
+        raise
     except NoiserError as error:
         answer = error
     job.seconds += time.perf_counter() - begin
@@ -150,6 +151,8 @@ def _answer_forward(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     try:
         with model_errors(lm, f"on a prompt of {max(len(request.prompt) for request in requests)} tokens"):
             answers = lm.forward(requests)
+    except RunError:  # a server that does not answer is no prompt's fault
+        raise
     except NoiserError as error:
         if len(jobs) == 1:
             jobs[0].resume(error)
@@ -178,6 +181,8 @@ def _answer_perturbed(lm: LanguageModel, jobs: Sequence[Job]) -> None:
     try:
         with model_errors(lm, f"on perturbed rows of a prompt of {longest} tokens"):
             readouts = lm.run_perturbed(perturbed)
+    except RunError:
+        raise
     except NoiserError as error:  # the model, or a user's function, fails for one prompt
         if len(jobs) == 1:
             jobs[0].resume(error)

@@ -27,7 +27,7 @@ def rows_ahead(lm: LanguageModel, prompt: Prompt, options: Mapping[str, Any]) ->
     samples = options["samples"]
     shares = generator(options["seed"], prompt.input_ids, "gradient_shap").random(samples)
     points = Interpolate(0, broadcast_shares(shares, len(prompt)), baseline_embeds(lm, prompt, options["baseline"]))
-    keep = samples * len(prompt) * lm.model.get_input_embeddings().weight.shape[1] <= MAX_KEPT
+    keep = samples * len(prompt) * lm.width <= MAX_KEPT
     return RowsAhead(points, (1 / samples,) * samples, row_gradients=keep)
 
 

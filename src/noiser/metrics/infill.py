@@ -84,7 +84,7 @@ def _next_token(context: MetricContext, ids: tuple[int, ...], first: int, share:
             ("prefix", length), lambda: context.clean.truncated(length, torch.full_like(context.clean.logits, torch.nan), None)
         )
         same = torch.tensor([[float(new == old) for new, old in zip(ids[first:], context.ids[first:length], strict=True)]])
-        draw = LogitFn((length - 1,), lambda logits: _drawn(context, logits[:, 0], share))
+        draw = LogitFn((length - 1,), lambda logits: _drawn(context, logits[:, 0], share), "distribution")
         return PerturbedRows(prefix, Interpolate(first, same, context.lm.embeddings(ids[first:])), draw)
 
     return context.cached(("next token", ids, share), make)

@@ -1,7 +1,7 @@
 """What metrics take and return: one target on one prompt, the scores to evaluate, and a value."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -124,7 +124,7 @@ class MetricContext:
         if operator == "delete":
             left = [*np.flatnonzero(kept).tolist(), *range(self.seq, len(clean.prompt))]
             gone = len(clean.prompt) - len(left)
-            moved = LogitFn(tuple(end - gone for end in measure.ends), measure.function)
+            moved = replace(measure, ends=tuple(end - gone for end in measure.ends))
             return [PerturbedRows(clean.subset(left), Interpolate(0, torch.ones(1, 1)), moved)]
         share = torch.from_numpy(kept.astype(np.float32))[None]
         if operator == "zero":
@@ -161,4 +161,4 @@ def hellinger(clean: CleanRun) -> LogitFn:
         wide = torch.float32 if gap.device.type == "mps" else torch.float64
         return (gap.square().sum(-1, dtype=wide) / 2).sqrt()
 
-    return LogitFn((len(clean.prompt) - 1,), of)
+    return LogitFn((len(clean.prompt) - 1,), of, "distribution")

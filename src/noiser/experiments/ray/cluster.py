@@ -95,7 +95,7 @@ class RayWorker:
         _ = prepared.plan.rows, prepared.plan.columns()  # reports now, and not for every sample, what is not installed here
         self._worker = ModelWorker(prepared.plan, prepared.fingerprint, model, prepared.datasets, execution)
         planned = prepared.fingerprint["models"][model]["dtype"]
-        dtype = str(self._worker.lm.model.dtype).removeprefix("torch.")
+        dtype = str(self._worker.lm.dtype).removeprefix("torch.")
         if planned != dtype:
             raise RunError(f"{model} is planned in {planned}, and {name} computes in {dtype}: give --dtype or --device")
         return name

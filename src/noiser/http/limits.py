@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 MAX_BODY_BYTES = 4 << 20
-"""Bytes of a body after decompression. A chat completion has a few thousand."""
-MAX_READ_BYTES = 2 * MAX_BODY_BYTES
-"""Bytes that a call reads in all: status lines, headers, informational responses and the body with its framing."""
+"""Bytes of a body after decompression, unless a connection says otherwise. A chat completion has a few thousand."""
 _WRITE_BYTES = 1 << 16
 _DECODED_BYTES = 1 << 16
 _GZIP_OR_ZLIB = 47
@@ -34,18 +32,23 @@ class CallLimits(threading.local):
     """The limits of the call that runs in the current thread."""
 
     deadline = float("inf")
-    bytes_left = MAX_READ_BYTES
     exceeded: LimitExceededError | None = None
     """The limit that the latest call reached. The client may report it as another error."""
+
+    def __init__(self, max_body: int = MAX_BODY_BYTES) -> None:
+        self.max_body = max_body
+        self.max_read = 2 * max_body
+        """Bytes that a call reads in all: status lines, headers, informational responses and the body with its framing."""
+        self.bytes_left = self.max_read
 
     @contextmanager
     def of_call(self, seconds: float) -> Iterator[None]:
         """Inside, a call may take that many seconds."""
-        self.deadline, self.bytes_left, self.exceeded = time.monotonic() + seconds, MAX_READ_BYTES, None
+        self.deadline, self.bytes_left, self.exceeded = time.monotonic() + seconds, self.max_read, None
         try:
             yield
         finally:
-            self.deadline, self.bytes_left = float("inf"), MAX_READ_BYTES
+            self.deadline, self.bytes_left = float("inf"), self.max_read
 
     def seconds_left(self) -> float | None:
         """Return the seconds that are left, or None outside a call. Raises LimitExceededError if no time is left."""
@@ -60,7 +63,7 @@ class CallLimits(threading.local):
         """Count bytes that were read. Raises LimitExceededError if they are too many."""
         self.bytes_left -= size
         if self.bytes_left < 0:
-            self.exceed("malformed", f"the reply has more than {MAX_READ_BYTES >> 20} MiB")
+            self.exceed("malformed", f"the reply has more than {self.max_read >> 20} MiB")
 
     def exceed(self, kind: str, message: str) -> None:
         """Raise LimitExceededError, and remember it."""
@@ -127,8 +130,8 @@ def read_body(parts: Iterator[bytes], encoding: str, limits: CallLimits) -> byte
     body = bytearray()
     for part in _decoded(parts, encoding.strip().lower(), limits):
         body += part
-        if len(body) > MAX_BODY_BYTES:
-            limits.exceed("malformed", f"the reply has more than {MAX_BODY_BYTES >> 20} MiB")
+        if len(body) > limits.max_body:
+            limits.exceed("malformed", f"the reply has more than {limits.max_body >> 20} MiB")
     return bytes(body)
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import count
+from typing import TypeVar
 
-from noiser.judges.backend import Completion
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A call without a completion."""
+    """A call without a usable reply."""
 
     kind: str
-    """The HTTP status (`429`), or `timeout`, `connection`, or `malformed` (the reply is no completion)."""
+    """The HTTP status (`429`), or `timeout`, `connection`, or `malformed` (the reply is not what was asked for)."""
     message: str
     """What happened, without the key."""
     retryable: bool
@@ -29,7 +30,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long one completion may take. All times are in seconds."""
+    """How long one reply may take. All times are in seconds."""
 
     timeout: float
     """For one call."""
@@ -54,10 +55,8 @@ class RetryPolicy:
         return factor * min(self.max_wait, self.first_wait * 2.0 ** min(failures - 1, 60))
 
 
-def retry(
-    attempt: Callable[[float], Completion | Failure], policy: RetryPolicy, wait_or_stop: Callable[[float], bool]
-) -> Completion | Failure:
-    """Return the first completion, or the last failure.
+def retry(attempt: Callable[[float], Reply | Failure], policy: RetryPolicy, wait_or_stop: Callable[[float], bool]) -> Reply | Failure:
+    """Return the first reply, or the last failure.
 
     attempt       makes one call; it gets the seconds that the call may take.
     wait_or_stop  waits that many seconds, or returns True at once when the work has to stop.
@@ -65,7 +64,7 @@ def retry(
     start = time.monotonic()
     for failures in count(1):
         outcome = attempt(min(policy.timeout, max(policy.total_timeout - (time.monotonic() - start), 0.001)))
-        if isinstance(outcome, Completion) or not outcome.retryable:
+        if not isinstance(outcome, Failure) or not outcome.retryable:
             return outcome
         total = min(policy.total_timeout, policy.connect_timeout) if outcome.kind == "connection" else policy.total_timeout
         remaining = total - (time.monotonic() - start)
