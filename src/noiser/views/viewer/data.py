@@ -23,6 +23,8 @@ MAX_TITLE = 60
 NOTE = "95 % intervals in brackets: jackknife over clusters. Methods that share a letter were not told apart (paired test, 5 %, Holm)."
 SHARED = ("schema", "model", "revision", "prompt", "target", "targets")
 """What is the same for all methods. It stands in the view once."""
+HIDDEN_NOTES = ("levels", "rounds", "rows", "dof")
+"""What a page shows elsewhere, or what only a program reads."""
 
 
 def view(result: Attribution | Comparison | Interactions, evaluation: Evaluation | None = None) -> View:
@@ -138,7 +140,7 @@ def _target(target: View) -> View:
 def _about(attribution: Attribution) -> View:
     """What a row says besides scores. The trees of `unit=auto` stand with the sources."""
     left_out = (*SHARED, "scores", "stderr", "dof", "curves", "notes")
-    notes = {name: value for name, value in attribution.notes.items() if name not in ("levels", "rows")}
+    notes = {name: value for name, value in attribution.notes.items() if name not in HIDDEN_NOTES}
     return {name: value for name, value in attribution.to_dict().items() if name not in left_out} | {"notes": notes}
 
 
