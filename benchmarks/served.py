@@ -20,7 +20,7 @@ from noiser.lm.served.completions import Ask
 from noiser.lm.served.model import ServedModel
 from noiser.results.attribution import Attribution
 
-METHODS = ("noiser", "noiser:bound=none", "noiser:bound=rms", "occlusion", "lime")
+METHODS = ("noiser", "noiser:bound=none", "noiser:bound=rms", "occlusion", "lime:samples=50")
 METRICS = ("soft_ns:masks=4", "soft_nc:masks=4")
 TIMED = "noiser:bound=rms"
 
@@ -43,9 +43,9 @@ def main() -> None:
     for method in METHODS:
         print(_compared(local, served, prompts, method), flush=True)
     print("\n".join(_metrics(local, served, prompts)), flush=True)
-    print(f"\n{TIMED}, first five prompts:")
+    print(f"\n{TIMED}, first three prompts:")
     for connections in (1, 8):
-        print(_timed(_served(arguments.served, arguments.tokenizer, connections), prompts[:5], connections), flush=True)
+        print(_timed(_served(arguments.served, arguments.tokenizer, connections), prompts[:3], connections), flush=True)
 
 
 def _served(name: str, tokenizer: str, connections: int = 8) -> ServedModel:
@@ -85,7 +85,7 @@ def _metrics(local: noiser.LanguageModel, served: ServedModel, prompts: list) ->
     tables, seconds = [], []
     for lm in (local, served):
         begin = time.perf_counter()
-        tables.append(noiser.evaluate(lm, prompts, ["occlusion"], list(METRICS), controls=()))
+        tables.append(noiser.evaluate(lm, prompts, ["occlusion"], list(METRICS), controls=(), ladder=False))
         seconds.append(time.perf_counter() - begin)
     for metric in METRICS:
         pairs = [

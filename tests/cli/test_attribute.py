@@ -346,6 +346,8 @@ def test_options_reach_the_model_and_the_method(run, loads):
     ((model, options),) = loads
     assert model == "here"
     assert options == {
+        "tokenizer": None,
+        "max_connections": 8,
         "adapter": None,
         "template_args": None,
         "revision": None,

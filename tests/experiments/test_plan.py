@@ -26,7 +26,7 @@ from tests.conftest import byte_tokenizer, tiny
 KINDS = (ModelChoice, DataChoice, JudgeChoice, Plan)
 LOAD = {"adapter", "revision", "dtype", "attention", "template_args"}
 """Options of `load` that change numbers; `model` itself apart."""
-LOAD_ONLY = {"device", "device_map", "token_budget", "trust_remote_code", "allow_pickle"}
+LOAD_ONLY = {"device", "device_map", "token_budget", "trust_remote_code", "allow_pickle", "max_connections"}
 RUN = {
     "plan", "models", "data", "fields", "methods", "metrics", "controls", "limit", "generate", "seed", "dtype", "attention", "revision",
     "judge", "template_args", "adapter",
@@ -34,7 +34,7 @@ RUN = {
 RUN_ONLY = {
     "out", "dry_run", "time_limit", "timeout", "fail_on_error", "retry", "max_samples", "shard", "engine", "address", "workers", "device",
     "device_map", "trust_remote_code", "allow_pickle", "token_budget", "format_", "judge_url", "judge_cache", "judge_max_connections",
-    "judge_timeout", "judge_total_timeout",
+    "judge_timeout", "judge_total_timeout", "tokenizer",
 }  # fmt: skip
 
 

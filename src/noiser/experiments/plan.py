@@ -42,8 +42,8 @@ class ModelChoice:
     """A model, with the options of `noiser.load`."""
 
     name: str = _changes_numbers()
-    tokenizer: str | None = _changes_numbers(default=None)
-    """Of a model behind a server, where its tokenizer and embedding table are read from. Their content is its revision."""
+    tokenizer: str | None = _changes_no_number(default=None)
+    """Of a model behind a server, where its tokenizer and embedding table are read from. Their content counts, not the path."""
     adapter: str | None = _changes_numbers(default=None)
     """The folder or hub id of an adapter. Its content is part of the model's revision."""
     revision: str | None = _changes_numbers(default=None)
