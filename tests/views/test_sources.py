@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from noiser.errors import OptionError
+from noiser.results.statements import combined
 from noiser.views.citations import citations, excerpt
-from noiser.views.sources import combined, read_sources
+from noiser.views.sources import read_sources
 from noiser.views.terminal.attribution import to_text
 from noiser.views.viewer.data import view
 from noiser.views.viewer.page import to_page
@@ -107,7 +108,9 @@ def test_citations_are_of_sources_that_support():
     marks, (mill,) = citations(found)
     assert marks == [[1]]
     assert (mill.name, mill.excerpt) == ("mill", "Oskar built it.")
-    assert mill.uses == ((0, pytest.approx(0.75), pytest.approx(0.0375)),)
+    (use,) = mill.uses
+    assert (use.statement, use.share, use.stderr) == (0, pytest.approx(0.75), pytest.approx(0.0375))
+    assert use.confidence == pytest.approx(1.0)
     assert excerpt(found.statements[0].sources[0], found.prompt, 10) == "Oskar bu\u2026"
     assert [each.number for each in citations(read_sources(made_long(1200, 6)))[1]] == [1, 2, 3]
 

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from noiser.views.sources import combined
+from noiser.results.statements import combined
 from tests.browser import browser, needs_chromium, tab  # noqa: F401  (a fixture)
 from tests.shown_sources import made_long, made_tree
 
