@@ -97,7 +97,7 @@ def test_citations_are_copied(browser, long_page, tmp_path):  # noqa: F811
     for file, expected in (
         (
             made_tree().save_html(tmp_path / "tree.html"),
-            ["Salt goes. Who? Oskar [1]", "", '[1] mill: "Oskar built it." (75 %, \u00b1 3.7 %)'],
+            ["Salt goes. Who? Oskar [1]", "", '[1] mill: "Oskar built it." (75 %, \u00b1 3.7 %, confidence 0.99)'],
         ),
         (long_page, ["The first mason came from the north . [1] He kept a book . [2] Then he left . [3]"]),
     ):

@@ -7,8 +7,9 @@ function citationsText(view, state, plain = (text) => text) {
   const said = answer.map(([text, n]) => [plain(text.trim()), ...(n === null ? [] : [marks[n].map((number) => `[${number}]`).join("")])].filter(Boolean));
   const lead = leadText(view);
   const share = (part, error) => `${(100 * part).toFixed(0)} %${error === null ? "" : `, \u00b1 ${(100 * error).toFixed(1)} %`}`;
+  const sure = (confidence) => (confidence === null ? "" : `, confidence ${Math.min(confidence, 0.99).toFixed(2)}`);
   const uses = (list) =>
-    list.map(([n, part, error]) => (statements.length > 1 ? `sentence ${n + 1}: ` : "") + share(part, error)).join("; ");
+    list.map(([n, part, error, chance]) => (statements.length > 1 ? `sentence ${n + 1}: ` : "") + share(part, error) + sure(chance)).join("; ");
   const lines = citations.map((each) => `[${each.number}] ${plain(each.name)}: "${plain(each.excerpt)}" (${uses(each.uses)})`);
   return [[lead && plain(lead), ...said.flat()].filter(Boolean).join(" "), "", ...lines, ""].join("\n");
 }
