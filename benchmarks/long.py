@@ -245,12 +245,14 @@ def recall(lm: LanguageModel, until: float, limit: int) -> None:
                 long_recall.proceed(lm, of_id(line["id"]), line["target"], label)
 
 
-def run(minutes: float) -> None:
-    """All parts in rounds, until everything is there or the time is over."""
+def run(minutes: float, only: str | None = None) -> None:
+    """All parts in rounds, or one of them, until everything is there or the time is over."""
     lm, until = load(), time.monotonic() + 60 * minutes
     for limit in ROUNDS:
         screen(lm, until, limit)
         for part in (retrieval, ablations, recall):
+            if only not in (None, part.__name__):
+                continue
             part(lm, until, limit)
             print(f"{part.__name__}, round {limit // 2}", flush=True)
 
@@ -266,11 +268,11 @@ def main() -> None:
     """Run a part, or print its tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("of", choices=tuple(TABLES), nargs="?", help="which table")
+    parser.add_argument("of", choices=tuple(TABLES), nargs="?", help="which part")
     parser.add_argument("--minutes", type=float, default=1e9)
     given = parser.parse_args()
     if given.what == "run":
-        run(given.minutes)
+        run(given.minutes, given.of)
     else:
         print("\n\n".join(TABLES[name]() for name in ([given.of] if given.of else TABLES)))
 

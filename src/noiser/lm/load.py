@@ -25,8 +25,6 @@ from noiser.lm.gguf import convert
 from noiser.lm.model import LanguageModel
 from noiser.lm.quantized import check_quantization
 from noiser.lm.served.address import EXAMPLE, is_served, parse_address
-from noiser.lm.served.model import ServedModel
-from noiser.lm.served.table import read_table
 from noiser.lm.spinning import crowding_here
 
 DEFAULT = "smollm2-135m"
@@ -118,8 +116,11 @@ def load(
 
 def _load_served(
     model: str, tokenizer: Any, parts: Mapping[str, Any], revision: str | None, dtype: str, trusted: bool, **options: Any
-) -> ServedModel:
+) -> LanguageModel:
     """The tokenizer and the embedding table of a model behind a server. Nothing is sent."""
+    from noiser.lm.served.model import ServedModel
+    from noiser.lm.served.table import read_table
+
     address, given = parse_address(model), [name for name, value in parts.items() if value is not None]
     if given:
         raise ModelError(f"{', '.join(given)} belongs to a model that is loaded here: start the server with it, and leave it out")
