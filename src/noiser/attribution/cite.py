@@ -5,7 +5,7 @@ from typing import Any
 
 import noiser.methods
 from noiser.attribution.explain import attribute_each
-from noiser.attribution.refine import level_costs, refine
+from noiser.attribution.refine import refine
 from noiser.errors import OptionError, PromptError
 from noiser.lm.documents import read_documents
 from noiser.lm.following import TokensLike, follow
@@ -20,8 +20,6 @@ from noiser.text.units import units
 
 METHOD = "noiser:bound=rms+scale=4+samples=5+unit=auto"
 """Five draws, so that each source has a standard error that a confidence can be built on."""
-THOROUGH = 3.0
-"""The default budget of a sentence, as a multiple of what its coarsest level takes: enough to open the best sources."""
 
 
 def cite(
@@ -41,7 +39,7 @@ def cite(
     answer     the answer, as text or ids; generate: or how many tokens the model writes itself, greedily. One of the two.
     spans      names for parts of the prompt; documents: sources that stand before it; as in `noiser.attribute`.
     method     any whose unit is `span` or `auto`; one that draws has standard errors, which `noiser.citations` needs for confidences.
-    budget     for each sentence, with `unit=auto`: token-forwards or a time. Default: THOROUGH times what the sources alone take.
+    budget     for each sentence, with `unit=auto`: token-forwards or a time. Default: three times what the sources alone take.
 
     Returns one Attribution with a target for each sentence: its tokens as a whole, in log-probability, attributed to the prompt's sources.
     Sentences before it stay as they are, and so does everything around the documents, if there are any. A prompt without named spans has
@@ -99,8 +97,7 @@ def _answer_ids(lm: LanguageModel, prompt: Prompt, answer: TokensLike | None, ge
 
 def _explained(lm: LanguageModel, prompt: Prompt, spec: MethodSpec, question: Question, budget: int | str | None) -> Attribution:
     if spec.options["unit"] == "auto":
-        least = level_costs(lm, prompt, spec, question)[0]["forward_tokens"] if budget is None else 0
-        return refine(lm, prompt, spec, question, int(THOROUGH * least) if budget is None else budget)
+        return refine(lm, prompt, spec, question, budget)
     if budget is not None:
         raise OptionError("a budget is for unit=auto: with unit=span every source is scored once")
     (found,) = attribute_each(lm, [(prompt, question)], spec, "raise")

@@ -36,6 +36,8 @@ AT_ONCE = 0.5
 """The share of what is left of the budget that one round may take, if it refines more than one part."""
 USUAL = 2.0
 """What a search usually takes, as a multiple of the least that it can take. What is planned counts as this much."""
+THOROUGH = 3.0
+"""The budget if none is given, as a multiple of what the coarsest level takes: enough to open the best sources."""
 KEPT_NOTES = ("k", "k_status", "samples", "warnings")
 """What a round keeps of the method's notes."""
 KNOWN = "noiser:bound=rms+scale=4+samples=3+unit=auto"
@@ -68,8 +70,9 @@ class Part:
         return [leaf for part in self.parts for leaf in part.leaves()] if self.parts else [self]
 
 
-def refine(lm: LanguageModel, source: Source, spec: MethodSpec, question: Question, budget: int | str) -> Attribution:
-    """The scores of a method with `unit=auto`: as fine as `budget` pays for, in token-forwards (50000) or time (`30s`).
+def refine(lm: LanguageModel, source: Source, spec: MethodSpec, question: Question, budget: int | str | None) -> Attribution:
+    """The scores of a method with `unit=auto`: as fine as `budget` pays for, in token-forwards (50000) or time (`30s`); None: THOROUGH
+    times what the coarsest level takes.
 
     First all parts of the coarsest level are scored. Then those with the largest scores are refined, again and again. The parts of a
     part share its score in proportion to what the method measures for each with the sign of the whole; those with the other sign get
@@ -82,6 +85,8 @@ def refine(lm: LanguageModel, source: Source, spec: MethodSpec, question: Questi
     Raises OptionError if the budget does not pay for the coarsest level, and for several targets.
     """
     work = _Refinement(lm, lm.prompt(source), spec, question, budget)
+    if budget is None:
+        work.budget = work.limit = int(THOROUGH * (work.cost.forward_tokens + work.planned(work.coarsest())))
     roots = [] if work.exact else work.first_level()  # a plain run that does not end leaves a result
     if (found := work.plain()) is not None:
         return found

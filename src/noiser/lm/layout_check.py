@@ -225,7 +225,7 @@ def _difference(
 def _difference_when_long(
     model: Any, synthetic_ids: Callable[[int, int], list[int]], seq: int, keys: int, budget: Budget, device: torch.device
 ) -> tuple[float, int]:
-    """The same for a long prompt, in two and a half times its tokens.
+    """The same for a long prompt, in three to four times its tokens.
 
     Noise on the last tokens of it, and of a short prompt, shares a packing of `keys` tokens, as short suffixes do. The second half of the
     long prompt runs alone and without noise, as long suffixes do: its logits must be those of the clean run.
