@@ -183,6 +183,6 @@ def table(tokens: dict[str, int]) -> str:
 def proceed(lm: LanguageModel, needle: Needle, ids: Sequence[int], methods: Sequence[str] = METHODS) -> None:
     """Add what is missing of one prompt to the records."""
     for record in (*run(lm, needle, ids, methods),):
-        append(PART, record)
+        append(PART, lm, record)
     for record in drops(lm, needle, ids):
-        append(PART, record)
+        append(PART, lm, record)

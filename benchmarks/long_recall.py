@@ -53,7 +53,7 @@ def recall(true: Sequence[float], found: Sequence[float], top: int = TOP) -> flo
 def proceed(lm: LanguageModel, needle: Needle, ids: Sequence[int], label: str) -> None:
     """Add what is missing of one method on one prompt to the records."""
     for record in run(lm, needle, ids, label):
-        append(PART, record)
+        append(PART, lm, record)
 
 
 def table() -> str:

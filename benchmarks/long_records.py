@@ -22,11 +22,11 @@ LIME = {"lime:samples=64": 64, "lime:prior=lasso+samples=32": 32, "lime:prior=la
 """Methods that read the same masks, with their number."""
 
 
-def append(part: str, line: Mapping[str, Any]) -> None:
-    """Add a line to the records of a part."""
+def append(part: str, lm: LanguageModel, line: Mapping[str, Any]) -> None:
+    """Add a line to the records of a part. A line without `dtype` is of an earlier run in bfloat16."""
     FOLDER.mkdir(exist_ok=True)
     with (FOLDER / f"{part}.jsonl").open("a") as sink:
-        sink.write(json.dumps(line) + "\n")
+        sink.write(json.dumps({**line, "dtype": str(lm.dtype).removeprefix("torch.")}) + "\n")
 
 
 def lines(part: str) -> list[dict[str, Any]]:
