@@ -5,7 +5,7 @@ python -m benchmarks.long table [retrieval | ablations | recall]
 
 `run` goes on where it stopped. Records are ids and values in benchmarks/long_rows/; prompts are made again from their ids
 (benchmarks/long_prompts.py). The default model, in float32 on one thread. Records without `dtype` are of an earlier run in bfloat16, where
-rows are whole prompts: occlusion and noise took about twice the token-forwards there, so the tables' costs leave these out.
+rows are whole prompts: occlusion and noise took about twice the token-forwards there. The costs in the tables are means over both.
 """
 
 import argparse
