@@ -1,11 +1,12 @@
 """Long prompts: which document comes first, what coarse to fine finds, and ContextCite's figures.
 
 python -m benchmarks.long run [--minutes 60]          # all parts in rounds: retrieval, ContextCite's figures, coarse to fine
-python -m benchmarks.long table [retrieval | ablations | recall]
+python -m benchmarks.long table [retrieval | confidence | ablations | recall]
 
 `run` goes on where it stopped. Records are ids and values in benchmarks/long_rows/; prompts are made again from their ids
 (benchmarks/long_prompts.py). The default model, in float32 on one thread. Records without `dtype` are of an earlier run in bfloat16, where
-rows are whole prompts: occlusion and noise took about twice the token-forwards there. The costs in the tables are means over both.
+rows are whole prompts: occlusion and noise took about twice the token-forwards there. The tables' costs are
+those of float32.
 """
 
 import argparse
@@ -26,10 +27,12 @@ from noiser.lm.following import follow
 from noiser.lm.model import LanguageModel
 from noiser.results.statistics import wilson
 from noiser.rng import generator
+from noiser.views.citations import confidence
+from noiser.views.sources import SourcePart
 
 SERIES = {("one", 2): 30, ("one", 8): 30, ("both", 8): 16, ("hop", 8): 11, ("one", 32): 10, ("both", 32): 10}
 """How many prompts of a kind with so many documents are generated. Two needed documents of two would come first whatever a method does."""
-NOISER, DRAWS = "noiser:bound=rms+scale=4+samples=3", "noiser:bound=rms+scale=4+samples=10"
+NOISER, DRAWS, DRAWN = "noiser:bound=rms+scale=4+samples=3", "noiser:bound=rms+scale=4+samples=10", 10
 QUICK = ("occlusion", NOISER, "input_x_gradient:aggregation=sum", "input_x_gradient:aggregation=l2", "last_attention", "attention_rollout")
 SUMMED = QUICK[2:]
 """Methods without `unit`: the scores of a document's tokens are added up. `sum` is signed, `l2` has sizes only; attention has no sign."""
@@ -146,14 +149,14 @@ def scored(lm: LanguageModel, needle: Needle, label: str, ids: Sequence[int]) ->
     return [{"id": needle.id, "method": label, "tokens": tokens, "seconds": seconds, "scores": spans.scores[0].tolist(), "stderr": stderr}]
 
 
-def scores() -> dict[str, dict[str, tuple[list[float], int]]]:
-    """By prompt and method, the scores of the documents in order, and the tokens that the method takes."""
-    found: dict[str, dict[str, tuple[list[float], int]]] = {}
+def scores() -> dict[str, dict[str, tuple[list[float], int | None]]]:
+    """By prompt and method, the scores of the documents in order, and the tokens that the method takes in float32, if it ran there."""
+    found: dict[str, dict[str, tuple[list[float], int | None]]] = {}
     for name, by_method in by_id(lines("retrieval"), lambda line: line["method"]).items():
         count = int(name.split("-")[1])
         controls = {"recency": list(range(count)), "random": generator(0, name, "order").random(count).tolist()}
         found[name] = {label: (values, 0) for label, values in controls.items()}
-        found[name] |= {label: (line["scores"][:count], line["tokens"]) for label, line in by_method.items()}
+        found[name] |= {label: (line["scores"][:count], line["tokens"] if "dtype" in line else None) for label, line in by_method.items()}
     return found
 
 
@@ -223,10 +226,29 @@ def _rates(columns: Sequence[Column]) -> str:
             names = [name for name, found in by_prompt.items() if label in found and holds(screened[name])]
             right = sum(found_first(by_prompt[name][label][0], screened[name]["needed"])[place] for name in names)
             tokens += [by_prompt[name][label][1] for name in names if "-8-" in name]
+            tokens = [each for each in tokens if each is not None]
             low, high = wilson(right, len(names)) if names else (0, 0)
             cells.append(f"{right} of {len(names)} ({low:.2f} to {high:.2f})" if names else "")
         body.append([label, *cells, f"{np.mean(tokens):,.0f}" if tokens else ""])
     return rows(["method", *(name for name, _, _ in columns), "token-forwards at 8"], body)
+
+
+def confidence_table() -> str:
+    """How often the first document is a needed one, by the confidence that `noiser cite` gives it: ten draws, no other document cited."""
+    screened, kinds = {line["id"]: line for line in lines("screen")}, ("below 0.95", "0.95 and above")
+    counts = {kind: [0, 0] for kind in kinds}
+    for line in lines("retrieval"):
+        if line["method"] != DRAWS:
+            continue
+        pairs = zip(line["scores"], line["stderr"], strict=True)
+        parts = [SourcePart("span", "", (), score, score, stderr, 0.0) for score, stderr in pairs]
+        first = int(np.argmax(line["scores"]))
+        sure = confidence(parts[first], parts[:first] + parts[first + 1 :], DRAWN - 1)
+        assert sure is not None
+        count = counts[kinds[sure >= 0.95]]
+        count[0] += first in screened[line["id"]]["needed"]
+        count[1] += 1
+    return rows(["confidence", "the first document is needed"], [[kind, f"{right} of {total}"] for kind, (right, total) in counts.items()])
 
 
 def ablations(lm: LanguageModel, until: float, limit: int) -> None:
@@ -259,6 +281,7 @@ def run(minutes: float, only: str | None = None) -> None:
 
 TABLES: dict[str, Callable[[], str]] = {
     "retrieval": retrieval_tables,
+    "confidence": confidence_table,
     "ablations": lambda: long_ablations.table({line["id"]: len(line["target"]) for line in lines("screen")}),
     "recall": long_recall.table,
 }
